@@ -167,7 +167,9 @@ def conversions(setting: Setting) -> Iterator[Result]:
     """
     images = _read(setting, max(BATCH_SIZE, min(NUM_CALIBRATION, len(setting.paths))))
     pixels = images.astype(np.float32)
-    model = with_fixed_size(setting.network.model, setting.data.image_size)
+    model = with_fixed_size(
+        setting.network.model, setting.data.image_size, setting.rule.calibration_map
+    )
     converted, sizes = {}, {}
     for name in RUNTIMES:
         runtime = find_runtime(name)

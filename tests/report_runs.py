@@ -144,7 +144,8 @@ OOD = OodResult(
 )
 PARITY = ParityResult(
     format="litert",
-    tta="",
+    variant="",
+    ood_detection=True,
     num_bytes=2_340_000,
     num_images=100,
     same_class=0.99,

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import shutil
 import subprocess
 import sys
 import time
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 import tensorflow as tf
@@ -18,11 +23,14 @@ from conftest import ROOT, limited_file_size, run_here
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.aggregate import write_aggregate
 from skincnn.evaluation.ensemble import combine_runs
-from skincnn.evaluation.results import SplitResult, read_result
+from skincnn.evaluation.results import SplitResult, read_result, result_path
 from skincnn.files import sha256
+from skincnn.inference.predictions import arrays, read_predictions, table_path
 from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
+from skincnn.records import to_json
 from skincnn.reporting.parity_result import ParityResult, read_parity
+from skincnn.reporting.report import render_report
 from skincnn.serving import conversion, export
 from skincnn.serving.export import ExportSpec, export_saved_model, read_rule
 from skincnn.serving.export_info import info_path, read_export_info
@@ -31,6 +39,7 @@ from skincnn.serving.parity import (
     Output,
     choose_images,
     decide,
+    find_ood_fault,
     measure_parity,
     require_parity,
 )
@@ -63,7 +72,13 @@ def parity_of(workdir: Path, name: str) -> ParityResult:
 def measure(y_true: Any, before: np.ndarray, after: np.ndarray) -> ParityResult:
     model, exported = Output(before), Output(after)
     return measure_parity(
-        np.array(y_true), model, exported, RULE, format_name="x", num_bytes=9
+        np.array(y_true),
+        model,
+        exported,
+        RULE,
+        format_name="x",
+        ood_detection=True,
+        num_bytes=9,
     )
 
 
@@ -93,7 +108,7 @@ def test_the_usage_describes_the_inputs_and_outputs(workdir: Path) -> None:
     assert json.loads(body) == {"instances": [{"image_bytes": {"b64": "%s"}}]}
     model = tf.saved_model.load(str(workdir / "export/skincnn/1"))
     signature = model.signatures["serving_default"]
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
     compile(code, "README.md", "exec")
     for name in signature.structured_outputs:
         assert f"`{name}`" in text
@@ -120,23 +135,10 @@ def test_the_parity_of_the_saved_model_is_recorded(workdir: Path) -> None:
 
 
 @pytest.mark.slow
-def test_orientations_and_ensembles_are_exported_as_one_model(
+def test_ensembles_are_exported_as_one_model(
     workdir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     flags = ("--data-dir", data_dir)
-    done = run_here("evaluate.py", workdir, *flags, "--tta", "d4")
-    assert done.returncode == 0, done.stderr
-    done = run_here("export.py", workdir, *flags, "--tta", "d4")
-    assert done.returncode == 0, done.stderr
-    info = read_export_info(info_path(workdir / "export/skincnn_d4/1"))
-    assert info.tta == "d4"
-    assert info.predictions_sha256 == sha256(workdir / "predictions/test.d4.csv")
-    assert "# How to use `skincnn`\n" in (workdir / "export/README.md").read_text()
-    usage = (workdir / "export/README_skincnn_d4.md").read_text()
-    assert "# How to use `skincnn_d4`\n" in usage
-    parity = parity_of(workdir, "saved_model.d4")
-    assert parity.largest_difference < 1e-5
-    assert parity.same_refer is None
     other = Path(shutil.copytree(workdir, tmp_path / "other"))
     ensemble = tmp_path / "ensemble"
     done = run_here("evaluate.py", workdir, other, "--ensemble", ensemble)
@@ -194,7 +196,10 @@ def check_converted(workdir: Path, name: str) -> None:
     assert parity.model_balanced_accuracy == parity.export_balanced_accuracy
     assert f"| {name} | melanoma" in (workdir / "README.md").read_text()
     path = workdir / f"export/skincnn{RUNTIMES[name].suffix}"
-    assert read_export_info(info_path(path)).files == {path.name: sha256(path)}
+    info = read_export_info(info_path(path))
+    assert info.files == {path.name: sha256(path)}
+    assert read_embedded(path) == {**to_json(info), "files": {}}
+    check_example(workdir, path, info.rule.class_names)
     assert parity.num_bytes == path.stat().st_size
     pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     content = tf.io.encode_png(pixels).numpy()
@@ -206,6 +211,36 @@ def check_converted(workdir: Path, name: str) -> None:
         expected = calibration_map.apply(outputs[0]["uncalibrated_probabilities"])
         np.testing.assert_allclose(output["probabilities"], expected, atol=1e-4)
         assert output["predicted_class"] == outputs[0]["predicted_class"]
+
+
+def read_embedded(path: Path) -> dict[str, Any]:
+    """Returns the metadata inside a LiteRT or ONNX file."""
+    if path.suffix == ".tflite":
+        with zipfile.ZipFile(path) as archive:
+            names = archive.read("labels.txt")
+            assert names == path.with_name("labels.txt").read_bytes()
+            return dict(json.loads(archive.read("metadata.json")))
+    session = onnxruntime.InferenceSession(str(path))
+    texts = session.get_modelmeta().custom_metadata_map
+    names = json.loads(texts.pop("class_names"))
+    content = {name: json.loads(text) for name, text in texts.items()}
+    assert content["rule"]["class_names"] == names
+    return content
+
+
+def check_example(workdir: Path, path: Path, class_names: Sequence[str]) -> None:
+    """Runs the example for a format in export/README.md."""
+    text = (workdir / "export/README.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (code,) = (code for code in examples if path.name in code)
+    image = workdir.parent / "x.png"
+    image.write_bytes(tf.io.encode_png(np.full((40, 50, 3), 99, np.uint8)).numpy())
+    code = code.replace(path.name, str(path)).replace("x.jpg", str(image))
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(code, {})
+    printed = re.findall(r"'(\w+)': np.float32\((.*?)\)", out.getvalue())
+    assert [name for name, _ in printed] == list(class_names)
+    assert sum(float(value) for _, value in printed) == pytest.approx(1, abs=1e-4)
 
 
 def test_parity_is_measured_for_each_class() -> None:
@@ -274,6 +309,62 @@ def test_an_export_that_loses_a_class_or_differs_is_rejected() -> None:
         require_parity(not_a_number, Output(before), Output(after), None)
 
 
+def test_ood_detection_is_switched_off_if_the_distances_differ(
+    workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distances = np.linspace(0, 2, 9)
+    y_prob = np.full((9, 2), 0.5)
+    rule = RULE.model_copy(update={"max_distance": 0.5})
+    for shift, fault in ((0.04, ""), (-0.06, "by up to 12 %"), (np.nan, "nan")):
+        shifted = decide(y_prob, distances + shift, rule)
+        assert fault in find_ood_fault(decide(y_prob, distances, rule), shifted, rule)
+        assert bool(fault) == bool(
+            find_ood_fault(decide(y_prob, distances, rule), shifted, rule)
+        )
+    # An export with such distances, in which all images are in-distribution.
+    spec = ExportSpec(workdir=workdir)
+    rule = read_rule(spec)
+    table = read_predictions(table_path(workdir, "test"))
+    logits = np.log(arrays(table, rule.class_names)[1])
+    far = np.zeros(len(table))
+
+    def predict(path: Path) -> Infer:
+        batches = iter(np.arange(len(table)).reshape(-1, 1))
+
+        def infer(inputs: Any) -> dict[str, Any]:
+            rows = [next(batches)[0] for _ in inputs["images"]]
+            return {"logits": logits[rows], "ood_distance": far[rows]}
+
+        return infer
+
+    shifted_runtime = Runtime(
+        ".shifted",
+        lambda m, i, path: path.write_bytes(b"x"),
+        lambda path, metadata: path.write_text(metadata["ood_off"]),
+        predict,
+        1e-4,
+        (),
+    )
+    monkeypatch.setitem(RUNTIMES, "shifted", shifted_runtime)
+    assert rule.max_distance is not None
+    ((_, path),) = conversion.export(spec, ["shifted"], data_dir)
+    info = read_export_info(info_path(path))
+    assert info.rule == rule.model_copy(update={"max_distance": None})
+    assert info.ood_off.startswith("its distances differ")
+    assert path.read_text() == info.ood_off
+    parity = parity_of(workdir, "shifted")
+    assert not parity.ood_detection
+    is_far = (table["distance"] > rule.max_distance).to_numpy()
+    assert parity.same_out_of_distribution == pytest.approx(1 - is_far.mean())
+    assert parity.largest_distance_difference is not None
+    assert parity.largest_distance_difference > 0.1
+    render_report(workdir)
+    card = (workdir / "README.md").read_text()
+    assert "out-of-distribution detection is switched off in this export" in card
+    path.unlink()
+    result_path(workdir, "export.shifted").unlink()
+
+
 def test_an_onnx_model_is_kept_if_another_format_is_rejected(
     workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,6 +377,7 @@ def test_an_onnx_model_is_kept_if_another_format_is_rejected(
     broken = Runtime(
         ".broken",
         lambda m, i, path: path.write_bytes(b"x"),
+        lambda path, metadata: None,
         predict_the_first_class,
         None,
         (),
@@ -313,8 +405,14 @@ def test_an_unsupported_export_is_rejected(workdir: Path, data_dir: Path) -> Non
     expected = "--operating-point must be one of: specificity=0.90"
     with pytest.raises(ConfigError, match=expected):
         export_saved_model(spec, data_dir)
+    ensemble = ExportSpec(workdir=workdir, runs=(workdir, workdir))
     with pytest.raises(ConfigError, match="contain one network"):
-        list(conversion.export(ExportSpec(workdir=workdir, tta="d4"), ["onnx"], data_dir))
+        list(conversion.export(ensemble, ["onnx"], data_dir))
+    with pytest.raises(ConfigError, match=r"of random views\. Received: augment"):
+        export_saved_model(ExportSpec(workdir=workdir, tta="augment"), data_dir)
+    adjusted = ExportSpec(workdir=workdir, logit_adjustment=True)
+    with pytest.raises(ConfigError, match=r"evaluate\.py .*run --logit-adjustment"):
+        export_saved_model(adjusted, data_dir)
     with pytest.raises(ConfigError, match="cannot be read"):
         export_saved_model(ExportSpec(workdir=workdir / "none"), data_dir)
 
@@ -322,7 +420,9 @@ def test_an_unsupported_export_is_rejected(workdir: Path, data_dir: Path) -> Non
 def test_missing_packages_are_named(
     workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(RUNTIMES, "new", Runtime("", print, print, None, ("no_such",)))
+    monkeypatch.setitem(
+        RUNTIMES, "new", Runtime("", print, print, print, None, ("no_such",))
+    )
     with pytest.raises(ConfigError, match=r"new requires no_such.*\[export\]"):
         list(conversion.export(ExportSpec(workdir=workdir), ["new"], data_dir))
 

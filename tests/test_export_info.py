@@ -40,7 +40,10 @@ INFO = ExportInfo(
         threshold=0.25,
         max_distance=1.0,
     ),
-    tta="",
+    variant="",
+    logit_adjustment=(),
+    ood_off="",
+    attribution="",
     preprocessing=(
         Preprocessing(stored_longest_side=None, **describe_preprocessing(DATA)),
     ),
@@ -71,7 +74,7 @@ def test_the_metadata_of_an_export_is_read_as_written(tmp_path: Path) -> None:
         ({"dataset": "y"}, DataError, "has changed since it was written"),
         ({CHECKSUM: "0" * 64}, DataError, "has changed since it was written"),
         ({"more": 1}, ConfigError, "`more`: Extra inputs are not permitted"),
-        ({"tta": None}, ConfigError, "`tta`: Input should be a valid string"),
+        ({"variant": None}, ConfigError, "`variant`: Input should be a valid string"),
         ({"schema_version": 0}, ConfigError, "Expected schema_version 1. Received: 0"),
     ],
 )

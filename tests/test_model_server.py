@@ -34,6 +34,7 @@ from skincnn.classes import HAM10000
 from skincnn.clinical_metadata import CLINICAL_FEATURES
 from skincnn.config import Config, DataConfig, ModelConfig, TrainConfig
 from skincnn.data import datasets, pipeline
+from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.inference.ood import ReferenceFeatures
 from skincnn.inference.predictions import arrays, read_predictions
@@ -44,6 +45,7 @@ from skincnn.serving.export_info import (
     IMAGE_INPUTS,
     METADATA_INPUTS,
     ExportInfo,
+    Preprocessing,
     render_usage,
 )
 from skincnn.serving.images import OK, UNREADABLE
@@ -123,8 +125,13 @@ def write_model_with_metadata(folder: Path) -> str:
         synthetic=True,
         dataset="x",
         rule=rule,
-        tta="",
-        preprocessing=(),
+        variant="",
+        logit_adjustment=(),
+        ood_off="",
+        attribution="",
+        preprocessing=(
+            Preprocessing(stored_longest_side=None, **describe_preprocessing(config.data)),
+        ),
         inputs=IMAGE_INPUTS | METADATA_INPUTS,
         clinical_features=CLINICAL_FEATURES,
         vocabularies={},

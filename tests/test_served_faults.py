@@ -109,7 +109,8 @@ def test_46_conversions_of_a_mixed_precision_network_are_float32(
     model = keras.saving.load_model(tmp_path / "model.keras", compile=False)
     pixels = {"images": IMAGES.astype(np.float32)}
     path = tmp_path / f"model{RUNTIMES[name].suffix}"
-    RUNTIMES[name].write(with_fixed_size(with_distance(model), 32), pixels, path)
+    network = with_fixed_size(with_distance(model), 32, RULE.calibration_map)
+    RUNTIMES[name].write(network, pixels, path)
     outputs = RUNTIMES[name].open(path)(pixels)
     assert outputs["logits"].dtype == np.float32
     is_readable = tf.ones(len(IMAGES), tf.bool)

@@ -51,7 +51,7 @@ class Arguments(common.DataArguments):
     """Adjust the logits for the class frequencies of the training images, with the strength
     that has the best balanced accuracy on validation. This trades accuracy for balanced
     accuracy, at no computational cost. The predictions without test-time augmentation and
-    those of every --tta of the run are adjusted. Exports do not include the adjustment."""
+    those of every --tta of the run are adjusted."""
     corruptions: bool = False
     """Evaluate on corrupted images (brightness, blur, noise, hair, ...) of the test split,
     or of the first --split, at five severities. Predicts every image 60 times."""

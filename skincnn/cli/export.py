@@ -23,13 +23,15 @@ class Arguments:
     split (all images, if there are fewer), including rare classes. Probabilities may differ
     by up to 1e-5 for a SavedModel of a run trained with TensorFlow on a CPU, 1e-4 for
     litert and onnx, and 1e-3 for other SavedModels. An export that never predicts a class
-    that the Keras model predicts is rejected. results/export.*.json and the model card show
-    the parity of each export for each class. A new SavedModel gets the next version number.
+    that the Keras model predicts is rejected. Out-of-distribution detection is switched off
+    in a LiteRT or ONNX file whose distances differ too much. results/export.*.json and the
+    model card show the parity of each export for each class. A new SavedModel gets the next
+    version number.
 
     For example:
       python scripts/export.py runs/mobilenet_160
       python scripts/export.py runs/mobilenet_160 --formats litert_int8 onnx
-      python scripts/export.py runs/mobilenet_160 --tta d4
+      python scripts/export.py runs/mobilenet_160 --tta d4 --logit-adjustment
       python scripts/export.py runs/a runs/b --ensemble runs/ab
     """
 
@@ -42,9 +44,16 @@ class Arguments:
     ensemble: Path | None = None
     """Directory that scripts/evaluate.py --ensemble wrote for these runs. Exports one
     SavedModel that averages the predictions of the runs."""
-    tta: Literal["", "d4"] = ""
-    """Average the predictions for the eight orientations of each image. Requires
-    --formats saved_model, and an evaluation by scripts/evaluate.py --tta d4."""
+    tta: Literal["", "d4", "augment"] = ""
+    """Test-time augmentation. d4: average the predictions for the eight orientations of
+    each image, as scripts/evaluate.py --tta d4 does, which must have been run. augment is
+    rejected, because its views are random."""
+    logit_adjustment: bool = False
+    """Adjust the logits for the class frequencies of the training images, as
+    scripts/evaluate.py --logit-adjustment does, which must have been run."""
+    ood: bool = True
+    """Whether the export detects out-of-distribution images. The reference features take 2
+    KB for each feature of the backbone."""
     operating_point: str = "sensitivity=0.90"
     """Operating point on validation at which the referral threshold is set: sensitivity or
     specificity for malignant lesions, 0.90 or 0.95, such as specificity=0.95."""
@@ -64,11 +73,15 @@ def command() -> None:
     from skincnn.reporting.report import render_report
     from skincnn.serving.conversion import export
     from skincnn.serving.export import ExportSpec
+    from skincnn.serving.export_info import info_path, read_export_info
 
+    workdir = arguments.ensemble or arguments.workdirs[0]
     spec = ExportSpec(
-        workdir=arguments.ensemble or arguments.workdirs[0],
+        workdir=workdir,
         runs=arguments.workdirs if arguments.ensemble else (),
         tta=arguments.tta,
+        logit_adjustment=arguments.logit_adjustment,
+        ood=arguments.ood,
         operating_point=arguments.operating_point,
     )
     exported = False
@@ -76,6 +89,8 @@ def command() -> None:
         for name, path in export(spec, arguments.formats, arguments.data_dir):
             exported = True
             print(f"{name:<15} {path}", flush=True)
+            if reason := read_export_info(info_path(path)).ood_off:
+                print(f"{'':<15} out-of-distribution detection is off: {reason}")
     finally:
         if exported:
             # The report shows the parity. Another export may be rendering the same report.

@@ -240,7 +240,7 @@ class SplitResult(Record):
         metrics: Value of each of `METRICS`.
         confusion_matrix: Number of images of class i (row) predicted as class j (column).
         targets: Scores of the targets from `find_targets`.
-        triage: Scores of the referral rule for the model as is, if it refers any image.
+        triage: Scores of the referral rule, if it refers any image.
         subgroups: Scores by each attribute from `find_subgroups`.
         units: Scores by "lesion" and "patient", each if known for all images.
         characteristics: Column of the split in the baseline table.

@@ -175,9 +175,7 @@ def score_split(
             name: score_target(sample, target, calibrated, thresholds[name])
             for name, target in sample.targets.items()
         },
-        # Tables with test-time augmentation contain no distances, and no export applies
-        # logit adjustment.
-        triage=None if variant.name else score_triage(sample, calibrated, choices),
+        triage=score_triage(sample, calibrated, choices),
         prediction_sets=score_prediction_sets(sample, calibrated, choices),
         subgroups=score_subgroups(sample, detect(sample, calibrated, choices)),
         units=score_units(sample, choices.calibration_map, thresholds),

@@ -52,13 +52,16 @@ def predict_tta(
 ) -> InferenceVariant:
     """Returns the mean predictions over several views of each image, as variant `name`.
 
-    `as_is` is the variant to which the prediction time is relative.
+    `as_is` is the variant to which the prediction time is relative. The OOD distances are
+    those of the original images, from `as_is`.
     """
     outputs, seconds = _timed(
         run, lambda split: predict_views(run.model, split.batches(), views)
     )
     tables = {
-        split: mean_predictions([run.predictions_table(split, one) for one in logits])
+        split: mean_predictions(
+            [run.predictions_table(split, one) for one in logits]
+        ).assign(**{DISTANCE: as_is.tables[split][DISTANCE]})
         for split, logits in outputs.items()
     }
     relative = seconds / as_is.cost.seconds_per_image

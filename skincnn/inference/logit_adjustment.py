@@ -28,6 +28,16 @@ def unadjusted_name(variant: str) -> str:
     return variant.removesuffix(ADJUSTED).removesuffix("_")
 
 
+def class_priors(class_names: Sequence[str], class_counts: Mapping[str, int]) -> Floats:
+    """Returns the frequency of each class in training, [num_classes].
+
+    `class_counts` are numbers of training images by class, of which each counts as at
+    least 1.
+    """
+    counts = np.array([max(class_counts[name], 1) for name in class_names], float)
+    return np.asarray(counts / counts.sum())
+
+
 def adjust(y_prob: Floats, class_priors: Floats, strength: float) -> Floats:
     """Returns the softmax of logits - strength * log(class_priors).
 
@@ -67,8 +77,7 @@ def adjust_tables(
 
     The strength is chosen on "val"; `class_counts` are numbers of training images by class.
     """
-    priors = np.array([max(class_counts[name], 1) for name in class_names], float)
-    priors /= priors.sum()
+    priors = class_priors(class_names, class_counts)
     strength = choose_strength(*arrays(tables["val"], class_names), priors)
     adjusted = {}
     for split, table in tables.items():

@@ -33,8 +33,7 @@ class DecisionRule(Part):
         threshold: Probability of `TARGET`, in 0..1, at or above which an image is referred;
             None if `choose_threshold` finds none, or if there is no such target.
         max_distance: Distance above which an image is out-of-distribution; see
-            `skincnn.inference.ood`. None if out-of-distribution detection is switched off
-            because it did not pass its check.
+            `skincnn.inference.ood`. None if out-of-distribution detection is switched off.
         set_thresholds: Probability at or above which each class is in the prediction set;
             see `skincnn.metrics.conformal.choose_set_thresholds`.
     """

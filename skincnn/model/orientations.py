@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import tensorflow as tf
+from keras import ops
 
 ORIENTATIONS: dict[str, tuple[int, ...]] = {"": (0,), "d4": (0, 5, 3, 6, 1, 4, 2, 7)}
 """Orientations (see `orient`) whose predictions are averaged, by the name of the test-time
@@ -18,10 +20,13 @@ def orient(images: Any, number: int) -> Any:
     The sets of orientations 0..1, 0..3 and 0..7 are each closed under composition.
 
     Args:
-        images: A tensor or NumPy array [batch, height, width, channels].
+        images: A tensor or NumPy array [batch, height, width, channels], or the symbolic
+            tensor of a Keras model.
         number: 0..7. Bit 0 flips horizontally, bit 1 flips vertically, and then bit 2 swaps
             rows and columns. 0 is the identity.
     """
+    symbolic = isinstance(images, keras.KerasTensor)
+    flip, transpose = (ops.flip, ops.transpose) if symbolic else (tf.reverse, tf.transpose)
     axes = [axis for axis, bit in ((2, 1), (1, 2)) if number & bit]
-    images = tf.reverse(images, axes) if axes else images
-    return tf.transpose(images, (0, 2, 1, 3)) if number & 4 else images
+    images = flip(images, axes) if axes else images
+    return transpose(images, (0, 2, 1, 3)) if number & 4 else images

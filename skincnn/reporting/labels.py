@@ -122,6 +122,13 @@ def variant_label(result: SplitResult) -> str:
     return ", ".join(parts) or "unchanged model (default)"
 
 
+def variant_flags(variant: str) -> str:
+    """Returns the flags of a variant: " --tta d4 --logit-adjustment" for "d4_adjusted"."""
+    tta = unadjusted_name(variant)
+    adjusted = " --logit-adjustment" if variant != tta else ""
+    return f"{f' --tta {tta}' if tta else ''}{adjusted}"
+
+
 def subgroup_label(name: str) -> str:
     """Returns "body site" for the attribute "site", "follow-up" for a value "follow_up"."""
     return SUBGROUP_LABELS.get(name, name)

@@ -25,21 +25,22 @@ class ParityResult(Record):
 
     Attributes:
         format: "saved_model" or a key of `skincnn.serving.runtimes.RUNTIMES`.
-        tta: Test-time augmentation that is part of the export; "" for none.
+        variant: Inference variant that is part of the export; see `SplitResult.variant`.
+        ood_detection: Whether the export detects out-of-distribution images.
         num_bytes: Size of the export in bytes.
         same_class: Share of images with the same predicted class.
         same_refer: Share of images with the same referral decision; None if the predictions
-            table has no distances, as with test-time augmentation, or if the malignancy of
-            the classes is not known.
+            table has no distances, or if the malignancy of the classes is not known.
         same_out_of_distribution: Share of images with the same OOD decision; None without
             distances.
         largest_difference: Largest difference in probability.
         largest_distance_difference: Largest difference in OOD distance, as a share of
-            the threshold of the distance, if there is one; None without distances.
+            the limit of the distance, if there is one; None without distances.
     """
 
     format: str
-    tta: str
+    variant: str
+    ood_detection: bool
     num_bytes: int
     num_images: int
     same_class: float
@@ -54,7 +55,7 @@ class ParityResult(Record):
     @property
     def name(self) -> str:
         """The name of the export in file names and reports, such as "saved_model.d4"."""
-        return f"{self.format}.{self.tta}" if self.tta else self.format
+        return f"{self.format}.{self.variant}" if self.variant else self.format
 
 
 def write_parity(workdir: Path, result: ParityResult) -> None:

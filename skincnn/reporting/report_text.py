@@ -65,7 +65,7 @@ OOD_NOTE = (
 """Note on the built-in out-of-distribution images."""
 TTA_TEXT = {"d4": "rotated or mirrored", "augment": "changed at random as in training"}
 """How each kind of test-time augmentation changes the views of an image."""
-EXPORTED_VIEWS = {"d4": 8}
+EXPORTED_VIEWS = {"": 1, "d4": 8}
 """Number of views of each kind of test-time augmentation that exports support."""
 MIN_BAND_IMAGES = 20
 """Minimum number of images in a band that a sentence describes."""
@@ -242,11 +242,11 @@ def variant_scores(variant: SplitResult) -> list[tuple[str, Estimate, Estimate]]
 
 
 def exported_variants(results: RunResults) -> list[SplitResult]:
-    """Returns the variants that can be exported."""
+    """Returns the variants that can be exported, with or without logit adjustment."""
     return [
         variant
         for variant in results.variants
-        if EXPORTED_VIEWS.get(variant.variant) == variant.cost.num_views
+        if EXPORTED_VIEWS.get(unadjusted_name(variant.variant)) == variant.cost.num_views
     ]
 
 

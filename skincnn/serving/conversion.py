@@ -12,34 +12,34 @@ import tensorflow as tf
 
 from skincnn.clinical_metadata import encode_clinical_metadata
 from skincnn.errors import ConfigError
-from skincnn.files import replacing, sha256
-from skincnn.inference.predictions import arrays
+from skincnn.files import replacing, sha256, write_text
+from skincnn.inference.predictions import arrays, table_path
 from skincnn.metrics.decision_rule import DecisionRule
+from skincnn.metrics.sample import Floats
+from skincnn.records import to_json
 from skincnn.reporting.parity_result import write_parity
 from skincnn.serving import parity
 from skincnn.serving.export import (
-    MODEL_NAME,
     ExportSpec,
     explain_write_errors,
     export_saved_model,
+    find_ood_off,
     load_networks,
     read_parity_images,
     read_rule,
 )
 from skincnn.serving.export_info import describe_export, info_path, write_export_info
 from skincnn.serving.images import read_image
-from skincnn.serving.network import RunNetwork
+from skincnn.serving.network import LOGITS, OOD_DISTANCE, RunNetwork
 from skincnn.serving.runtimes import (
     BATCH_SIZE,
     Infer,
     Inputs,
     Runtime,
     find_runtime,
+    labels_text,
     with_fixed_size,
 )
-
-NUM_CALIBRATION_IMAGES = 128
-"""Maximum number of images used to calibrate quantized formats."""
 
 
 def export(
@@ -48,11 +48,12 @@ def export(
     """Exports a run or ensemble to each of the formats.
 
     A SavedModel is written by `export_saved_model`. In `spec.workdir`, other formats are
-    written to export/skincnn<suffix>, and their metadata to export/skincnn<suffix>.json.
+    written to export/<name><suffix>, their metadata to export/<name><suffix>.json, and the
+    class names to export/labels.txt.
 
     Args:
         spec: The model to export. Formats other than "saved_model" support only a single
-            run without test-time augmentation.
+            run.
         formats: Any of "saved_model" and the keys of `RUNTIMES`; "saved_model" comes first.
         data_dir: Directory of the built TFDS datasets; None for the default of TFDS.
 
@@ -65,11 +66,10 @@ def export(
         DataError: As for `export_saved_model`.
     """
     runtimes = {name: find_runtime(name) for name in formats if name != "saved_model"}
-    if runtimes and (spec.runs or spec.tta):
+    if runtimes and spec.runs:
         raise ConfigError(
-            "LiteRT and ONNX files contain one network without test-time augmentation. "
-            f"Received: --formats {' '.join(runtimes)} with "
-            f"{'--ensemble' if spec.runs else '--tta'}. Use --formats saved_model."
+            "LiteRT and ONNX files contain one network. Received: --formats "
+            f"{' '.join(runtimes)} with --ensemble. Use --formats saved_model."
         )
     if "saved_model" in formats:
         yield "saved_model", export_saved_model(spec, data_dir)
@@ -77,14 +77,23 @@ def export(
         return
     rule = read_rule(spec)
     (network,) = load_networks(spec, rule)
+    table, inputs = _read_inputs(spec.predictions, network, data_dir)
+    calibration = _read_inputs(table_path(spec.workdir, "val"), network, data_dir)[1]
+    for name, runtime in runtimes.items():
+        yield name, _convert(spec, name, runtime, network, rule, inputs, calibration, table)
+
+
+def _read_inputs(
+    predictions: Path, network: RunNetwork, data_dir: Path | None
+) -> tuple[pd.DataFrame, Inputs]:
+    """Returns rows from `read_parity_images`, and their inputs to the network."""
+    contents, table = read_parity_images(predictions, network, data_dir)
     data = network.config.data
-    contents, table = read_parity_images(spec, network, data_dir)
     images = [np.asarray(read_image(tf.constant(content), data)) for content in contents]
     inputs = {"images": np.stack(images).astype(np.float32)}
     if network.config.model.clinical_metadata:
         inputs["metadata"] = encode_clinical_metadata(table)
-    for name, runtime in runtimes.items():
-        yield name, _convert(spec, name, runtime, network, rule, inputs, table)
+    return table, inputs
 
 
 def _convert(
@@ -94,40 +103,61 @@ def _convert(
     network: RunNetwork,
     rule: DecisionRule,
     inputs: Inputs,
+    calibration: Inputs,
     table: pd.DataFrame,
 ) -> Path:
     """Exports a network to one format, checks the export, and returns its path."""
-    path = spec.folder.with_name(f"{MODEL_NAME}{runtime.suffix}")
-    calibration = {name: array[:NUM_CALIBRATION_IMAGES] for name, array in inputs.items()}
+    path = spec.folder.with_name(f"{spec.name}{runtime.suffix}")
     with replacing(path) as temporary:
         with explain_write_errors(path):
-            model = with_fixed_size(network.model, network.config.data.image_size)
+            size = network.config.data.image_size
+            model = with_fixed_size(network.model, size, rule.calibration_map)
             runtime.write(model, calibration, temporary)
         reference = parity.table_output(table, rule)
-        export = _predict(runtime.open(temporary), inputs, rule)
-        y_true, num_bytes = arrays(table, rule.class_names)[0], temporary.stat().st_size
+        outputs = _predict(runtime.open(temporary), inputs)
+        export, export_rule = parity.decide(*outputs, rule), rule
+        fault = parity.find_ood_fault(reference, export, rule)
+        if fault:
+            export_rule = rule.model_copy(update={"max_distance": None})
+            export = parity.decide(*outputs, export_rule)
+        info = describe_export(
+            [network],
+            export_rule,
+            format_name=format_name,
+            variant=spec.variant,
+            ood_off=fault or find_ood_off(spec, rule),
+            predictions_sha256=sha256(spec.predictions),
+            files={},
+        )
+        with explain_write_errors(path):
+            runtime.embed(temporary, to_json(info))
         result = parity.measure_parity(
-            y_true, reference, export, rule, format_name=format_name, num_bytes=num_bytes
+            arrays(table, rule.class_names)[0],
+            reference,
+            export,
+            rule,
+            format_name=format_name,
+            variant=spec.variant,
+            ood_detection=export_rule.max_distance is not None,
+            num_bytes=temporary.stat().st_size,
         )
         parity.require_parity(result, reference, export, runtime.tolerance)
     write_parity(spec.workdir, result)
-    info = describe_export(
-        [network],
-        rule,
-        format_name=format_name,
-        predictions_sha256=sha256(spec.predictions),
-        files={path.name: sha256(path)},
-    )
+    write_text(path.with_name("labels.txt"), labels_text(rule.class_names))
     # Written last, because the file cannot be loaded without its metadata.
-    write_export_info(info_path(path), info)
+    files = {path.name: sha256(path)}
+    write_export_info(info_path(path), info.model_copy(update={"files": files}))
     return path
 
 
-def _predict(infer: Infer, inputs: Inputs, rule: DecisionRule) -> parity.Output:
+def _predict(infer: Infer, inputs: Inputs) -> tuple[Floats, Floats | None]:
+    """Returns the probabilities and, with OOD detection, the OOD distances."""
     batches = [
         infer({name: array[start : start + BATCH_SIZE] for name, array in inputs.items()})
         for start in range(0, len(inputs["images"]), BATCH_SIZE)
     ]
-    logits = np.concatenate([batch["logits"] for batch in batches]).astype(np.float64)
-    distances = np.concatenate([batch["ood_distance"] for batch in batches])
-    return parity.decide(np.asarray(scipy.special.softmax(logits, axis=1)), distances, rule)
+    logits = np.concatenate([batch[LOGITS] for batch in batches]).astype(np.float64)
+    probabilities = np.asarray(scipy.special.softmax(logits, axis=1))
+    if OOD_DISTANCE not in batches[0]:
+        return probabilities, None
+    return probabilities, np.concatenate([batch[OOD_DISTANCE] for batch in batches])

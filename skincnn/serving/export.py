@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
@@ -18,25 +18,39 @@ import tensorflow as tf
 
 from skincnn.data import datasets, pipeline
 from skincnn.errors import ConfigError, DataError
-from skincnn.evaluation.results import OodResult, SplitResult, result_path, split_name
+from skincnn.evaluation.results import (
+    OodResult,
+    SplitResult,
+    read_result,
+    result_path,
+    split_name,
+)
 from skincnn.files import sha256, write_text
 from skincnn.inference.load import require_classes
+from skincnn.inference.logit_adjustment import adjusted_name, class_priors
 from skincnn.inference.predictions import arrays, read_predictions, table_path
 from skincnn.inference.run_dir import MODEL_FILE, read_run, read_run_info
-from skincnn.lookup import look_up
 from skincnn.metrics.decision_rule import DEFAULT_OPERATING_POINT, TARGET, DecisionRule
 from skincnn.model.orientations import ORIENTATIONS
 from skincnn.records import read_record
+from skincnn.reporting.labels import variant_flags
 from skincnn.reporting.parity_result import write_parity
 from skincnn.serving import parity
 from skincnn.serving.export_info import (
+    OOD_FAILED,
+    OOD_LEFT_OUT,
     describe_export,
     info_path,
     read_export_info,
     render_usage,
     write_export_info,
 )
-from skincnn.serving.network import RunNetwork, load_network, use_clinical_metadata
+from skincnn.serving.network import (
+    RunNetwork,
+    load_network,
+    use_clinical_metadata,
+    with_variant,
+)
 from skincnn.serving.runtimes import BATCH_SIZE
 from skincnn.serving.saved_model import open_saved_model, write_saved_model, write_warmup
 
@@ -58,6 +72,8 @@ class ExportSpec:
         workdir: Directory of the evaluated run or ensemble.
         runs: Run directories of the members of an ensemble; empty for a single run.
         tta: Test-time augmentation, a key of `ORIENTATIONS`; "" for none.
+        logit_adjustment: Whether to adjust the logits, as evaluated for each run.
+        ood: Whether the export detects out-of-distribution images.
         operating_point: Operating point of the referral threshold, such as
             "sensitivity=0.90".
     """
@@ -65,17 +81,24 @@ class ExportSpec:
     workdir: Path
     runs: tuple[Path, ...] = ()
     tta: str = ""
+    logit_adjustment: bool = False
+    ood: bool = True
     operating_point: str = DEFAULT_OPERATING_POINT
+
+    @property
+    def variant(self) -> str:
+        """Name of the inference variant; see `SplitResult.variant`."""
+        return adjusted_name(self.tta) if self.logit_adjustment else self.tta
 
     @property
     def predictions(self) -> Path:
         """Path of the predictions table that the export must reproduce."""
-        return table_path(self.workdir, split_name("test", self.tta))
+        return table_path(self.workdir, split_name("test", self.variant))
 
     @property
     def name(self) -> str:
         """Name of the model on a model server."""
-        return f"{MODEL_NAME}_{self.tta}" if self.tta else MODEL_NAME
+        return f"{MODEL_NAME}_{self.variant}" if self.variant else MODEL_NAME
 
     @property
     def folder(self) -> Path:
@@ -93,8 +116,8 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
     default of TFDS.
 
     Raises:
-        ConfigError: A run is missing or was not evaluated with the test-time augmentation
-            or the operating point, or the export cannot be written.
+        ConfigError: A run is missing or was not evaluated with the inference variant or
+            the operating point, or the export cannot be written.
         DataError: The export does not reproduce the predictions of the Keras model, or the
             dataset, the predictions table or a model file is missing or has changed.
     """
@@ -107,7 +130,7 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
     temporary = spec.folder / f".tmp-{os.getpid()}"
     try:
         with explain_write_errors(temporary):
-            write_saved_model(networks, rule, temporary, tta=spec.tta)
+            write_saved_model(networks, rule, temporary)
         _check_parity(spec, networks, rule, temporary, data_dir)
         clinical_metadata = use_clinical_metadata(networks)
         write_warmup(temporary, spec.name, clinical_metadata=clinical_metadata)
@@ -115,13 +138,14 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
             networks,
             rule,
             format_name="saved_model",
-            tta=spec.tta,
+            variant=spec.variant,
+            ood_off=find_ood_off(spec, rule),
             predictions_sha256=sha256(spec.predictions),
             files={name: sha256(temporary / name) for name in _files(temporary)},
         )
         write_export_info(info_path(temporary), info)
         version = _rename_to_next_version(temporary, spec.folder)
-        usage = f"README_{spec.name}.md" if spec.tta else "README.md"
+        usage = f"README_{spec.name}.md" if spec.variant else "README.md"
         write_text(spec.folder.with_name(usage), render_usage(info, spec.name))
         return version
     finally:
@@ -145,16 +169,21 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
     """Returns the referral rule of an evaluated run or ensemble.
 
     Raises:
-        ConfigError: `spec.tta` is unknown, `spec.workdir` was not evaluated with all views
-            of `spec.tta`, or its evaluation does not include `spec.operating_point`.
+        ConfigError: The views of `spec.tta` are random, `spec.workdir` was not evaluated
+            with all views of `spec.tta` or with logit adjustment, or its evaluation does
+            not include `spec.operating_point`.
     """
-    views = look_up(ORIENTATIONS, spec.tta, "--tta")
-    flags = f" --tta {spec.tta}" if spec.tta else ""
-    fix = f"Run: python scripts/evaluate.py {spec.workdir}{flags}"
-    path = result_path(spec.workdir, split_name("test", spec.tta))
+    if spec.tta not in ORIENTATIONS:
+        raise ConfigError(
+            "--tta must be d4, whose eight views are fixed; an export cannot reproduce "
+            f"predictions of random views. Received: {spec.tta}."
+        )
+    views = ORIENTATIONS[spec.tta]
+    fix = _evaluation_command(spec)
+    path = result_path(spec.workdir, split_name("test", spec.variant))
     result = read_record(path, SplitResult, fix)
     ood = read_record(result_path(spec.workdir, "ood"), OodResult, fix)
-    if spec.tta and result.cost.num_views != len(views):
+    if result.cost.num_views != len(views):
         raise ConfigError(
             f"{path}: the run was evaluated with {result.cost.num_views} views per "
             f"image. Expected {len(views)} views for --tta {spec.tta}. {fix}"
@@ -176,33 +205,52 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
         calibration_map=result.calibration_map,
         operating_point=spec.operating_point if thresholds else "",
         threshold=thresholds.get(spec.operating_point),
-        max_distance=ood.limit if ood.is_on else None,
+        max_distance=ood.limit if ood.is_on and spec.ood else None,
         set_thresholds=result.prediction_sets.thresholds,
     )
 
 
+def find_ood_off(spec: ExportSpec, rule: DecisionRule) -> str:
+    """Returns why OOD detection is switched off by `read_rule`; "" if it is on."""
+    if rule.max_distance is not None:
+        return ""
+    return OOD_FAILED if spec.ood else OOD_LEFT_OUT
+
+
 def load_networks(spec: ExportSpec, rule: DecisionRule) -> list[RunNetwork]:
-    """Returns the network of each run.
+    """Returns the network of each run, with the inference variant of the export.
 
     Raises:
         ConfigError: A directory contains no finished run, or a run was not evaluated.
         DataError: A model file has changed or cannot be loaded, or the classes of a run
             differ from those of the rule.
     """
-    where = str(result_path(spec.workdir, split_name("test", spec.tta)))
+    name = split_name("test", spec.variant)
     networks = []
     for run in spec.runs or (spec.workdir,):
-        networks.append(load_network(run))
-        require_classes(rule.class_names, networks[-1].info, run, where)
+        network = load_network(run, ood=spec.ood)
+        where = str(result_path(spec.workdir, name))
+        require_classes(rule.class_names, network.info, run, where)
+        shift = strength = None
+        if spec.logit_adjustment:
+            # The result of an ensemble has no strength: each of its runs has its own.
+            strength = read_result(run, name, SplitResult).logit_adjustment or 0.0
+            priors = class_priors(rule.class_names, network.info.class_counts)
+            shift = strength * np.log(priors)
+        model = with_variant(network.model, ORIENTATIONS[spec.tta], shift)
+        networks.append(replace(network, model=model, logit_adjustment=strength))
     return networks
 
 
 def read_parity_images(
-    spec: ExportSpec, network: RunNetwork, data_dir: Path | None
+    predictions: Path, network: RunNetwork, data_dir: Path | None
 ) -> tuple[list[bytes], pd.DataFrame]:
-    """Returns image files for the parity check, and their rows in the predictions table."""
+    """Returns the image files of `parity.choose_images`, and their rows in a table.
+
+    `predictions` is the path of the predictions table.
+    """
     builder = datasets.open_dataset(network.config.data.dataset, data_dir)
-    table = read_predictions(spec.predictions)
+    table = read_predictions(predictions)
     table = table.iloc[parity.choose_images(table["label"])].reset_index(drop=True)
     return pipeline.read_files(builder, table), table
 
@@ -223,6 +271,15 @@ def list_versions(folder: Path) -> list[Path]:
     """Returns the subdirectories whose names are version numbers, in ascending order."""
     versions = (path for path in folder.glob("*") if path.name.isdecimal())
     return sorted(versions, key=lambda path: int(path.name))
+
+
+def _evaluation_command(spec: ExportSpec) -> str:
+    """Returns a sentence with the command that evaluates the variant of an export."""
+    runs = " ".join(map(str, spec.runs or (spec.workdir,)))
+    command = f"Run: python scripts/evaluate.py {runs}{variant_flags(spec.variant)}"
+    if not spec.runs:
+        return command
+    return f"{command}; then: python scripts/evaluate.py {runs} --ensemble {spec.workdir}"
 
 
 def _export_in_subprocess(spec: ExportSpec, data_dir: Path | None) -> Path:
@@ -250,7 +307,7 @@ def _check_parity(
     data_dir: Path | None,
 ) -> None:
     """Compares a SavedModel with the predictions table; writes the result on success."""
-    contents, table = read_parity_images(spec, networks[0], data_dir)
+    contents, table = read_parity_images(spec.predictions, networks[0], data_dir)
     model = parity.table_output(table, rule)
     predict = open_saved_model(
         saved_model, rule.class_names, clinical_metadata=use_clinical_metadata(networks)
@@ -258,13 +315,16 @@ def _check_parity(
     parts = [slice(start, start + BATCH_SIZE) for start in range(0, len(table), BATCH_SIZE)]
     batches = [predict(contents[part], table.iloc[part]) for part in parts]
     export = parity.served_output(batches)
+    if not spec.ood:
+        export = export._replace(distances=None)
     result = parity.measure_parity(
         arrays(table, rule.class_names)[0],
         model,
         export,
         rule,
         format_name="saved_model",
-        tta=spec.tta,
+        variant=spec.variant,
+        ood_detection=rule.max_distance is not None,
         num_bytes=sum((saved_model / name).stat().st_size for name in _files(saved_model)),
     )
     tolerance = TOLERANCE if all(map(_is_trained_on_cpu, networks)) else DEVICE_TOLERANCE

@@ -22,6 +22,9 @@ from skincnn.serving.network import RunNetwork, use_clinical_metadata
 
 EXPORT_AGAIN = "Export the run again (scripts/export.py)."
 CHECKSUM = "sha256_of_other_fields"
+OOD_FAILED = "it missed too many unsuitable images in the evaluation"
+OOD_LEFT_OUT = "it was left out of the export"
+"""Reasons for `ExportInfo.ood_off`."""
 IMAGE_INPUTS = {
     "image_bytes": "string [batch]: contents of JPEG, PNG, BMP (24 or 32 bits per pixel) "
     "or WebP files (one frame); color profiles are ignored (signature `serving_default`)",
@@ -72,7 +75,11 @@ class ExportInfo(Record):
         synthetic: Whether the model was trained on synthetic images.
         dataset: Full name of the TFDS dataset.
         rule: Class names, calibration and thresholds of the referral rule.
-        tta: Test-time augmentation that is part of the export; "" for none.
+        variant: Inference variant that is part of the export; see `SplitResult.variant`.
+        logit_adjustment: Strength of the logit adjustment of each network; empty for
+            variants without adjustment.
+        ood_off: Why out-of-distribution detection is switched off; "" if it is on.
+        attribution: Source and license of the training images.
         preprocessing: The preprocessing of each network.
         inputs: Maps the name of each input of a SavedModel to its type and meaning.
         clinical_features: `CLINICAL_FEATURES`; empty for a model without them.
@@ -87,7 +94,10 @@ class ExportInfo(Record):
     synthetic: bool
     dataset: str
     rule: DecisionRule
-    tta: str
+    variant: str
+    logit_adjustment: tuple[float, ...]
+    ood_off: str
+    attribution: str
     preprocessing: tuple[Preprocessing, ...]
     inputs: dict[str, str]
     clinical_features: tuple[str, ...]
@@ -108,7 +118,8 @@ def describe_export(
     rule: DecisionRule,
     *,
     format_name: str,
-    tta: str = "",
+    variant: str,
+    ood_off: str,
     predictions_sha256: str,
     files: Mapping[str, str],
 ) -> ExportInfo:
@@ -122,7 +133,14 @@ def describe_export(
         synthetic=first.synthetic,
         dataset=first.dataset,
         rule=rule,
-        tta=tta,
+        variant=variant,
+        logit_adjustment=tuple(
+            network.logit_adjustment
+            for network in networks
+            if network.logit_adjustment is not None
+        ),
+        ood_off=ood_off,
+        attribution=first.attribution,
         preprocessing=tuple(
             Preprocessing(
                 stored_longest_side=network.info.stored_longest_side,
@@ -183,6 +201,8 @@ def render_usage(info: ExportInfo, name: str) -> str:
     return template.render(
         info=info,
         rule=info.rule,
+        left_out=OOD_LEFT_OUT,
+        size=info.preprocessing[0].image_size,
         operating_point=parse_operating_point(point).text if point else "",
         name=name,
         clinical_metadata=clinical_metadata,

@@ -22,6 +22,9 @@ NUM_IMAGES = 256
 MIN_PER_CLASS, MAX_PER_CLASS = 20, 100
 """For each class with fewer than `MIN_PER_CLASS` of these images, up to `MAX_PER_CLASS`
 images of the class are added."""
+MAX_OOD_DIFFERENCE = 0.1
+"""Maximum difference in OOD distance between a LiteRT or ONNX file and the Keras model, as
+a fraction of the OOD limit. Otherwise, OOD detection is switched off in the file."""
 
 
 class Output(NamedTuple):
@@ -58,14 +61,16 @@ def choose_images(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
 
 
 def decide(
-    probabilities: npt.NDArray[Any], distances: npt.NDArray[Any], rule: DecisionRule
+    probabilities: npt.NDArray[Any], distances: npt.NDArray[Any] | None, rule: DecisionRule
 ) -> Output:
     """Returns an `Output` with the decisions of `rule`, computed in float32 as in exports.
 
-    See `Output` for `probabilities` and `distances`.
+    See `Output` for `probabilities` and `distances`. Without distances, the rule must have
+    no maximum distance.
     """
     calibrated = rule.calibration_map.apply(probabilities).astype(np.float32)
-    refer, out_of_distribution = rule.decide(calibrated, distances.astype(np.float32))
+    compared = np.zeros(len(probabilities)) if distances is None else distances
+    refer, out_of_distribution = rule.decide(calibrated, compared.astype(np.float32))
     refer = None if rule.target is None else refer
     return Output(probabilities, distances, refer, out_of_distribution)
 
@@ -101,25 +106,23 @@ def measure_parity(
     rule: DecisionRule,
     *,
     format_name: str,
-    tta: str = "",
+    variant: str = "",
+    ood_detection: bool,
     num_bytes: int,
 ) -> ParityResult:
     """Compares the predictions of an export with those of the Keras model.
 
     `y_true` contains the class indices [num_images]. `model` and `export` are outputs for
-    the same images. `rule` provides the class names and the OOD threshold. See
-    `ParityResult` for the other arguments.
+    the same images. `rule` is that of the model. See `ParityResult` for the other
+    arguments.
     """
     differences = np.abs(export.probabilities - model.probabilities).max(axis=1)
-    distance_difference = None
-    if model.distances is not None and export.distances is not None:
-        largest = np.abs(export.distances - model.distances).max()
-        distance_difference = float(largest / (rule.max_distance or 1))
     samples = (Sample(y_true, output.probabilities) for output in (model, export))
     accuracies = [float(balanced_accuracy(sample)) for sample in samples]
     return ParityResult(
         format=format_name,
-        tta=tta,
+        variant=variant,
+        ood_detection=ood_detection,
         num_bytes=num_bytes,
         num_images=len(y_true),
         same_class=float(np.mean(_classes(model) == _classes(export))),
@@ -128,13 +131,25 @@ def measure_parity(
             model.out_of_distribution, export.out_of_distribution
         ),
         largest_difference=float(differences.max()),
-        largest_distance_difference=distance_difference,
+        largest_distance_difference=_distance_difference(model, export, rule),
         model_balanced_accuracy=accuracies[0],
         export_balanced_accuracy=accuracies[1],
         classes={
             name: _class_parity(index, y_true, model, export, differences)
             for index, name in enumerate(rule.class_names)
         },
+    )
+
+
+def find_ood_fault(model: Output, export: Output, rule: DecisionRule) -> str:
+    """Returns why an export must not use the OOD distance of `rule`; "" if it may."""
+    difference = _distance_difference(model, export, rule) or 0.0
+    # This condition also finds NaN.
+    if rule.max_distance is None or difference <= MAX_OOD_DIFFERENCE:
+        return ""
+    return (
+        "its distances differ from those of the Keras model by up to "
+        f"{100 * difference:.0f} % of the limit"
     )
 
 
@@ -179,6 +194,13 @@ def require_parity(
                 f"Keras model by {difference:.2g} in {quantity}. Expected at most {limit}. "
                 "The export was rejected. Evaluate the run and export it again."
             )
+
+
+def _distance_difference(model: Output, export: Output, rule: DecisionRule) -> float | None:
+    if model.distances is None or export.distances is None:
+        return None
+    largest = np.abs(export.distances - model.distances).max()
+    return float(largest / (rule.max_distance or 1))
 
 
 def _class_parity(

@@ -22,13 +22,14 @@ def postprocess(
 ) -> dict[str, tf.Tensor]:
     """Returns the outputs of a served model by name, for a batch of images.
 
-    Probabilities are averaged over models and views, as in
+    Probabilities are averaged over models, as in
     `inference.predictions.mean_predictions`, and then calibrated with
     `CalibrationMap`.
 
     Args:
-        logits: One tensor for each model and view, float32 [batch, num_classes].
-        distances: OOD distances, one tensor for each model, float32 [batch].
+        logits: One tensor for each model, float32 [batch, num_classes].
+        distances: OOD distances, one tensor for each model, float32 [batch]; empty for an
+            export without OOD detection.
         is_readable: Whether each file is readable, bool [batch]. For unreadable files, all
             numbers are NaN, the prediction set is empty, the predicted class is "", `refer`
             is true, and `out_of_distribution` is false.
@@ -46,7 +47,8 @@ def postprocess(
         malignant_probability: Sum of the probabilities of the malignant classes, float32
             [batch]; only if the rule has a target.
         refer: Whether the rule refers the image, bool [batch]; only if it has a target.
-        ood_distance: OOD distance, averaged over models, float32 [batch].
+        ood_distance: OOD distance, averaged over models, float32 [batch]; NaN without
+            `distances`.
         out_of_distribution: Whether the distance exceeds `rule.max_distance`, bool [batch];
             always false if OOD detection is switched off.
         status: `OK` or `UNREADABLE`, string [batch].
@@ -56,7 +58,10 @@ def postprocess(
     ) - math.log(len(logits))
     uncalibrated = tf.exp(log_mean)
     probabilities = tf.nn.softmax(rule.calibration_map.logits(log_mean))
-    distance = tf.reduce_mean(tf.stack(distances), axis=0)
+    if distances:
+        distance = tf.reduce_mean(tf.stack(distances), axis=0)
+    else:
+        distance = tf.fill(tf.shape(log_mean)[:1], math.nan)
     refer, out_of_distribution = rule.decide(probabilities, distance)
     names = tf.constant(rule.class_names)
     predicted = tf.gather(names, tf.argmax(log_mean, axis=-1))

@@ -26,8 +26,14 @@ from skincnn.serving.export import (
     load_networks,
     read_rule,
 )
-from skincnn.serving.export_info import EXPORT_AGAIN, info_path, read_export_info
+from skincnn.serving.export_info import (
+    EXPORT_AGAIN,
+    OOD_LEFT_OUT,
+    info_path,
+    read_export_info,
+)
 from skincnn.serving.images import convert_file, read_images
+from skincnn.serving.network import LOGITS, OOD_DISTANCE
 from skincnn.serving.postprocessing import postprocess
 from skincnn.serving.runtimes import Infer, Inputs, Outputs, find_runtime
 from skincnn.serving.saved_model import (
@@ -166,8 +172,11 @@ def find_saved_model(path: Path) -> Path | None:
 def _check_up_to_date(saved_model: Path, workdir: Path) -> None:
     """Raises a `DataError` unless an export matches the model and results of its run."""
     info = read_export_info(info_path(saved_model))
-    point = info.rule.operating_point or DEFAULT_OPERATING_POINT
-    spec = ExportSpec(workdir=workdir, operating_point=point)
+    spec = ExportSpec(
+        workdir=workdir,
+        ood=info.ood_off != OOD_LEFT_OUT,
+        operating_point=info.rule.operating_point or DEFAULT_OPERATING_POINT,
+    )
     rule = read_rule(spec)
     model = workdir / MODEL_FILE
     if model.is_file():
@@ -259,9 +268,8 @@ def _predict_with(
         if clinical_metadata:
             inputs["metadata"] = encode_clinical_metadata(metadata)
         outputs = infer(inputs)
-        predictions = postprocess(
-            [outputs["logits"]], [outputs["ood_distance"]], is_readable, rule
-        )
+        distances = [outputs[OOD_DISTANCE]] if OOD_DISTANCE in outputs else []
+        predictions = postprocess([outputs[LOGITS]], distances, is_readable, rule)
         return {name: value.numpy() for name, value in predictions.items()}
 
     return predict

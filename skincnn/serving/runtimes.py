@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +18,20 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from keras import ops
 
 from skincnn.errors import ConfigError
 from skincnn.lookup import look_up
+from skincnn.metrics.calibration import CalibrationMap
+from skincnn.serving.network import LOGITS
 
 Floats = npt.NDArray[np.float32]
 Inputs = Mapping[str, Floats]
 """`images` [batch, size, size, 3] in 0..255. A network with clinical metadata also requires
 `metadata` [batch, len(CLINICAL_FEATURES)]."""
 Outputs = dict[str, Floats]
-"""`logits` [batch, num_classes] and `ood_distance` [batch]."""
+"""`logits` and calibrated `probabilities` [batch, num_classes], and `ood_distance` [batch],
+which is missing without OOD detection."""
 Infer = Callable[[Inputs], Outputs]
 BATCH_SIZE = 32
 """Number of images per batch in the parity check."""
@@ -39,6 +45,8 @@ class Runtime:
         suffix: Suffix of the file name.
         write: Writes the model from `with_fixed_size` to a file. The inputs calibrate
             quantized formats.
+        embed: Adds metadata, as JSON values by name, to a file. They include the class
+            names of the rule.
         open: Loads a file and returns the inference function.
         tolerance: Maximum difference in probability from the Keras model; None (no limit)
             for formats with fewer than 32 bits.
@@ -47,20 +55,31 @@ class Runtime:
 
     suffix: str
     write: Callable[[keras.Model, Inputs, Path], None]
+    embed: Callable[[Path, Mapping[str, Any]], None]
     open: Callable[[Path], Infer]
     tolerance: float | None
     packages: tuple[str, ...]
 
 
-def with_fixed_size(model: keras.Model, size: int) -> keras.Model:
-    """Returns the model with a fixed image `size` in pixels, as the runtimes require."""
+def with_fixed_size(
+    model: keras.Model, size: int, calibration_map: CalibrationMap
+) -> keras.Model:
+    """Returns the model with a fixed image `size` in pixels, as the runtimes require.
+
+    `probabilities`, calibrated by the map, are an additional output.
+    """
     inputs = {"images": keras.Input((size, size, 3), name="images")}
     call_inputs: Any = inputs["images"]
     if isinstance(model.input, dict):
         shape = model.input["metadata"].shape[1:]
         inputs["metadata"] = keras.Input(shape, name="metadata")
         call_inputs = inputs
-    return keras.Model(inputs, model(call_inputs, training=False))
+    outputs = model(call_inputs, training=False)
+    # Softmax gives the same result for logits and for the logarithms of probabilities.
+    bias = np.asarray(calibration_map.bias, np.float32)
+    calibrated = outputs[LOGITS] / calibration_map.temperature + bias
+    probabilities = ops.softmax(calibrated, axis=-1)
+    return keras.Model(inputs, {**outputs, "probabilities": probabilities})
 
 
 def find_runtime(format_name: str) -> Runtime:
@@ -100,6 +119,18 @@ def _write_litert_int8(model: keras.Model, inputs: Inputs, path: Path) -> None:
     )
 
 
+def _embed_litert(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Appends a ZIP archive, as TensorFlow Lite metadata does for associated files."""
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("labels.txt", labels_text(metadata["rule"]["class_names"]))
+        archive.writestr("metadata.json", json.dumps(metadata, indent=2))
+
+
+def labels_text(class_names: Sequence[str]) -> str:
+    """Returns the content of labels.txt: one class name per line, in the model's order."""
+    return "".join(f"{name}\n" for name in class_names)
+
+
 def _open_litert(path: Path) -> Infer:
     from ai_edge_litert.interpreter import Interpreter
 
@@ -126,6 +157,20 @@ def _write_onnx(model: keras.Model, inputs: Inputs, path: Path) -> None:
         model.export(str(path), format="onnx", verbose=False)
 
 
+def _embed_onnx(path: Path, metadata: Mapping[str, Any]) -> None:
+    import onnx
+
+    model = onnx.load(str(path))
+    texts = {name: _as_text(value) for name, value in metadata.items()}
+    texts["class_names"] = json.dumps(metadata["rule"]["class_names"])
+    onnx.helper.set_model_props(model, texts)
+    onnx.save(model, str(path))
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def _open_onnx(path: Path) -> Infer:
     import onnxruntime
 
@@ -146,7 +191,7 @@ def _open_onnx(path: Path) -> Infer:
 
 LITERT, ONNX = ("ai_edge_litert",), ("onnx", "onnxruntime", "tf2onnx")
 RUNTIMES = {
-    "litert": Runtime(".tflite", _write_litert, _open_litert, 1e-4, LITERT),
+    "litert": Runtime(".tflite", _write_litert, _embed_litert, _open_litert, 1e-4, LITERT),
     "litert_float16": Runtime(
         "_float16.tflite",
         functools.partial(
@@ -154,11 +199,14 @@ RUNTIMES = {
             optimizations=[tf.lite.Optimize.DEFAULT],
             target_spec={"supported_types": [tf.float16]},
         ),
+        _embed_litert,
         _open_litert,
         None,
         LITERT,
     ),
-    "litert_int8": Runtime("_int8.tflite", _write_litert_int8, _open_litert, None, LITERT),
-    "onnx": Runtime(".onnx", _write_onnx, _open_onnx, 1e-4, ONNX),
+    "litert_int8": Runtime(
+        "_int8.tflite", _write_litert_int8, _embed_litert, _open_litert, None, LITERT
+    ),
+    "onnx": Runtime(".onnx", _write_onnx, _embed_onnx, _open_onnx, 1e-4, ONNX),
 }
 """Runtimes by the name of their format in --formats."""

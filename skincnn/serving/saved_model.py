@@ -20,11 +20,15 @@ from skincnn.data.preprocess import preprocess
 from skincnn.data.preprocessing_spec import preprocessing_fields
 from skincnn.errors import DataError
 from skincnn.metrics.decision_rule import DecisionRule
-from skincnn.model.orientations import ORIENTATIONS, orient
 from skincnn.serving.clinical_metadata import METADATA_SIGNATURE, encode_in_graph
 from skincnn.serving.export_info import EXPORT_AGAIN
 from skincnn.serving.images import read_images
-from skincnn.serving.network import Network, use_clinical_metadata
+from skincnn.serving.network import (
+    LOGITS,
+    OOD_DISTANCE,
+    Network,
+    use_clinical_metadata,
+)
 from skincnn.serving.postprocessing import postprocess
 
 Predictions = dict[str, npt.NDArray[Any]]
@@ -38,22 +42,18 @@ WARMUP_BATCH_SIZES = (1, 8)
 """Batch sizes of the warm-up requests. TensorFlow optimizes the graph for each shape."""
 
 
-def write_saved_model(
-    networks: Sequence[Network], rule: DecisionRule, path: Path, *, tta: str = ""
-) -> None:
+def write_saved_model(networks: Sequence[Network], rule: DecisionRule, path: Path) -> None:
     """Writes a SavedModel with the signatures `serving_default` and `images`.
 
     `serving_default` decodes image files in TensorFlow. See `serving.images` for the
     formats, in which it reads the pixels that the dataset builder stores.
 
-    Each signature averages the predictions over the networks and over the orientations of
-    the test-time augmentation `tta`, a key of `ORIENTATIONS`.
+    Each signature averages the predictions over the networks.
     """
-    orientations = ORIENTATIONS[tta]
 
     def from_bytes(image_bytes: tf.Tensor, *metadata: tf.Tensor) -> dict[str, tf.Tensor]:
         read = functools.partial(read_images, image_bytes)
-        return _predict(networks, orientations, rule, read, metadata)
+        return _predict(networks, rule, read, metadata)
 
     def from_images(images: tf.Tensor, *metadata: tf.Tensor) -> dict[str, tf.Tensor]:
         def read(config: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
@@ -65,7 +65,7 @@ def write_saved_model(
             )
             return preprocessed, tf.ones(tf.shape(images)[:1], tf.bool)
 
-        return _predict(networks, orientations, rule, read, metadata)
+        return _predict(networks, rule, read, metadata)
 
     metadata = METADATA_SIGNATURE if use_clinical_metadata(networks) else ()
     archive = keras.export.ExportArchive()
@@ -145,12 +145,11 @@ def write_warmup(saved_model: Path, name: str, *, clinical_metadata: bool) -> No
 
 def _predict(
     networks: Sequence[Network],
-    orientations: Sequence[int],
     rule: DecisionRule,
     read: Callable[[DataConfig], tuple[tf.Tensor, tf.Tensor]],
     clinical_metadata: Sequence[tf.Tensor],
 ) -> dict[str, tf.Tensor]:
-    """Returns the outputs of `postprocess`, averaged over networks and orientations."""
+    """Returns the outputs of `postprocess`, averaged over networks."""
     metadata = encode_in_graph(*clinical_metadata) if clinical_metadata else None
     preprocessed: dict[str, Any] = {}
     logits, distances = [], []
@@ -160,13 +159,12 @@ def _predict(
         if key not in preprocessed:  # computed once for networks with equal preprocessing
             preprocessed[key] = read(data)
         images, is_readable = preprocessed[key]
-        for number in orientations:
-            inputs: Any = orient(tf.cast(images, tf.float32), number)
-            if network.config.model.clinical_metadata:
-                inputs = {"images": inputs, "metadata": metadata}
-            # Without `training=False`, the exported model would apply dropout.
-            outputs = network.model(inputs, training=False)
-            logits.append(outputs["logits"])
-            if number == orientations[0]:  # only the original image
-                distances.append(outputs["ood_distance"])
+        inputs: Any = tf.cast(images, tf.float32)
+        if network.config.model.clinical_metadata:
+            inputs = {"images": inputs, "metadata": metadata}
+        # Without `training=False`, the exported model would apply dropout.
+        outputs = network.model(inputs, training=False)
+        logits.append(outputs[LOGITS])
+        if OOD_DISTANCE in outputs:
+            distances.append(outputs[OOD_DISTANCE])
     return postprocess(logits, distances, is_readable, rule)

@@ -1,0 +1,203 @@
+"""Exports with test-time augmentation, logit adjustment, or without OOD detection."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import run_here
+from PIL import Image
+from scipy.special import softmax
+
+from skincnn.data import datasets, pipeline
+from skincnn.evaluation.results import SplitResult, read_result
+from skincnn.files import sha256
+from skincnn.inference.logit_adjustment import adjust, class_priors
+from skincnn.inference.predictions import arrays, read_predictions, table_path
+from skincnn.inference.run_dir import read_run
+from skincnn.metrics.decision_rule import TARGET
+from skincnn.model.orientations import ORIENTATIONS
+from skincnn.reporting.parity_result import read_parity
+from skincnn.serving.export_info import OOD_LEFT_OUT, info_path, read_export_info
+from skincnn.serving.network import with_variant
+from skincnn.serving.predictor import load_predictor
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+Run = tuple[Path, "subprocess.CompletedProcess[str]"]
+RNG = np.random.default_rng(0)
+PRIORS = np.array([0.9, 0.09, 0.01])
+VARIANT = "d4_adjusted"
+
+
+def make_model(*, metadata: bool) -> keras.Model:
+    """Returns a network whose outputs depend on the positions of pixels."""
+    keras.utils.set_random_seed(0)
+    inputs = images = keras.Input((8, 8, 3), name="images")
+    features = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))
+    if metadata:
+        clinical = keras.Input((2,), name="metadata")
+        inputs = {"images": images, "metadata": clinical}
+        features = keras.layers.Concatenate()([features, clinical])
+    logits = keras.layers.Dense(3, name="head")(features)
+    return keras.Model(inputs, {"logits": logits, "ood_distance": features[:, 0]})
+
+
+@pytest.mark.parametrize("metadata", [False, True])
+@pytest.mark.parametrize("strength", [None, -0.5, 1.2])
+def test_a_variant_has_the_probabilities_of_the_evaluation(
+    strength: float | None, metadata: bool
+) -> None:
+    model = make_model(metadata=metadata)
+    images = RNG.integers(0, 256, (5, 8, 8, 3), np.uint8)
+    clinical = RNG.normal(size=(5, 2)).astype(np.float32)
+    shift = None if strength is None else strength * np.log(PRIORS)
+    variant = with_variant(model, ORIENTATIONS["d4"], shift)
+    floats: Any = images.astype(np.float32)
+    outputs = variant({"images": floats, "metadata": clinical} if metadata else floats)
+    kernel, bias = model.get_layer("head").get_weights()
+    for row, image in enumerate(images):
+        views = [image, *map(np.asarray, _transposed(Image.fromarray(image)))]
+        others = clinical[row] if metadata else []
+        flat = [np.concatenate([view.reshape(-1) / 255, others]) for view in views]
+        mean = softmax(np.stack(flat) @ kernel + bias, axis=1).mean(axis=0)
+        if strength is not None:
+            mean = mean / PRIORS**strength / (mean / PRIORS**strength).sum()
+        y_prob = softmax(outputs["logits"][row])
+        np.testing.assert_allclose(y_prob, mean, rtol=1e-4)
+        # The OOD distance is that of the original image.
+        first = image.reshape(-1)[0] / 255
+        np.testing.assert_allclose(outputs["ood_distance"][row], first, rtol=1e-5)
+
+
+def _transposed(image: Image.Image) -> list[Image.Image]:
+    return [image.transpose(kind) for kind in Image.Transpose]
+
+
+def test_vanishing_probabilities_are_adjusted_as_in_the_evaluation() -> None:
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, {"logits": inputs})
+    logits = np.array([[0.0, -200.0, -90.0]], np.float32)
+    outputs = with_variant(model, ORIENTATIONS[""], 20 * np.log(PRIORS))(logits)
+    expected = adjust(softmax(logits, axis=1), PRIORS, 20)
+    assert expected[0].max() < 0.999
+    np.testing.assert_allclose(softmax(outputs["logits"], axis=1), expected, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def workdir(run: Run, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a copy of the run, evaluated with all variants that can be exported."""
+    folder = tmp_path_factory.mktemp("variants") / "run"
+    workdir = Path(shutil.copytree(run[0], folder))
+    flags = ("--data-dir", data_dir, "--tta", "d4", "--logit-adjustment")
+    done = run_here("evaluate.py", workdir, *flags)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+@pytest.mark.slow
+def test_variants_are_exported_and_served_as_evaluated(
+    workdir: Path, data_dir: Path
+) -> None:
+    flags = ("--data-dir", data_dir, "--tta", "d4", "--logit-adjustment")
+    formats = ("saved_model", "onnx", "litert")
+    done = run_here("export.py", workdir, *flags, "--formats", *formats)
+    assert done.returncode == 0, done.stderr
+    result = read_result(workdir, f"test.{VARIANT}", SplitResult)
+    assert result.logit_adjustment
+    table = read_predictions(table_path(workdir, f"test.{VARIANT}"))
+    info = read_export_info(info_path(workdir / f"export/skincnn_{VARIANT}/1"))
+    assert info.variant == VARIANT
+    table_file = table_path(workdir, f"test.{VARIANT}")
+    assert info.predictions_sha256 == sha256(table_file)
+    assert "# How to use `skincnn`\n" in (workdir / "export/README.md").read_text()
+    usage = (workdir / f"export/README_skincnn_{VARIANT}.md").read_text()
+    assert f"# How to use `skincnn_{VARIANT}`\n" in usage
+    builder = datasets.open_dataset("demo_tiny", data_dir)
+    contents = pipeline.read_files(builder, table)
+    paths = [
+        workdir / f"export/skincnn_{VARIANT}",
+        *(workdir / f"export/skincnn_{VARIANT}.{suffix}" for suffix in ("onnx", "tflite")),
+    ]
+    for path in paths:
+        predictor = load_predictor(path)
+        # Calibration and thresholds are those of the variant.
+        rule = predictor.rule
+        assert rule.calibration_map == result.calibration_map
+        assert rule.threshold == result.thresholds[TARGET]["sensitivity=0.90"]
+        assert rule.set_thresholds == result.prediction_sets.thresholds
+        outputs = predictor.predict(contents, pd.DataFrame())
+        y_prob = arrays(table, rule.class_names)[1]
+        np.testing.assert_allclose(outputs["uncalibrated_probabilities"], y_prob, atol=1e-4)
+        assert result.triage is not None
+        referred = outputs["refer"].mean()
+        assert result.triage.referred.value == pytest.approx(referred, abs=1e-6)
+    as_is = arrays(read_predictions(table_path(workdir, "test")), rule.class_names)[1]
+    assert np.abs(as_is - y_prob).max() > 1e-3
+    results = {one.name: one for one in read_parity(workdir) if one.variant == VARIANT}
+    assert set(results) == {f"{name}.{VARIANT}" for name in formats}
+    assert all(one.same_refer == 1 for one in results.values())
+    card = (workdir / "README.md").read_text()
+    assert f"saved_model.{VARIANT}" in card
+    assert "scripts/export.py --tta d4 --logit-adjustment" in card
+
+
+@pytest.mark.slow
+def test_runs_of_an_ensemble_are_adjusted_by_their_own_strengths(
+    workdir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(workdir, tmp_path / "other"))
+    path = other / "run.json"
+    content = json.loads(path.read_text())
+    content["class_counts"] = dict.fromkeys(content["class_counts"], 1) | {"mel": 50}
+    path.write_text(json.dumps(content))
+    flags = ("--data-dir", data_dir, "--logit-adjustment")
+    assert run_here("evaluate.py", other, *flags).returncode == 0
+    ensemble, runs = tmp_path / "both", (workdir, other)
+    assert run_here("evaluate.py", *runs, "--ensemble", ensemble).returncode == 0
+    done = run_here("export.py", *runs, "--ensemble", ensemble, *flags)
+    assert done.returncode == 0, done.stderr
+    info = read_export_info(info_path(ensemble / "export/skincnn_adjusted/1"))
+    strengths = [
+        read_result(run, "test.adjusted", SplitResult).logit_adjustment for run in runs
+    ]
+    assert list(info.logit_adjustment) == strengths
+    priors = [
+        class_priors(one.class_names, one.class_counts) for one, _ in map(read_run, runs)
+    ]
+    assert not np.allclose(priors[0], priors[1])
+    (result,) = (x for x in read_parity(ensemble) if x.variant == "adjusted")
+    assert result.largest_difference < 1e-5
+
+
+@pytest.mark.slow
+def test_ood_detection_can_be_left_out(workdir: Path, data_dir: Path) -> None:
+    formats = ("--formats", "saved_model", "litert")
+    done = run_here("export.py", workdir, "--data-dir", data_dir, "--no-ood", *formats)
+    assert done.returncode == 0, done.stderr
+    assert f"detection is off: {OOD_LEFT_OUT}" in done.stdout
+    path = workdir / "export/skincnn.tflite"
+    num_bytes = path.stat().st_size
+    table = read_predictions(table_path(workdir, "test"))
+    contents = pipeline.read_files(datasets.open_dataset("demo_tiny", data_dir), table)
+    for model in (workdir, path):  # the run directory uses its SavedModel
+        predictor = load_predictor(model)
+        assert predictor.rule.max_distance is None
+        outputs = predictor.predict(contents[:5], pd.DataFrame())
+        assert np.isnan(outputs["ood_distance"]).all()
+        assert not outputs["out_of_distribution"].any()
+        assert np.isfinite(outputs["probabilities"]).all()
+    (result,) = (one for one in read_parity(workdir) if one.name == "litert")
+    assert result.largest_distance_difference is None
+    done = run_here("export.py", workdir, "--data-dir", data_dir, *formats)
+    assert done.returncode == 0, done.stderr
+    assert "detection is off" not in done.stdout
+    # The references are a matrix of float32.
+    features = np.load(workdir / "ood.npz")["references"].size
+    assert path.stat().st_size - num_bytes > 4 * features
