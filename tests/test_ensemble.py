@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,8 @@ from conftest import run_here
 from run_dirs import CONFIG, NAMES, Tables, make_info, make_table, make_tables, write_run
 from sklearn import metrics as reference
 
-from skincnn.config import DataConfig, ModelConfig
+from skincnn.config import Config, DataConfig, ModelConfig
+from skincnn.data import datasets, pipeline
 from skincnn.data.leakage import SplitLeakage
 from skincnn.errors import ConfigError
 from skincnn.evaluation.aggregate import read_evaluated_run, worst_leakage, write_aggregate
@@ -33,7 +35,12 @@ from skincnn.inference.predictions import (
     write_predictions,
 )
 from skincnn.inference.run_dir import Provenance, read_run_info
+from skincnn.presets import ENSEMBLES, PRESETS, vary_seed
 from skincnn.records import write_record
+from skincnn.reporting.parity_result import read_parity
+from skincnn.serving.export import find_runs
+from skincnn.serving.predictor import load_predictor
+from skincnn.training import run
 
 PROBABILITIES = [f"probability_{name}" for name in NAMES]
 
@@ -361,3 +368,87 @@ def test_invalid_ensembles_are_rejected(workdirs: list[Path], tmp_path: Path) ->
         assert message in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
     assert not target.exists()
+
+
+def test_the_models_of_an_ensemble_preset_are_changes_of_its_first_model() -> None:
+    for name, vary in ENSEMBLES.items():
+        config = dataclasses.replace(PRESETS[f"{name}_member"](), seed=7)
+        first, *others = vary(config)
+        assert first == config
+        assert len({str(member) for member in (first, *others)}) == 1 + len(others)
+        assert {member.seed for member in others} == {7}
+        # A cross-validation or other seeds would be a different protocol.
+        assert {member.data.test_folds for member in others} == {config.data.test_folds}
+    seeds = [member.seed for member in vary_seed(config, 3)]
+    assert seeds == [7, 8, 9]
+    assert dataclasses.replace(vary_seed(config, 3)[2], seed=7) == config
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("ensemble5 --folds 2", "Use one of --folds, --ensemble and"),
+        ("quickstart --ensemble 2 --folds 2", "Use one of --folds, --ensemble and"),
+        ("quickstart --ensemble 1", "must be 2 or more models. Received: 1"),
+        ("ensemble6", "Did you mean"),
+    ],
+)
+def test_impossible_ensembles_are_rejected(
+    flags: str, message: str, tmp_path: Path
+) -> None:
+    done = run_here("train.py", *flags.split(), "--workdir", tmp_path / "e")
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert not (tmp_path / "e").exists()
+
+
+FLAGS = (
+    "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
+    "--model.width-multiplier 0.25 --train.epochs 1 --evaluate.num-bootstrap 100 "
+    "--ensemble 2 --model.batch-norm-momentum 0.5"
+).split()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_one_command_trains_and_exports_an_ensemble(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is interrupted before the second model, and resumed."""
+    workdir = tmp_path / "two"
+    train, started = run.train, []
+
+    def interrupt(config: Config, folder: Path, *args: Any, **flags: Any) -> None:
+        started.append(config.seed)
+        if len(started) == 2:
+            raise KeyboardInterrupt
+        train(config, folder, *args, **flags)
+
+    monkeypatch.setattr(run, "train", interrupt)
+    command = ("train.py", "--workdir", workdir, "--data-dir", data_dir, *FLAGS)
+    assert run_here(*command).returncode == 130
+    model = workdir / "model_1/model.keras"
+    written = model.stat().st_mtime_ns
+    done = run_here(*command, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert started == [0, 1, 0, 1]
+    assert model.stat().st_mtime_ns == written
+    assert [x.config.seed for x in read_run_info(workdir).members] == [0, 1]
+    # The predictor serves the export with the scores of the ensemble.
+    assert f"model   {workdir}/export/skincnn/1" in done.stdout
+    (parity,) = read_parity(workdir)
+    assert parity.largest_difference < 1e-5
+    assert parity.same_refer == 1
+    predictor = load_predictor(workdir)
+    table = read_predictions(table_path(workdir, "test"))
+    builder = datasets.open_dataset("demo_tiny", data_dir)
+    contents = pipeline.read_files(builder, table)
+    outputs = predictor.predict(contents, pd.DataFrame())
+    expected = read_result(workdir, "test", SplitResult)
+    assert outputs["refer"].mean() == pytest.approx(expected.triage.referred.value)
+    assert read_result(workdir, "test.adjusted", SplitResult).variant == "adjusted"
+    # export.py finds the runs in the directory of the ensemble.
+    assert find_runs(workdir) == (workdir / "model_1", workdir / "model_2")
+    assert find_runs(workdir / "model_1") == ()
+    shutil.rmtree(workdir / "model_2")
+    with pytest.raises(ConfigError, match="directories of its runs model_2"):
+        find_runs(workdir)

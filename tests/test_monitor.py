@@ -76,7 +76,7 @@ def test_the_command_stops_early_and_keeps_the_best_epoch_of_the_metric(
 ) -> None:
     scores = iter([0.2, 0.6, 0.5, 0.3, 0.9])
     monkeypatch.setitem(callbacks.METRICS, "macro_f1", Metric(lambda _: next(scores)))
-    monkeypatch.setattr(train, "_evaluate", lambda *_: None)
+    monkeypatch.setattr(train, "_evaluate", lambda *_, **__: None)
     monkeypatch.setattr(common, "show_report", lambda *_: None)
     monkeypatch.setattr("skincnn.serving.export.export_saved_model", lambda *_: "")
     flags = (

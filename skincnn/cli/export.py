@@ -32,11 +32,13 @@ class Arguments:
       python scripts/export.py runs/mobilenet_160
       python scripts/export.py runs/mobilenet_160 --formats litert_int8 onnx
       python scripts/export.py runs/mobilenet_160 --tta d4 --logit-adjustment
+      python scripts/export.py runs/ensemble5 --logit-adjustment
       python scripts/export.py runs/a runs/b --ensemble runs/ab
     """
 
     workdirs: tyro.conf.Positional[tuple[Path, ...]]
-    """Directory of an evaluated run, or of several runs with --ensemble."""
+    """Directory of an evaluated run or of an ensemble from scripts/train.py, or of several
+    runs with --ensemble."""
     formats: tuple[Format, ...] = ("saved_model",)
     """saved_model: for TensorFlow Serving, with image files as inputs; litert*: for phones,
     with 32, 16 or 8 bits; onnx: for ONNX runtimes. LiteRT and ONNX require pip install -e
@@ -72,13 +74,13 @@ def command() -> None:
     common.load_tensorflow()
     from skincnn.reporting.report import render_report
     from skincnn.serving.conversion import export
-    from skincnn.serving.export import ExportSpec
+    from skincnn.serving.export import ExportSpec, find_runs
     from skincnn.serving.export_info import info_path, read_export_info
 
     workdir = arguments.ensemble or arguments.workdirs[0]
     spec = ExportSpec(
         workdir=workdir,
-        runs=arguments.workdirs if arguments.ensemble else (),
+        runs=arguments.workdirs if arguments.ensemble else find_runs(workdir),
         tta=arguments.tta,
         logit_adjustment=arguments.logit_adjustment,
         ood=arguments.ood,

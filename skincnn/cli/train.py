@@ -5,14 +5,20 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from skincnn.cli import common
 from skincnn.errors import ConfigError, DivergedError
 from skincnn.files import locked, replacing, require_writable_folder, write_text
 from skincnn.lookup import describe_functions
-from skincnn.presets import PRESETS
+from skincnn.presets import ENSEMBLES, PRESETS, vary_seed
+
+if TYPE_CHECKING:
+    from skincnn.config import Config
+    from skincnn.evaluation.aggregate import Aggregate
 
 DESCRIPTION = f"""Trains a classifier, evaluates it on held-out images and exports it.
 
@@ -20,6 +26,9 @@ PRESET is the first argument and sets all values; flags change individual values
 
 presets (default: {common.DEFAULT_PRESET}):
 {describe_functions(PRESETS)}
+
+ensembles, which train several models and average their predictions:
+{describe_functions(ENSEMBLES)}
 
 examples:
   train.py                           the synthetic demo images, a few minutes
@@ -30,6 +39,8 @@ examples:
   train.py mobilenet_160 --preview --augment.magnitude 1
   train.py mobilenet_160 --lr-range-test --optimizer.name sgd
   train.py mobilenet_160 --folds 5   cross-validation with five models
+  train.py ensemble5                 an ensemble of five diverse models
+  train.py mobilenet_160 --ensemble 3   three models with different seeds
   train.py mobilenet_160 --final-test --workdir runs/final"""
 
 
@@ -44,6 +55,10 @@ class Arguments(common.ConfigArguments):
     folds: int = 0
     """Number of models of a cross-validation, each in a separate run directory. The
     out-of-fold predictions of all models are scored together. 0 for a single model."""
+    ensemble: int = 0
+    """Number of models of an ensemble, each in a separate run directory. The models differ
+    in their seeds; the averaged predictions are scored and exported as one SavedModel. 0
+    for a single model."""
     final_test: bool = False
     """Test on fold 0, on which no other run is tested, and train on the test folds instead:
     once, for the final score of a recipe that will not change anymore."""
@@ -60,16 +75,24 @@ def parse(argv: list[str]) -> tuple[str, Arguments]:
     preset = ""
     if argv and not argv[0].startswith("-"):
         preset, *argv = argv
-    return common.parse(
-        Arguments, argv, preset, prog="train.py [PRESET]", description=DESCRIPTION
+    first = f"{preset}_member" if preset in ENSEMBLES else preset
+    name, arguments = common.parse(
+        Arguments, argv, first, prog="train.py [PRESET]", description=DESCRIPTION
     )
+    return (preset if preset in ENSEMBLES else name), arguments
 
 
 def command() -> None:
-    """Runs training, cross-validation, a preview or a learning-rate range test."""
+    """Runs training of one or several models, a preview or a learning-rate range test."""
     preset, arguments = parse(sys.argv[1:])
     if arguments.folds and (arguments.final_test or arguments.config.data.final_test):
         raise ConfigError("Use either --folds or a final test. Received: both.")
+    vary = ENSEMBLES.get(preset)
+    if sum(map(bool, (arguments.folds, arguments.ensemble, vary))) > 1:
+        raise ConfigError(
+            "Use one of --folds, --ensemble and an ensemble such as ensemble5. Received "
+            "more than one."
+        )
     if arguments.final_test:
         config = arguments.config
         config = dataclasses.replace(config, data=config.data.for_final_test())
@@ -84,6 +107,11 @@ def command() -> None:
         return
     if arguments.folds:
         cross_validate(arguments, workdir)
+        return
+    if vary or arguments.ensemble:
+        config = arguments.config
+        members = vary(config) if vary else vary_seed(config, arguments.ensemble)
+        train_ensemble(arguments, workdir, members)
         return
     from skincnn.model.reproducibility import deterministic_ops
     from skincnn.serving.export import ExportSpec, export_saved_model, find_saved_model
@@ -116,21 +144,63 @@ def cross_validate(arguments: Arguments, workdir: Path) -> None:
     """Trains and evaluates one model per test set, and scores the pooled predictions.
 
     Raises:
-        ConfigError: --folds is invalid, training on several machines is configured, or a
-            run directory cannot be used.
+        ConfigError: --folds is invalid; see also `train_models`.
+    """
+    from skincnn.evaluation.aggregate import cross_validation_configs, pool
+
+    configs = cross_validation_configs(arguments.config, arguments.folds)
+    train_models(arguments, workdir, configs, pool)
+    common.show_report(workdir)
+
+
+def train_ensemble(arguments: Arguments, workdir: Path, configs: Sequence[Config]) -> None:
+    """Trains and evaluates models, scores their average, and exports it as one model.
+
+    Raises:
+        ConfigError: There are fewer than two models; see also `train_models`.
+    """
+    from skincnn.evaluation.ensemble import combine_runs
+    from skincnn.serving.export import ExportSpec, export_saved_model
+
+    if len(configs) < 2:
+        raise ConfigError(
+            f"--ensemble must be 2 or more models. Received: {arguments.ensemble}."
+        )
+    runs = train_models(arguments, workdir, configs, combine_runs, logit_adjustment=True)
+    spec = ExportSpec(workdir=workdir, runs=tuple(runs))
+    saved_model = export_saved_model(spec, arguments.data_dir)
+    common.show_report(workdir)
+    print(f"model   {saved_model}")
+
+
+def train_models(
+    arguments: Arguments,
+    workdir: Path,
+    configs: Sequence[Config],
+    combine: Callable[[Sequence[Path]], Aggregate],
+    *,
+    logit_adjustment: bool = False,
+) -> list[Path]:
+    """Trains and evaluates several models, and writes their combined results.
+
+    `logit_adjustment` is that of `EvaluateOptions`. With --resume, finished models are not
+    trained again, and the interrupted model is resumed. Returns the run directories, which
+    are inside `workdir`.
+
+    Raises:
+        ConfigError: Training on several machines is configured, or a directory cannot be
+            used.
     """
     from skincnn.evaluation import aggregate
-    from skincnn.evaluation.aggregate import cross_validation_configs, pool
     from skincnn.model.reproducibility import deterministic_ops
     from skincnn.training.devices import PROCESSES
     from skincnn.training.run import check_workdir, train
 
     if any(os.environ.get(name) for name in PROCESSES):
         raise ConfigError(
-            "--folds supports only one machine. Unset the environment variables "
-            f"{', '.join(PROCESSES)}, or train each model separately."
+            "Several models can be trained only on one machine. Unset the environment "
+            f"variables {', '.join(PROCESSES)}, or train each model separately."
         )
-    configs = cross_validation_configs(arguments.config, arguments.folds)
     runs = [workdir / f"model_{number}" for number in range(1, len(configs) + 1)]
     flags = {"overwrite": arguments.overwrite, "resume": arguments.resume}
     deterministic = arguments.config.train.deterministic
@@ -142,16 +212,19 @@ def cross_validate(arguments: Arguments, workdir: Path) -> None:
         for run, config in zip(runs, configs, strict=True):
             print(f"\n{run}")
             train(config, run, arguments.data_dir, **flags, cache=arguments.cache)
-            _evaluate(arguments, run)
+            _evaluate(arguments, run, logit_adjustment=logit_adjustment)
             common.show_report(run)
-        aggregate.write_aggregate(workdir, pool(runs))
-        common.show_report(workdir)
+        aggregate.write_aggregate(workdir, combine(runs))
+    return runs
 
 
-def _evaluate(arguments: Arguments, workdir: Path) -> None:
-    from skincnn.evaluation.evaluate import evaluate, write_evaluation
+def _evaluate(
+    arguments: Arguments, workdir: Path, *, logit_adjustment: bool = False
+) -> None:
+    from skincnn.evaluation.evaluate import EvaluateOptions, evaluate, write_evaluation
 
-    evaluation = evaluate(workdir, arguments.data_dir, arguments.cache)
+    options = EvaluateOptions(logit_adjustment=logit_adjustment)
+    evaluation = evaluate(workdir, arguments.data_dir, arguments.cache, options)
     write_evaluation(workdir, evaluation)
 
 

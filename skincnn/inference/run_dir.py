@@ -186,6 +186,26 @@ def read_run(workdir: Path) -> tuple[RunInfo, Config]:
     return info, config
 
 
+def find_members(workdir: Path) -> tuple[Path, ...]:
+    """Returns `workdir` for a run, and the runs of an ensemble or a cross-validation.
+
+    Raises:
+        ConfigError: run.json is missing or damaged, or the runs are not in `workdir`, where
+            train.py writes them.
+    """
+    info = read_run_info(workdir)
+    if info.kind == "run":
+        return (workdir,)
+    runs = tuple(workdir / member.name for member in info.members)
+    missing = [run.name for run in runs if not (run / MODEL_FILE).is_file()]
+    if missing:
+        raise ConfigError(
+            f"{workdir} does not contain the directories of its runs "
+            f"{', '.join(missing)}. Give the directories of the runs instead."
+        )
+    return runs
+
+
 def read_history(workdir: Path) -> pd.DataFrame:
     """Returns history.csv of a run, with one row for each epoch.
 

@@ -30,6 +30,16 @@ PRESETS: dict[str, Callable[[], Config]] = {
     )
 }
 
+ENSEMBLES: dict[str, Callable[[Config], tuple[Config, ...]]] = {"ensemble5": ours.ensemble5}
+"""Ensembles by name. Each function returns the configurations of all models for that of the
+first model, which is the preset `<name>_member` with the flags of the command line."""
+
+
+def vary_seed(config: Config, num_models: int) -> tuple[Config, ...]:
+    """Returns copies of a configuration with consecutive seeds, starting with its own."""
+    seeds = range(config.seed, config.seed + num_models)
+    return tuple(dataclasses.replace(config, seed=seed) for seed in seeds)
+
 
 def to_command(config: Config) -> str | None:
     """Returns the scripts/train.py command that trains with a configuration.

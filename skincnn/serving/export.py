@@ -29,7 +29,12 @@ from skincnn.files import sha256, write_text
 from skincnn.inference.load import require_classes
 from skincnn.inference.logit_adjustment import adjusted_name, class_priors
 from skincnn.inference.predictions import arrays, read_predictions, table_path
-from skincnn.inference.run_dir import MODEL_FILE, read_run, read_run_info
+from skincnn.inference.run_dir import (
+    MODEL_FILE,
+    find_members,
+    read_run,
+    read_run_info,
+)
 from skincnn.metrics.decision_rule import DEFAULT_OPERATING_POINT, TARGET, DecisionRule
 from skincnn.model.orientations import ORIENTATIONS
 from skincnn.records import read_record
@@ -253,6 +258,16 @@ def read_parity_images(
     table = read_predictions(predictions)
     table = table.iloc[parity.choose_images(table["label"])].reset_index(drop=True)
     return pipeline.read_files(builder, table), table
+
+
+def find_runs(workdir: Path) -> tuple[Path, ...]:
+    """Returns the runs of an ensemble from train.py; () for the directory of a run.
+
+    Raises:
+        ConfigError: run.json is missing or damaged, or the runs are not in `workdir`.
+    """
+    is_ensemble = read_run_info(workdir).kind == "ensemble"
+    return find_members(workdir) if is_ensemble else ()
 
 
 def find_saved_model(workdir: Path) -> Path | None:
