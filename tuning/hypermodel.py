@@ -94,6 +94,11 @@ class TrainingModel:
             DataError: The training images do not fill a batch.
         """
         check(config)
+        if config.distillation.teacher:
+            raise ConfigError(
+                "A search does not support distillation. Expected an empty "
+                f"`distillation.teacher`. Received: {config.distillation.teacher}."
+            )
         if config.train.monitor != self.base.train.monitor:
             raise ConfigError(
                 "A space must not change train.monitor, which selects the best epoch of "

@@ -25,6 +25,7 @@ from skincnn.config.section import OpenInterval, describe_error, require, sectio
 from skincnn.config.train import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    DistillationConfig,
     ImbalanceConfig,
     LossConfig,
     ModelConfig,
@@ -44,6 +45,7 @@ __all__ = [
     "AugmentConfig",
     "Config",
     "DataConfig",
+    "DistillationConfig",
     "EvaluateConfig",
     "ImbalanceConfig",
     "LossConfig",
@@ -77,6 +79,7 @@ class Config:
     model: ModelConfig = ModelConfig()
     imbalance: ImbalanceConfig = ImbalanceConfig()
     loss: LossConfig = LossConfig()
+    distillation: DistillationConfig = DistillationConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

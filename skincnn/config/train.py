@@ -104,6 +104,23 @@ class LossConfig:
     as in PyTorch, instead of the number of its images."""
 
 
+@section("distillation")
+class DistillationConfig:
+    """Training also on the predictions of other models, the teacher."""
+
+    teacher: tuple[str, ...] = ()
+    """Directories of runs, ensembles or cross-validations, whose predictions for the
+    training images are averaged; () for no distillation. If each training image was not
+    used in training by some of the models, only their predictions of it are averaged.
+    Models that were trained on images of the validation or test split are rejected."""
+    weight: UnitInterval = 0.5
+    """Weight of the teacher's probabilities in the loss; the labels have 1 - weight."""
+    temperature: PositiveFloat = 2.0
+    """Temperature of the probabilities of the teacher and the model; larger values count
+    the differences between improbable classes more. The defaults are those of Hinton et al.
+    (2015) for speech recognition."""
+
+
 @section("optimizer")
 class OptimizerConfig:
     """The optimizer, the learning-rate schedule, and the averaging of the weights."""

@@ -141,11 +141,14 @@ def training_batches(
     epochs: range,
     first_step: int = 0,
     variants: int = 1,
+    targets: npt.NDArray[np.float32] | None = None,
     metadata: Metadata | None = None,
     sampling_weights: npt.NDArray[np.float64] | None = None,
     epoch_counts: npt.NDArray[np.int64] | None = None,
 ) -> tf.data.Dataset:
     """Returns the batches of some epochs: (inputs, int32 labels [batch_size]).
+
+    With `targets`, the labels are the rows of `targets`, float32 [batch_size, num_targets].
 
     Inputs are uint8 images [batch_size, height, width, 3] or features [batch_size,
     num_features]. With `metadata`, inputs are a dict with the keys "images" (images or
@@ -164,6 +167,8 @@ def training_batches(
         first_step: The number of batches to skip in the first of these epochs.
         variants: The number of variants of each image. One of them is drawn each time the
             image occurs in a batch.
+        targets: What the model is trained to predict, if not the labels, [num_images,
+            num_targets].
         metadata: Encoded clinical metadata, [num_images, num_clinical_features].
         sampling_weights: See `skincnn.data.sampling.epoch_batches`.
         epoch_counts: See `skincnn.data.sampling.epoch_batches`.
@@ -178,7 +183,13 @@ def training_batches(
         return rows[first_step:] if epoch == epochs.start else rows
 
     batches = _gather_batches(
-        images, labels, metadata, select_rows, epochs, batch_size, variants
+        images,
+        labels.astype(np.int32) if targets is None else targets,
+        metadata,
+        select_rows,
+        epochs,
+        batch_size,
+        variants,
     )
     steps = steps_per_epoch(len(labels), batch_size, epoch_counts)
     count = tf.data.experimental.assert_cardinality(steps * len(epochs) - first_step)
@@ -289,7 +300,7 @@ def _read_into(
 
 def _gather_batches(
     images: npt.NDArray[Any],
-    labels: npt.NDArray[np.int64],
+    labels: npt.NDArray[Any],
     metadata: Metadata | None,
     select_rows: Callable[[npt.NDArray[np.int64]], Rows],
     epochs: range,
@@ -302,7 +313,7 @@ def _gather_batches(
     dtype = tf.as_dtype(images.dtype)
     shared = [_share(images)]
     with tf.device("CPU"):  # where tf.data runs; by default constants are on the GPU
-        classes = tf.constant(labels, tf.int32)
+        targets = tf.constant(labels)
 
     def read_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         source = tf.ensure_shape(tf.py_function(lambda: shared[0], [], dtype), shape)
@@ -311,7 +322,7 @@ def _gather_batches(
             indices = rows // variants
             encoded = None if metadata is None else tf.gather(metadata, indices)
             inputs = _inputs(tf.gather(source, rows), encoded)
-            return inputs, tf.gather(classes, indices)
+            return inputs, tf.gather(targets, indices)
 
         # Python is called once per epoch; only TensorFlow gathers the batches.
         rows = tf.numpy_function(select_rows, [epoch], tf.int64)

@@ -109,6 +109,7 @@ def combine_info(
             "num_parameters": sum(info.num_parameters for info in counted),
             "training_seconds": sum(info.training_seconds for info in infos),
             "sha256": {},
+            "teacher": _common([info.teacher for info in infos]),
             "members": tuple(
                 Member(
                     name=run.name,

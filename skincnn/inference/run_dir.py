@@ -80,6 +80,19 @@ class Member(Part):
     best_epoch: int | None
 
 
+class Teacher(Part):
+    """The models on whose predictions a model was trained; see `DistillationConfig`.
+
+    Attributes:
+        models: SHA-256 of each model file, by run directory.
+        out_of_fold: Whether each training image was predicted only by models that were not
+            trained on its group.
+    """
+
+    models: dict[str, str]
+    out_of_fold: bool
+
+
 class RunInfo(Record):
     """run.json: what was trained, with which software, on which data.
 
@@ -110,6 +123,8 @@ class RunInfo(Record):
         training_seconds: Training time, summed over all models.
         sha256: SHA-256 of the model file, by file name; empty for several models.
         members: The models of an ensemble or a cross-validation; empty for a run.
+        teacher: The teacher of a distilled model; None for other models, and for several
+            models with different teachers.
     """
 
     SCHEMA = 2
@@ -139,6 +154,7 @@ class RunInfo(Record):
     training_seconds: float
     sha256: dict[str, str]
     members: tuple[Member, ...] = ()
+    teacher: Teacher | None = None
 
 
 def read_run_info(workdir: Path, fix: str = TRAIN_AGAIN) -> RunInfo:

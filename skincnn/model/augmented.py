@@ -66,7 +66,7 @@ class AugmentedClassifier(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Tensor:
-        """Returns the loss for labels [batch] or soft labels [batch, num_classes]."""
+        """Returns the loss for labels [batch] or targets [batch, num_targets]."""
         if self.mixing is not None:
             y = _soft_labels(y, y_pred)
         return super().compute_loss(x, y, _logits(y_pred), sample_weight, training)
@@ -98,10 +98,12 @@ def _logits(outputs: Any) -> Tensor:
 
 
 def _soft_labels(labels: Tensor, outputs: Any) -> Tensor:
-    """Returns soft labels, mixed like the inputs, float32 [batch, num_classes]."""
-    num_classes = _logits(outputs).shape[-1]
-    if len(labels.shape) < 2 or labels.shape[-1] != num_classes:
-        labels = ops.one_hot(ops.reshape(labels, (-1,)), num_classes)
+    """Returns soft labels, mixed like the inputs, float32 [batch, num_classes].
+
+    Targets [batch, num_targets] are mixed as they are.
+    """
+    if len(labels.shape) < 2 or labels.shape[-1] == 1:
+        labels = ops.one_hot(ops.reshape(labels, (-1,)), _logits(outputs).shape[-1])
     labels = ops.cast(labels, "float32")
     if not isinstance(outputs, dict):
         return labels

@@ -58,6 +58,26 @@ def describe_training(results: RunResults) -> str:
         f"{count_images(*(count['train'] for count in counts))} "  # type: ignore[arg-type]
         f"({_list_folds(data.train_folds)}). After each pass through the training images "
         f"(epoch), it was scored on the {split_label(validation)}. {choice}"
+        f"{_describe_teacher(results)}"
+    )
+
+
+def _describe_teacher(results: RunResults) -> str:
+    """Returns a sentence on the teacher, which starts with a space; "" without one."""
+    teacher = results.info.teacher
+    if teacher is None:
+        return ""
+    distillation = results.config.distillation
+    models = (
+        "another model" if len(teacher.models) == 1 else f"{len(teacher.models)} models"
+    )
+    unseen = "; each image was predicted only by models that were not trained on its lesion"
+    return (
+        " Besides the diagnoses, it was trained to reproduce the probabilities of "
+        f"{models} for the training images (distillation, weight "
+        f"{distillation.weight:g}, temperature {distillation.temperature:g}; Hinton et "
+        "al., 2015, arXiv:1503.02531)"
+        f"{unseen if teacher.out_of_fold else ''}."
     )
 
 

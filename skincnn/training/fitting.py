@@ -37,6 +37,7 @@ from skincnn.training.checkpoints import (
     weights_path,
 )
 from skincnn.training.devices import stop_request
+from skincnn.training.distillation import DistillationLoss
 from skincnn.training.features import Features, build_head, steps_per_execution
 from skincnn.training.losses import build_loss
 from skincnn.training.optimizers import build_optimizer
@@ -256,6 +257,8 @@ class TrainableModel:
             # mixed_float16.
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         loss = build_loss(setup.plan, config.loss, reweighted=segment.reweighted)
+        if setup.soft_labels is not None:
+            loss = DistillationLoss(loss, config.distillation)
         self.model.compile(optimizer, loss, jit_compile=setup.devices.jit)
         self.model.steps_per_execution = steps
         self.model.optimizer.build(self.model.trainable_variables)

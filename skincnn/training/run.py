@@ -209,5 +209,6 @@ def _describe(
         best_epoch=result.best_epoch,
         num_parameters=int(setup.classifier.count_params()),
         training_seconds=round(result.seconds, 1),
+        teacher=setup.soft_labels.teacher if setup.soft_labels else None,
         sha256={MODEL_FILE: sha256(workdir / MODEL_FILE)},
     )

@@ -37,6 +37,7 @@ from skincnn.model.classifier import build_classifier, num_blocks
 from skincnn.model.reproducibility import deterministic_ops, seeded
 from skincnn.training.checkpoints import Checkpoints, versions
 from skincnn.training.devices import Devices, make_devices
+from skincnn.training.distillation import SoftLabels, make_targets, predict_teacher
 from skincnn.training.features import Features, compute_features
 from skincnn.training.imbalance import STRATEGIES, Plan
 from skincnn.training.optimizers import OPTIMIZERS
@@ -57,6 +58,7 @@ class TrainingSetup:
         classifier: A model from `build_classifier`, created in the scope of `devices`.
         tables: Tables of the splits "train" and "val", with one row per image.
         compute_features: Function that computes features if `train.cached_views` > 0.
+        soft_labels: Predictions of the teacher; None without distillation.
     """
 
     config: Config
@@ -66,6 +68,7 @@ class TrainingSetup:
     class_names: tuple[str, ...]
     devices: Devices
     compute_features: ComputeFeatures = compute_features
+    soft_labels: SoftLabels | None = None
 
     def __post_init__(self) -> None:
         check_metadata(self.metadata["train"])
@@ -82,6 +85,13 @@ class TrainingSetup:
     def labels(self) -> npt.NDArray[np.int64]:
         """Labels of the training images, [num_images]."""
         return self.tables["train"]["label"].to_numpy(np.int64)
+
+    @functools.cached_property
+    def targets(self) -> npt.NDArray[np.float32] | None:
+        """Targets from `make_targets`; None without distillation."""
+        if self.soft_labels is None:
+            return None
+        return make_targets(self.labels, self.soft_labels, self.config.distillation)
 
     @functools.cached_property
     def class_counts(self) -> npt.NDArray[np.int64]:
@@ -114,6 +124,7 @@ class TrainingSetup:
             "backend": keras.backend.backend(),
             "precision": self.devices.precision,
             "num_devices": len(self.devices.names),
+            "teacher": soft.teacher.models if (soft := self.soft_labels) else {},
         }
 
     def checkpoints(self, workdir: Path) -> Checkpoints:
@@ -140,6 +151,7 @@ class TrainingSetup:
             epochs=segment.epochs,
             first_step=segment.first_step,
             variants=self.num_views(segment) or 1,
+            targets=self.targets,
             metadata=self.metadata["train"],
             sampling_weights=self.plan.sampling_weights,
             epoch_counts=self.plan.epoch_counts,
@@ -191,7 +203,8 @@ def prepare(
 
     Raises:
         ConfigError: The dataset does not exist, a synthetic dataset cannot be written, or
-            the backbone has fewer blocks than configured; see also `build`.
+            the backbone has fewer blocks than configured; see also `build` and
+            `predict_teacher`.
         DataError: The dataset has not been built, the splits do not pass the leakage audit
             or are too small, or required clinical metadata is missing or invalid.
     """
@@ -212,7 +225,15 @@ def prepare(
     _warn_of_upscaling(config.data, builder.builder_config.longest_side)
     require_full_batch(tables["train"], config.data)
     load_images = functools.partial(pipeline.load_images, builder, cache=cache)
-    setup = TrainingSetup(config, classifier, tables, load_images, class_names, devices)
+    setup = TrainingSetup(
+        config,
+        classifier,
+        tables,
+        load_images,
+        class_names,
+        devices,
+        soft_labels=predict_teacher(config, tables, builder, cache),
+    )
     return setup, builder, leakage
 
 
