@@ -30,7 +30,6 @@ from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.records import to_json
 from skincnn.reporting.parity_result import ParityResult, read_parity
-from skincnn.reporting.report import render_report
 from skincnn.serving import conversion, export
 from skincnn.serving.export import ExportSpec, export_saved_model, read_rule
 from skincnn.serving.export_info import info_path, read_export_info
@@ -223,9 +222,17 @@ def read_embedded(path: Path) -> dict[str, Any]:
     session = onnxruntime.InferenceSession(str(path))
     texts = session.get_modelmeta().custom_metadata_map
     names = json.loads(texts.pop("class_names"))
-    content = {name: json.loads(text) for name, text in texts.items()}
+    content = {name: parse_json(text) for name, text in texts.items()}
     assert content["rule"]["class_names"] == names
     return content
+
+
+def parse_json(text: str) -> Any:
+    """Returns the value of a JSON text; other texts as they are."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def check_example(workdir: Path, path: Path, class_names: Sequence[str]) -> None:
@@ -323,8 +330,10 @@ def test_ood_detection_is_switched_off_if_the_distances_differ(
         )
     # An export with such distances, in which all images are in-distribution.
     spec = ExportSpec(workdir=workdir)
-    rule = read_rule(spec)
     table = read_predictions(table_path(workdir, "test"))
+    limit = float(table["distance"].median())
+    rule = read_rule(spec).model_copy(update={"max_distance": limit})
+    monkeypatch.setattr(conversion, "read_rule", lambda spec: rule)
     logits = np.log(arrays(table, rule.class_names)[1])
     far = np.zeros(len(table))
 
@@ -346,7 +355,6 @@ def test_ood_detection_is_switched_off_if_the_distances_differ(
         (),
     )
     monkeypatch.setitem(RUNTIMES, "shifted", shifted_runtime)
-    assert rule.max_distance is not None
     ((_, path),) = conversion.export(spec, ["shifted"], data_dir)
     info = read_export_info(info_path(path))
     assert info.rule == rule.model_copy(update={"max_distance": None})
@@ -354,13 +362,10 @@ def test_ood_detection_is_switched_off_if_the_distances_differ(
     assert path.read_text() == info.ood_off
     parity = parity_of(workdir, "shifted")
     assert not parity.ood_detection
-    is_far = (table["distance"] > rule.max_distance).to_numpy()
+    is_far = (table["distance"] > limit).to_numpy()
     assert parity.same_out_of_distribution == pytest.approx(1 - is_far.mean())
     assert parity.largest_distance_difference is not None
     assert parity.largest_distance_difference > 0.1
-    render_report(workdir)
-    card = (workdir / "README.md").read_text()
-    assert "out-of-distribution detection is switched off in this export" in card
     path.unlink()
     result_path(workdir, "export.shifted").unlink()
 

@@ -76,8 +76,8 @@ class Server:
 
     def example(self, pattern: str, name: str) -> str:
         """Returns a documented example with the ports of this server."""
-        (code,) = re.findall(pattern, self.usage[name], re.DOTALL)
-        assert "localhost:850" in code
+        examples = re.findall(pattern, self.usage[name], re.DOTALL)
+        (code,) = (code for code in examples if "localhost:850" in code)
         code = code.replace("localhost:8501", f"127.0.0.1:{self.rest}")
         return str(code.replace("localhost:8500", f"127.0.0.1:{self.grpc}"))
 

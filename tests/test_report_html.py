@@ -232,11 +232,22 @@ def test_variants_are_compared_with_the_default(tmp_path: Path) -> None:
             assert f"{labels.interval(score)} {labels.signed(difference)}" in text
     assert "logit adjustment (0.50)" in text
     assert "0.0800" in text
-    [exported] = report_text.exported_variants(results)
-    assert sentences("export", exported) in text
-    for target in exported.targets.values():
-        for point in target.operating_points.values():
-            rates = " ".join(map(labels.interval, point.rates.values()))
+    exported = report_text.exported_variants(results)
+    assert {variant.variant for variant in exported} == {"d4", "adjusted"}
+    for variant in exported:
+        assert sentences("export", variant) in text
+        triage = variant.triage
+        assert triage is not None
+        points = [
+            *(
+                point
+                for x in variant.targets.values()
+                for point in x.operating_points.values()
+            ),
+            triage,
+        ]
+        for point in points:
+            rates = " ".join(labels.interval(rate) for rate in point.rates.values())
             assert f"{point.threshold:.3f} {rates}" in text
     assert "Detection of melanoma with test-time augmentation (d4)" in text
 

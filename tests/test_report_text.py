@@ -227,7 +227,6 @@ def test_variants_are_explained_and_compared(tmp_path: Path) -> None:
         "(d4): each image is predicted in 8 versions (views), rotated or mirrored, and the",
         "arXiv:2007.07314",
         "in parentheses",
-        "Exports never use logit adjustment.",
     ):
         assert part in text
     d4 = tuple(variant for variant in results.variants if variant.variant == "d4")
@@ -255,20 +254,34 @@ def test_variants_are_explained_and_compared(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "num_views", "exported"),
-    [("d4", 8, True), ("d4", 2, False), ("augment", 8, False)],
+    [
+        ("d4", 8, True),
+        ("d4", 2, False),
+        ("augment", 8, False),
+        ("adjusted", 8, True),
+        ("d4_adjusted", 8, True),
+        ("d4_adjusted", 4, False),
+        ("augment_adjusted", 8, False),
+    ],
 )
 def test_exported_variants_have_all_views(
     name: str, num_views: int, exported: bool, tmp_path: Path
 ) -> None:
     write_run(tmp_path, TABLES, {name: VARIANT}, num_views=num_views)
     results = load_results(tmp_path)
-    views = {tta: len(numbers) for tta, numbers in ORIENTATIONS.items() if tta}
+    views = {tta: len(numbers) for tta, numbers in ORIENTATIONS.items()}
     assert views == report_text.EXPORTED_VIEWS
     variants = report_text.exported_variants(results)
     assert [variant.variant for variant in variants] == ([name] if exported else [])
     for variant in variants:
         text = sentences("export", variant)
-        assert f"(--tta {name}), it has its own calibration and the thresholds" in text
+        flags = {
+            "d4": "--tta d4",
+            "adjusted": "--logit-adjustment",
+            "d4_adjusted": "--tta d4 --logit-adjustment",
+        }
+        expected = f"(scripts/export.py {flags[name]}) has its own calibration and the"
+        assert expected in text
 
 
 def test_leakage_of_a_split_is_reported(tmp_path: Path) -> None:

@@ -24,12 +24,11 @@ TABLES = {split: make_table(split, 0.6, names=NAMES) for split in ("val", "test"
 
 def score(
     tables: Tables,
-    variant: str = "",
     max_distance: Literal["chosen"] | None = "chosen",
 ) -> dict[str, SplitResult]:
     config = EvaluateConfig(num_bootstrap=200)
     stored_in = dict.fromkeys(tables, "fold 9")
-    only = InferenceVariant(variant, tables, make_cost(1))
+    only = InferenceVariant("", tables, make_cost(1))
     limit = distance_limit(tables["val"]) if max_distance == "chosen" else max_distance
     results = score_variants([only], stored_in, {}, config, limit)[1]
     return {result.split: result for result in results.values()}
@@ -163,7 +162,7 @@ def test_without_detection_only_the_threshold_refers(
     assert triage.rates["specificity"].value == point.rates["specificity"].value
 
 
-@pytest.mark.parametrize("case", ["no rule", "no malignant class", "a variant"])
+@pytest.mark.parametrize("case", ["no rule", "no malignant class"])
 def test_some_results_have_no_triage(case: str) -> None:
     tables: Tables = TABLES
     if case == "no rule":
@@ -171,8 +170,6 @@ def test_some_results_have_no_triage(case: str) -> None:
         without = score({"val": benign, "test": TABLES["test"]}, max_distance=None)
         assert [result.triage for result in without.values()] == [None, None]
         return
-    if case == "no malignant class":
-        names = {"mel": "df", "bcc": "vasc"}
-        tables = {split: rename_classes(table, names) for split, table in tables.items()}
-    variant = "d4" if case == "a variant" else ""
-    assert [result.triage for result in score(tables, variant).values()] == [None, None]
+    names = {"mel": "df", "bcc": "vasc"}
+    tables = {split: rename_classes(table, names) for split, table in tables.items()}
+    assert [result.triage for result in score(tables).values()] == [None, None]

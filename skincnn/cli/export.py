@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,14 @@ from skincnn.cli import common
 from skincnn.errors import ConfigError
 from skincnn.files import locked
 
-Format = Literal["saved_model", "litert", "litert_float16", "litert_int8", "onnx"]
+Format = Literal[
+    "saved_model",
+    "litert",
+    "litert_float16",
+    "litert_int8_weights",
+    "litert_int8",
+    "onnx",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +49,8 @@ class Arguments:
     runs with --ensemble."""
     formats: tuple[Format, ...] = ("saved_model",)
     """saved_model: for TensorFlow Serving, with image files as inputs; litert*: for phones,
-    with 32, 16 or 8 bits; onnx: for ONNX runtimes. LiteRT and ONNX require pip install -e
-    .[export]."""
+    with 32, 16 or 8 bits, or with 8 bits for the weights only; onnx: for ONNX runtimes.
+    LiteRT and ONNX require pip install -e .[export]."""
     ensemble: Path | None = None
     """Directory that scripts/evaluate.py --ensemble wrote for these runs. Exports one
     SavedModel that averages the predictions of the runs."""
@@ -92,7 +100,10 @@ def command() -> None:
             exported = True
             print(f"{name:<15} {path}", flush=True)
             if reason := read_export_info(info_path(path)).ood_off:
-                print(f"{'':<15} out-of-distribution detection is off: {reason}")
+                print(
+                    f"{name}: out-of-distribution detection is off: {reason}",
+                    file=sys.stderr,
+                )
     finally:
         if exported:
             # The report shows the parity. Another export may be rendering the same report.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
+import numpy as np
 import pandas as pd
 import psutil
 import tensorflow as tf

@@ -204,6 +204,14 @@ RUNTIMES = {
         None,
         LITERT,
     ),
+    "litert_int8_weights": Runtime(
+        "_int8_weights.tflite",
+        functools.partial(_write_litert, optimizations=[tf.lite.Optimize.DEFAULT]),
+        _embed_litert,
+        _open_litert,
+        None,
+        LITERT,
+    ),
     "litert_int8": Runtime(
         "_int8.tflite", _write_litert_int8, _embed_litert, _open_litert, None, LITERT
     ),

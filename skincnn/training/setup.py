@@ -124,7 +124,9 @@ class TrainingSetup:
             "backend": keras.backend.backend(),
             "precision": self.devices.precision,
             "num_devices": len(self.devices.names),
-            "teacher": soft.teacher.models if (soft := self.soft_labels) else {},
+            "teacher": [*self.soft_labels.teacher.models.values()]
+            if self.soft_labels
+            else [],
         }
 
     def checkpoints(self, workdir: Path) -> Checkpoints:
