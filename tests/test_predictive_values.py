@@ -50,7 +50,7 @@ def test_without_flagged_lesions_the_ppv_is_undefined() -> None:
         "sensitivity": Estimate(0.0, 0.0, 0.3),
         "specificity": Estimate(1.0, 0.9, 1.0),
     }
-    for scores in score_prevalences(values, limits, 0.95):
+    for scores in score_prevalences(values, limits):
         assert scores.ppv == Estimate(None, None, None)
         assert scores.npv.value == pytest.approx(1 - scores.prevalence)
 
@@ -63,17 +63,43 @@ def test_a_perfect_rate_has_the_limits_of_its_interval() -> None:
         "sensitivity": Estimate(1.0, 0.7, 1.0),
         "specificity": Estimate(0.8, 0.76, 0.84),
     }
-    scores = score_prevalences(values, limits, 0.95)
+    scores = score_prevalences(values, limits)
     assert [part.prevalence for part in scores] == list(PREVALENCES)
     for part in scores:
         assert part.npv.value == part.npv.high == 1
-        low = npv_at(np.full(200, 0.7), values["specificity"][1:], part.prevalence)
-        expected = np.quantile(low, 0.025, method="weibull")
-        assert part.npv.low == pytest.approx(expected, abs=1e-6)
+        # The NPV does not depend on the specificity if no lesion is missed.
+        low = npv_at(np.array([0.7]), np.array([0.8]), part.prevalence)[0]
+        assert part.npv.low == pytest.approx(low, abs=1e-6)
         for score in (part.ppv, part.net_benefit):
             assert score.low < score.value < score.high
     limits["sensitivity"] = Estimate(1.0, None, None)
-    assert score_prevalences(values, limits, 0.95)[0].ppv.low is None
+    assert score_prevalences(values, limits)[0].ppv.low is None
+
+
+@pytest.mark.parametrize("correlation", [-0.8, 0.0, 0.5])
+def test_intervals_of_many_images_are_those_of_normal_rates(correlation: float) -> None:
+    rng = np.random.default_rng(0)
+    deviations = np.array([0.01, 0.002])
+    covariance = np.outer(deviations, deviations)
+    covariance[0, 1] *= correlation
+    covariance[1, 0] *= correlation
+    means = np.array([0.8, 0.9])
+    drawn = np.vstack([means, rng.multivariate_normal(means, covariance, 40_000)])
+    values = dict(zip(("sensitivity", "specificity"), drawn.T, strict=True))
+    limits = {
+        name: Estimate(mean, mean - 1.96 * deviation, mean + 1.96 * deviation)
+        for name, mean, deviation in zip(values, means, deviations, strict=True)
+    }
+    for part in score_prevalences(values, limits):
+        for function, score in (
+            (ppv_at, part.ppv),
+            (npv_at, part.npv),
+            (net_benefit_at, part.net_benefit),
+        ):
+            resampled = function(*drawn[1:].T, part.prevalence)
+            low, high = np.quantile(resampled, (0.025, 0.975))
+            assert score.low == pytest.approx(low, abs=0.1 * (high - low))
+            assert score.high == pytest.approx(high, abs=0.1 * (high - low))
 
 
 def test_results_contain_the_scores_of_each_threshold() -> None:
@@ -100,10 +126,9 @@ def test_predictive_values_are_described_in_lesions_of_100() -> None:
     [scores] = score_prevalences(
         {"sensitivity": np.full(9, 0.8), "specificity": np.full(9, 0.9)},
         {"sensitivity": Estimate(0.8, 0.7, 0.9), "specificity": Estimate(0.9, 0.85, 0.95)},
-        0.95,
     )[2:3]
     # 1.6 of 11.4 flagged lesions are melanomas, and 0.4 of 88.6 other lesions.
     assert sentences("prevalence", "melanoma", [scores], "reach it") == (
-        "If 2 of 100 lesions are melanomas, 14 [9, 27] of 100 lesions that reach it are "
+        "If 2 of 100 lesions are melanomas, 14 [10, 25] of 100 lesions that reach it are "
         "melanomas, and 5 [2, 7] of 1,000 other lesions."
     )

@@ -206,7 +206,7 @@ class Resampled:
         if threshold is None or not estimates:
             return ()
         values = rates(positive, score, threshold, self.all_weights)
-        return score_prevalences(values, estimates, self.config.confidence, prevalences)
+        return score_prevalences(values, estimates, prevalences)
 
 
 def count_outcomes(

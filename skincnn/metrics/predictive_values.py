@@ -20,7 +20,7 @@ THRESHOLD_PROBABILITY = 0.05
 
 It is an assumption, not a recommendation: missing one of the lesions to detect is as bad as
 19 unnecessary referrals."""
-Function = Callable[[Scores, Scores], Scores]
+Function = Callable[[float, float], float]
 """Returns a score from a sensitivity and a specificity; it increases with both of them."""
 
 
@@ -77,10 +77,9 @@ def net_benefit_at(
 def score_prevalences(
     values: Mapping[str, Scores],
     rates: Mapping[str, Estimate],
-    confidence: float,
     prevalences: Sequence[float] = PREVALENCES,
 ) -> tuple[PrevalenceScores, ...]:
-    """Returns the scores at each of the prevalences, with percentile intervals.
+    """Returns the scores at each of the prevalences, with intervals; see `_estimate`.
 
     Sensitivity and specificity are assumed not to depend on the prevalence.
 
@@ -88,49 +87,64 @@ def score_prevalences(
         values: "sensitivity" and "specificity" on all images, then on each resample,
             [1 + num_resamples].
         rates: The same rates with their intervals.
-        confidence: Confidence level of the intervals, between 0 and 1.
         prevalences: Shares of the lesions that show the target, between 0 and 1.
     """
-    pair = [(values[name], rates[name]) for name in ("sensitivity", "specificity")]
+    pair = [rates[name] for name in ("sensitivity", "specificity")]
+    correlation = _correlation(values["sensitivity"][1:], values["specificity"][1:])
 
     def score(function: Callable[..., Scores], prevalence: float) -> Estimate:
-        return _estimate(lambda *rate: function(*rate, prevalence), pair, confidence)
+        def at(sensitivity: float, specificity: float) -> float:
+            arrays = np.array([sensitivity]), np.array([specificity])
+            return float(function(*arrays, prevalence)[0])
 
-    one, zero = np.ones(1), np.zeros(1)
+        return _estimate(at, pair, correlation)
+
     return tuple(
         PrevalenceScores(
             prevalence=prevalence,
             ppv=score(ppv_at, prevalence),
             npv=score(npv_at, prevalence),
             net_benefit=score(net_benefit_at, prevalence),
-            net_benefit_of_all=round(float(net_benefit_at(one, zero, prevalence)[0]), 6),
+            net_benefit_of_all=round(
+                float(net_benefit_at(np.ones(1), np.zeros(1), prevalence)[0]), 6
+            ),
         )
         for prevalence in prevalences
     )
 
 
 def _estimate(
-    function: Function, pair: Sequence[tuple[Scores, Estimate]], confidence: float
+    function: Function, rates: Sequence[Estimate], correlation: float
 ) -> Estimate:
-    """Returns the score with its interval.
+    """Returns the score with an interval from those of the rates.
 
-    The resamples of a rate of 0 or 1 can be equal. They are replaced by the limits of the
-    interval of the rate, so that each limit of the score is conservative.
+    Each limit of a rate changes the score by some amount if the other rate stays the same.
+    The two changes are added like standard deviations of correlated variables: Zou and
+    Donner, Construction of confidence limits about effect measures (2008),
+    doi:10.1002/sim.3095. The limits are within those for both rates at their limits.
     """
-    value = float(function(*(values[:1] for values, _ in pair))[0])
+    first, second = (math.nan if rate.value is None else rate.value for rate in rates)
+    value = function(first, second)
     if math.isnan(value):
         return Estimate(None, None, None)
-    if any(rate.low is None for _, rate in pair):
-        return Estimate(round(value, 6), None, None)
-    tail = (1 - confidence) / 2
-    ends = []
-    for end, quantile in (("low", tail), ("high", 1 - tail)):
-        columns = [
-            np.full(len(values) - 1, getattr(rate, end))
-            if np.nanmin(values) == np.nanmax(values)
-            else values[1:]
-            for values, rate in pair
-        ]
-        limit = np.nanquantile(function(*columns), quantile, method="weibull")
-        ends.append(round(float(limit), 6))
+    ends: list[float | None] = []
+    for end, sign in (("low", -1), ("high", 1)):
+        limits = [getattr(rate, end) for rate in rates]
+        if None in limits:
+            return Estimate(round(value, 6), None, None)
+        changes = function(limits[0], second) - value, function(first, limits[1]) - value
+        square = math.fsum((*(c**2 for c in changes), 2 * correlation * math.prod(changes)))
+        largest = abs(function(*limits) - value)
+        distance = min(largest, math.sqrt(max(0.0, square)))
+        if math.isnan(largest):  # nothing is flagged at the limits
+            return Estimate(round(value, 6), None, None)
+        ends.append(round(value + sign * distance, 6))
     return Estimate(round(value, 6), *ends)
+
+
+def _correlation(first: Scores, second: Scores) -> float:
+    """Returns the correlation of two scores; 0 if one of them does not vary."""
+    defined = ~np.isnan(first + second)
+    deviations = [part[defined] - part[defined].mean() for part in (first, second)]
+    norms = [np.linalg.norm(part) for part in deviations]
+    return float(deviations[0] @ deviations[1] / math.prod(norms)) if all(norms) else 0.0
