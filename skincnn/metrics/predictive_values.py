@@ -143,8 +143,10 @@ def _estimate(
 
 
 def _correlation(first: Scores, second: Scores) -> float:
-    """Returns the correlation of two scores; 0 if one of them does not vary."""
+    """Returns the correlation of two scores; 0 if one is undefined or does not vary."""
     defined = ~np.isnan(first + second)
+    if not defined.any():
+        return 0.0
     deviations = [part[defined] - part[defined].mean() for part in (first, second)]
     norms = [np.linalg.norm(part) for part in deviations]
     return float(deviations[0] @ deviations[1] / math.prod(norms)) if all(norms) else 0.0
