@@ -10,7 +10,15 @@ sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 project = "skincnn"
 html_title = "skincnn"
 html_theme = "furo"
-extensions = ["myst_nb", "results", "sphinx_copybutton"]
+extensions = [
+    "myst_nb",
+    "results",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
+autodoc_typehints = "none"
+napoleon_google_docstring = True
 exclude_patterns = ["_build", "jupyter_execute"]
 myst_heading_anchors = 3
 nb_execution_raise_on_error = True

@@ -1,3 +1,68 @@
-"""Training, evaluation and serving of skin-lesion classifiers."""
+"""Training, evaluation and serving of skin-lesion classifiers.
+
+    import skincnn
+
+    config = skincnn.preset("quickstart").replace(**{"train.epochs": 3})
+    run = skincnn.train(config, "runs/a")       # -> Run
+    result = run.evaluate(tta="augment")        # scores with confidence intervals
+    run.report(open=True)                       # report.html
+    table = skincnn.load("runs/a").predict(["lesion.jpg"])
+
+The names below are imported when they are first used, because TensorFlow takes seconds to
+import.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from skincnn import metrics
+    from skincnn.api.compare import Comparison, compare
+    from skincnn.api.data import Data, Split, build_model, load_data, show_batch
+    from skincnn.api.run import Model, Run, load, train
+    from skincnn.config import Config
+    from skincnn.presets import preset
 
 __version__ = "0.1.0"
+__all__ = [
+    "Comparison",
+    "Config",
+    "Data",
+    "Model",
+    "Run",
+    "Split",
+    "build_model",
+    "compare",
+    "load",
+    "load_data",
+    "metrics",
+    "preset",
+    "show_batch",
+    "train",
+]
+_MODULES = {
+    "skincnn.api.compare": ("Comparison", "compare"),
+    "skincnn.api.data": ("Data", "Split", "build_model", "load_data", "show_batch"),
+    "skincnn.api.run": ("Model", "Run", "load", "train"),
+    "skincnn.config": ("Config",),
+    "skincnn.presets": ("preset",),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _MODULES.items():
+        if name in names:
+            if module in ("skincnn.api.data", "skincnn.api.run"):
+                from skincnn.startup import load_tensorflow
+
+                load_tensorflow()
+            return getattr(importlib.import_module(module), name)
+    if name == "metrics":
+        return importlib.import_module("skincnn.metrics")
+    raise AttributeError(f"module 'skincnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

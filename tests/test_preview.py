@@ -9,7 +9,7 @@ import pytest
 from conftest import run_here
 from PIL import Image
 
-from skincnn.cli.preview import plot_augmented
+from skincnn.api.preview import plot_augmented
 from skincnn.config import AugmentConfig
 
 

@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import re
 import select
 import signal
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import tyro
 
+from skincnn import presets
 from skincnn.config import Config, read_config
 from skincnn.errors import ConfigError, Terminated
-from skincnn.lookup import look_up
-from skincnn.presets import PRESETS
+from skincnn.startup import load_tensorflow as load_tensorflow
 
 DEFAULT_PRESET = "quickstart"
-
-NOISE = re.compile(
-    rb"All log messages before absl::InitializeLog"
-    rb"|oneDNN custom operations are on"
-    rb"|Could not find cuda drivers"
-    rb"|failed call to cuInit"
-    rb"|TensorFlow binary is optimized"
-    rb"|To enable the following instructions"
-    rb"|computation_placer already registered"
-    rb"|Unable to register cu(FFT|DNN|BLAS) factory"
-)
-"""Messages that TensorFlow prints at startup and that require no action."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +115,7 @@ def parse(
     path = find_flag(argv, "--config")
     if not path:
         preset = preset or DEFAULT_PRESET
-        config = look_up(PRESETS, preset, "PRESET")()
+        config = presets.preset(preset)
     elif preset:
         raise ConfigError(
             "PRESET and --config cannot be used together. "
@@ -151,62 +136,21 @@ def find_flag(argv: Sequence[str], name: str) -> str:
     return str(parser.parse_known_args(argv)[0].value)
 
 
-def load_tensorflow() -> None:
-    """Imports TensorFlow and initializes its devices, hiding messages that match `NOISE`.
-
-    Standard error is buffered meanwhile; all other messages are written afterward. With
-    another Keras backend, the GPUs are hidden from TensorFlow.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    with _without_noise():
-        import tensorflow as tf
-
-        if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
-            # TensorFlow then only reads images, and must not allocate GPU memory.
-            tf.config.set_visible_devices([], "GPU")
-        tf.config.list_logical_devices()
-    # Retracing is expected here, because input shapes and models vary.
-    tf.get_logger().addFilter(
-        lambda record: "triggered tf.function retracing" not in record.getMessage()
-    )
-
-
-@contextlib.contextmanager
-def _without_noise() -> Iterator[None]:
-    # The lines come from C++ and bypass sys.stderr, so the file descriptor is redirected.
-    sys.stderr.flush()
-    original = os.dup(2)
-    with tempfile.TemporaryFile() as buffer:
-        os.dup2(buffer.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(original, 2)
-            os.close(original)
-            buffer.seek(0)
-            for line in buffer:
-                if not NOISE.search(line):
-                    os.write(2, line)
-
-
 def _terminate(signum: int, frame: object) -> None:
     raise Terminated
 
 
 def show_report(workdir: Path, headline: str = "", checklists: Sequence[str] = ()) -> None:
-    """Renders the report of a run, and prints the scores and the path of the report.
+    """Renders the report of a run, and prints the scores and the paths of the files.
 
     `headline` is the split to report first; see `skincnn.reporting.load.load_results`.
     `checklists` are names of reporting standards.
     """
-    from skincnn.reporting.checklist import render_checklists
-    from skincnn.reporting.load import load_results
-    from skincnn.reporting.report import render_report, summary
+    from skincnn.api.run import Run
 
-    path = render_report(workdir, headline)
-    results = load_results(workdir, headline)
-    paths = render_checklists(results, checklists)
-    print(f"\n{summary(results)}\n\nreport  {path}")
+    run = Run(workdir)
+    path = run.report(headline)
+    paths = run.checklists(checklists)
+    print(f"\n{run.summary(headline)}\n\nreport  {path}")
     for path in paths:
         print(f"checklist {path}")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
-from skincnn.config.section import require
-from skincnn.errors import ConfigError
 from skincnn.files import replacing, write_text
 
 
@@ -64,37 +63,15 @@ class Arguments:
 def command() -> None:
     """Parses the arguments, prints the tables, and writes the tables and a chart."""
     arguments = tyro.cli(Arguments)
-    from skincnn.evaluation import compared_runs, comparison
-    from skincnn.evaluation.external.result import external_name
+    from skincnn.api.compare import compare
 
-    num_bootstrap = arguments.num_bootstrap
-    require(num_bootstrap >= 100, "--num-bootstrap", "100 or more", num_bootstrap)
-    if not arguments.workdirs:
-        raise ConfigError("Give the directories of evaluated runs, such as runs/a runs/b.")
-    paths, split = arguments.workdirs, arguments.split
-    if arguments.external:
-        split = external_name(arguments.external)
-    runs = [compared_runs.read_compared_run(path, split) for path in paths]
-    if arguments.variants or arguments.baseline:
-        runs += [
-            compared_runs.read_compared_run(path, split, variant)
-            for path in paths
-            for variant in compared_runs.variant_names(path, split)
-        ]
-    runs = compared_runs.put_baseline_first(runs, arguments.baseline)
-    tables = comparison.compare(
-        runs, arguments.sort, num_bootstrap, average_seeds=arguments.average_seeds
-    )
-    from skincnn.reporting import comparison_tables
-    from skincnn.reporting.plots import to_png
-
-    text = comparison_tables.to_markdown(tables)
+    options = dataclasses.asdict(arguments)
+    folder = options.pop("output")
+    compared = compare(options.pop("workdirs"), **options)
+    text = compared.to_markdown()
     print(text)
-    folder = arguments.output
-    frame = comparison_tables.to_frame(tables)
     write_text(folder / "compare.md", text)
-    write_text(folder / "compare.csv", frame.to_csv(index=False))
-    figure = comparison_tables.plot_comparison(tables, arguments.sort)
+    write_text(folder / "compare.csv", compared.to_frame().to_csv(index=False))
     with replacing(folder / "compare.png") as temporary:
-        temporary.write_bytes(to_png(figure))
+        compared.plot().save(temporary, "PNG")
     print(f"table  {folder / 'compare.md'}\nchart  {folder / 'compare.png'}")

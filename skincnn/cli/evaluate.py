@@ -91,21 +91,18 @@ def command() -> None:
         return
     _reject(arguments, EXTERNAL_FLAGS, "require --external.")
     common.load_tensorflow()
-    from skincnn.evaluation.evaluate import EvaluateOptions, evaluate, write_evaluation
+    from skincnn.api.run import Run
 
-    options = EvaluateOptions(
-        splits=arguments.split,
-        tta=arguments.tta,
-        num_views=arguments.num_views,
-        logit_adjustment=arguments.logit_adjustment,
-        corruptions=arguments.corruptions,
-        ood_dir=arguments.ood_dir,
-    )
     for workdir in arguments.workdirs:
-        with locked(workdir):
-            evaluation = evaluate(workdir, arguments.data_dir, arguments.cache, options)
-            write_evaluation(workdir, evaluation)
-            common.show_report(workdir, evaluation.headline)
+        result = Run(workdir, arguments.data_dir, arguments.cache).evaluate(
+            splits=arguments.split,
+            tta=arguments.tta,
+            num_views=arguments.num_views,
+            logit_adjustment=arguments.logit_adjustment,
+            corruptions=arguments.corruptions,
+            ood_dir=arguments.ood_dir,
+        )
+        common.show_report(workdir, result.split)
 
 
 def _validate(arguments: Arguments) -> None:
@@ -117,25 +114,16 @@ def _validate(arguments: Arguments) -> None:
     )
     prevalences = _parse_prevalences(arguments.prevalence)
     common.load_tensorflow()
-    from skincnn.evaluation.external.evaluate import (
-        ExternalOptions,
-        evaluate_external,
-        write_external,
-    )
+    from skincnn.api.run import Run
 
-    options = ExternalOptions(
-        dataset=arguments.external,
-        label_map=arguments.label_map,
-        prevalences=prevalences,
-        skip_overlap_audit=arguments.skip_overlap_audit,
-    )
     for workdir in arguments.workdirs:
-        with locked(workdir):
-            evaluation = evaluate_external(
-                workdir, options, arguments.data_dir, arguments.cache
-            )
-            write_external(workdir, evaluation)
-            common.show_report(workdir)
+        Run(workdir, arguments.data_dir, arguments.cache).evaluate_external(
+            arguments.external,
+            label_map=arguments.label_map,
+            prevalences=prevalences,
+            skip_overlap_audit=arguments.skip_overlap_audit,
+        )
+        common.show_report(workdir)
 
 
 def _combine(arguments: Arguments, workdir: Path) -> None:
@@ -153,7 +141,7 @@ def _combine(arguments: Arguments, workdir: Path) -> None:
     with locked(workdir):
         check_workdir(workdir)
         write_aggregate(workdir, combine_runs(arguments.workdirs))
-        common.show_report(workdir)
+    common.show_report(workdir)
 
 
 def _reject(arguments: Arguments, names: Sequence[str], reason: str) -> None:

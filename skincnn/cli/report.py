@@ -9,7 +9,6 @@ import tyro
 
 from skincnn.cli import common
 from skincnn.errors import ConfigError
-from skincnn.files import locked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,5 +45,4 @@ def command() -> None:
         raise ConfigError("Give the directory of a run, such as runs/quickstart.")
     common.load_tensorflow()
     for workdir in arguments.workdirs:
-        with locked(workdir):
-            common.show_report(workdir, arguments.headline, arguments.checklist)
+        common.show_report(workdir, arguments.headline, arguments.checklist)

@@ -113,29 +113,20 @@ def command() -> None:
         members = vary(config) if vary else vary_seed(config, arguments.ensemble)
         train_ensemble(arguments, workdir, members)
         return
-    from skincnn.model.reproducibility import deterministic_ops
-    from skincnn.serving.export import ExportSpec, export_saved_model, find_saved_model
-    from skincnn.training.devices import leave_processes, run_folder
-    from skincnn.training.run import train
+    from skincnn.api.run import train
+    from skincnn.serving.export import find_saved_model
 
-    config = arguments.config
-    with run_folder(workdir) as folder, deterministic_ops(config.train.deterministic):
-        train(
-            config,
-            folder,
-            arguments.data_dir,
-            overwrite=arguments.overwrite,
-            resume=arguments.resume,
-            cache=arguments.cache,
-        )
-        leave_processes()
-        if folder != workdir:  # only the first process evaluates and exports the run
-            return
-        _evaluate(arguments, workdir)
-        # A finished run has an export, unless it was interrupted before the export.
-        saved_model = find_saved_model(workdir) or export_saved_model(
-            ExportSpec(workdir=workdir), arguments.data_dir
-        )
+    run = train(
+        arguments.config,
+        workdir,
+        arguments.data_dir,
+        overwrite=arguments.overwrite,
+        resume=arguments.resume,
+        cache=arguments.cache,
+    )
+    run.evaluate()
+    # A finished run has an export, unless it was interrupted before the export.
+    saved_model = find_saved_model(workdir) or run.export()["saved_model"]
     common.show_report(workdir)
     print(f"model   {saved_model}")
 
@@ -191,10 +182,10 @@ def train_models(
         ConfigError: Training on several machines is configured, or a directory cannot be
             used.
     """
+    from skincnn.api.run import train
     from skincnn.evaluation import aggregate
-    from skincnn.model.reproducibility import deterministic_ops
     from skincnn.training.devices import PROCESSES
-    from skincnn.training.run import check_workdir, train
+    from skincnn.training.run import check_workdir
 
     if any(os.environ.get(name) for name in PROCESSES):
         raise ConfigError(
@@ -202,41 +193,39 @@ def train_models(
             f"variables {', '.join(PROCESSES)}, or train each model separately."
         )
     runs = [workdir / f"model_{number}" for number in range(1, len(configs) + 1)]
-    flags = {"overwrite": arguments.overwrite, "resume": arguments.resume}
-    deterministic = arguments.config.train.deterministic
-    with locked(workdir), deterministic_ops(deterministic):
+    overwrite, resume = arguments.overwrite, arguments.resume
+    with locked(workdir):
         aggregate.check_workdir(workdir)
         # Check all directories before training the first model.
         for run, config in zip(runs, configs, strict=True):
-            check_workdir(run, config, **flags)
+            check_workdir(run, config, overwrite=overwrite, resume=resume)
         for run, config in zip(runs, configs, strict=True):
             print(f"\n{run}")
-            train(config, run, arguments.data_dir, **flags, cache=arguments.cache)
-            _evaluate(arguments, run, logit_adjustment=logit_adjustment)
+            train(
+                config,
+                run,
+                arguments.data_dir,
+                overwrite=overwrite,
+                resume=resume,
+                cache=arguments.cache,
+            ).evaluate(logit_adjustment=logit_adjustment)
             common.show_report(run)
         aggregate.write_aggregate(workdir, combine(runs))
     return runs
 
 
-def _evaluate(
-    arguments: Arguments, workdir: Path, *, logit_adjustment: bool = False
-) -> None:
-    from skincnn.evaluation.evaluate import EvaluateOptions, evaluate, write_evaluation
-
-    options = EvaluateOptions(logit_adjustment=logit_adjustment)
-    evaluation = evaluate(workdir, arguments.data_dir, arguments.cache, options)
-    write_evaluation(workdir, evaluation)
-
-
 def preview(arguments: Arguments) -> None:
     """Draws augmented training images, and prints the path of the figure."""
     common.load_tensorflow()
-    from skincnn.cli.preview import write_preview
+    from skincnn.api.data import show_batch
     from skincnn.training.setup import check
 
     check(arguments.config)
     path = (arguments.workdir or Path()) / "preview.png"
-    write_preview(arguments.config, path, arguments.data_dir)
+    require_writable_folder(path.parent, "--workdir")
+    image = show_batch(arguments.config, arguments.data_dir)
+    with replacing(path) as temporary:
+        image.save(temporary, "PNG")
     print(f"preview {path}")
 
 

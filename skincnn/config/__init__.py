@@ -106,6 +106,29 @@ class Config:
             f"{self.train.scenario} with `model.weights` {self.model.weights}",
         )
 
+    def replace(self, **changes: object) -> Config:
+        """Returns a copy with other values, given by the dotted names of the fields.
+
+        >>> Config().replace(**{"train.epochs": 3, "data.test_folds": [9], "seed": 1}).seed
+        1
+
+        Raises:
+            ConfigError: A field does not exist, or a value is invalid or conflicts with
+                another value.
+        """
+        sections: dict[str, dict[str, object]] = {}
+        fields: dict[str, object] = {}
+        for name, value in changes.items():
+            section, _, field = name.partition(".")
+            value = tuple(value) if isinstance(value, list) else value
+            if field and dataclasses.is_dataclass(getattr(self, section, None)):
+                sections.setdefault(section, {})[field] = value
+            else:
+                fields[name] = value
+        for section, values in sections.items():
+            fields[section] = dataclasses.replace(getattr(self, section), **values)
+        return dataclasses.replace(self, **fields)  # type: ignore[arg-type]
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the configuration as nested dictionaries that JSON can represent."""
         return dataclasses.asdict(self)

@@ -203,7 +203,7 @@ def evaluation_batches(
 
     The batches have the format of the inputs of `training_batches`.
     """
-    shared = _share(images)
+    shared = share(images)
 
     def read(first: tf.Tensor) -> Any:
         rows = slice(first, first + EVALUATION_BATCH_SIZE)
@@ -311,7 +311,7 @@ def _gather_batches(
     # Height and width are unspecified, so that another image size requires no retracing.
     shape = (len(labels) * variants, *[None] * (images.ndim - 2), images.shape[-1])
     dtype = tf.as_dtype(images.dtype)
-    shared = [_share(images)]
+    shared = [share(images)]
     with tf.device("CPU"):  # where tf.data runs; by default constants are on the GPU
         targets = tf.constant(labels)
 
@@ -342,7 +342,7 @@ def _inputs(images: tf.Tensor, metadata: tf.Tensor | None) -> Any:
     return images if metadata is None else {"images": images, "metadata": metadata}
 
 
-def _share(images: npt.NDArray[Any]) -> tf.Tensor:
+def share(images: npt.NDArray[Any]) -> tf.Tensor:
     """Returns a tensor that shares the memory of `images` and keeps it alive.
 
     An array that cannot be shared is copied: TensorFlow kernels crash on unaligned memory.

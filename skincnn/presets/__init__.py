@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from skincnn.config import Config
+from skincnn.lookup import look_up
 from skincnn.presets import ours, published
 
 PRESETS: dict[str, Callable[[], Config]] = {
-    preset.__name__: preset
-    for preset in (
+    function.__name__: function
+    for function in (
         ours.quickstart,
         ours.mobilenet_160,
         ours.ensemble5_member,
@@ -41,6 +42,18 @@ def vary_seed(config: Config, num_models: int) -> tuple[Config, ...]:
     return tuple(dataclasses.replace(config, seed=seed) for seed in seeds)
 
 
+def preset(name: str) -> Config:
+    """Returns the configuration of a preset.
+
+    >>> preset("quickstart").data.dataset
+    'demo'
+
+    Raises:
+        ConfigError: There is no preset of this name.
+    """
+    return look_up(PRESETS, name, "PRESET")()
+
+
 def to_command(config: Config) -> str | None:
     """Returns the scripts/train.py command that trains with a configuration.
 
@@ -49,7 +62,7 @@ def to_command(config: Config) -> str | None:
     """
     candidates = [
         (name, _flags(base, config))
-        for name, base in ((name, preset()) for name, preset in PRESETS.items())
+        for name, base in ((name, function()) for name, function in PRESETS.items())
         if len(base.train.stages) == len(config.train.stages)
     ]
     if not candidates:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from skincnn.evaluation.mistakes import Mistakes
 from skincnn.inference.grad_cam import overlay
@@ -103,6 +104,11 @@ def to_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
+
+
+def to_image(figure: Figure) -> Image.Image:
+    """Returns a figure as an image, which notebooks display."""
+    return Image.open(io.BytesIO(to_png(figure)))
 
 
 def draw_estimate(axes: Axes, y: float, score: Estimate, color: str) -> None:

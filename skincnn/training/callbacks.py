@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from skincnn.training.checkpoints import Arrays, Progress, assign, weights_path
 DIVERGED_LOSS = 30
 """Training has diverged if the mean loss of an epoch exceeds this multiple of
 log(num_classes), the cross-entropy of uniform predictions."""
-EPOCH_METRICS = ("balanced_accuracy", "macro_f1", "accuracy")
+EPOCH_METRICS = ("log_loss", "balanced_accuracy", "macro_f1", "accuracy")
 """Names in `METRICS` that are logged after each epoch, in addition to `train.monitor`."""
 ADVICE = (
     "Lower --optimizer.learning-rate and --optimizer.head-learning-rate, or raise "
@@ -189,6 +189,72 @@ class SaveCheckpoint(keras.callbacks.Callback):
             self.model.jax_state_sync()
         with explain_write_errors(Path("checkpoints")):
             self.save()
+
+
+class UserCallbacks(keras.callbacks.Callback):
+    """The user's callbacks, which see all epochs as one training run.
+
+    Training calls `keras.Model.fit` once for each segment. The user's `on_train_begin` is
+    called before the first of them only, and `on_train_end` by `finish`. If a callback sets
+    `model.stop_training`, training stops after the epoch.
+
+    An exception of a callback is raised as a `ConfigError` that names the callback.
+    """
+
+    def __init__(self, callbacks: Sequence[keras.callbacks.Callback]):
+        """Wraps the callbacks, which are called in this order."""
+        super().__init__()
+        self.callbacks = callbacks
+        self._begun = False
+
+    def set_model(self, model: keras.Model) -> None:
+        """Sets the model that the next segment trains."""
+        super().set_model(model)
+        self._call("set_model", model)
+
+    def set_params(self, params: dict[str, object]) -> None:
+        """Sets the number of epochs and steps of the next segment."""
+        super().set_params(params)
+        self._call("set_params", params)
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Is called at the start of each segment."""
+        if not self._begun:
+            self._call("on_train_begin", logs)
+        self._begun = True
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Is called at the start of each epoch, counted from 0 over the whole run."""
+        self._call("on_epoch_begin", epoch, logs)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Is called after each epoch, with the validation scores in `logs`."""
+        self._call("on_epoch_end", epoch, logs)
+
+    def on_train_batch_begin(
+        self, batch: int, logs: dict[str, float] | None = None
+    ) -> None:
+        """Is called before each step."""
+        self._call("on_train_batch_begin", batch, logs)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Is called after each step."""
+        self._call("on_train_batch_end", batch, logs)
+
+    def finish(self) -> None:
+        """Ends the training run for the callbacks."""
+        if self._begun:
+            self._call("on_train_end", None)
+
+    def _call(self, method: str, *arguments: object) -> None:
+        for callback in self.callbacks:
+            try:
+                getattr(callback, method)(*arguments)
+            except Exception as error:
+                raise ConfigError(
+                    f"The callback {type(callback).__name__} raised "
+                    f"{type(error).__name__} in {method}: {error}"
+                ) from error
 
 
 def is_patience_over(progress: Progress, patience: int, first_epoch: int) -> bool:

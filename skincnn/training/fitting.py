@@ -25,6 +25,7 @@ from skincnn.model.classifier import block_of_variables, set_trainable
 from skincnn.model.mixing import Mixing
 from skincnn.training.callbacks import (
     SaveCheckpoint,
+    UserCallbacks,
     Validation,
     is_patience_over,
     metric_variables,
@@ -80,7 +81,8 @@ def fit(
     Writes checkpoints/, logs/ and history.csv to `workdir`, and resumes from the last
     checkpoint, if any. Each segment (one call to `keras.Model.fit`) also starts by loading
     the last checkpoint, so that resumed and uninterrupted runs give the same weights with
-    `train.deterministic`. `callbacks` run last. `verbose` 0 prints nothing to stdout.
+    `train.deterministic`. The user's `callbacks` run last; see `UserCallbacks`. `verbose` 0
+    prints nothing to stdout.
 
     Raises:
         ConfigError: The device memory is full, or a file cannot be written.
@@ -99,13 +101,15 @@ def fit(
                 f"Resuming {workdir} in epoch {progress.epoch + 1}, step "
                 f"{progress.step + 1}"
             )
-        loop = _Loop(setup, workdir, progress, callbacks, verbose)
+        user_callbacks = UserCallbacks(callbacks)
+        loop = _Loop(setup, workdir, progress, user_callbacks, verbose)
         with loop.stop:
             for segment in setup.segments(progress.epoch, progress.step):
                 if loop.is_over():
                     break
                 with explain_full_memory(setup.config.data.batch_size, segment.image_size):
                     loop.fit_segment(segment)
+        user_callbacks.finish()
         _load_best(setup.classifier, checkpoints, progress)
         return FitResult(
             progress.best_epoch,
@@ -122,7 +126,7 @@ class _Loop:
     setup: TrainingSetup
     workdir: Path
     progress: Progress
-    callbacks: Sequence[keras.callbacks.Callback]
+    user_callbacks: UserCallbacks
     verbose: Verbose
 
     def __post_init__(self) -> None:
@@ -131,6 +135,7 @@ class _Loop:
         self.stop = stop_request()
         self.trainable = TrainableModel(setup, verbose=bool(self.verbose))
         self.inputs = Inputs(setup)
+        self.stopped = False
 
     def fit_segment(self, segment: Segment) -> None:
         """Trains the epochs of a segment."""
@@ -161,15 +166,21 @@ class _Loop:
                     self.progress, self._save, self.stop, segment.first_step, metrics
                 ),
                 keras.callbacks.LambdaCallback(on_epoch_end=self._stop_early),
-                *self.callbacks,
+                self.user_callbacks,
             ],
         )
+        self.stopped = self.trainable.model.stop_training
 
     def is_over(self) -> bool:
-        """Returns whether to stop early because the monitored metric no longer improves."""
+        """Returns whether to stop early.
+
+        The reason is that a callback of the user has stopped training, or that the
+        monitored metric no longer improves.
+        """
         first_epoch = start_of_last(self.setup.stages)
         patience = self.setup.config.train.patience
-        return is_patience_over(self.progress, patience, first_epoch)
+        patience_over = is_patience_over(self.progress, patience, first_epoch)
+        return self.stopped or patience_over
 
     def _stop_early(self, *_: object) -> None:
         if self.is_over():

@@ -54,6 +54,7 @@ def train(
     overwrite: bool = False,
     resume: bool = False,
     cache: Cache = "auto",
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> None:
     """Trains a classifier and writes the model of the best epoch to `workdir`.
 
@@ -71,6 +72,7 @@ def train(
             change. With `train.deterministic`, a run that is resumed on the same machine
             gives the same weights as an uninterrupted run.
         cache: Where to keep decoded images; see `skincnn.data.cache.cached_images`.
+        callbacks: The user's callbacks; see `skincnn.training.callbacks.UserCallbacks`.
 
     Raises:
         ConfigError: The configuration or the initial weights are invalid, the dataset does
@@ -93,7 +95,7 @@ def train(
         clear(workdir)
         with explain_write_errors(workdir):
             write_json(workdir / CONFIG_FILE, config.to_dict())
-    result = fit(setup, workdir)
+    result = fit(setup, workdir, callbacks=callbacks)
     with explain_write_errors(workdir):
         save_model(config, setup.classifier, workdir / MODEL_FILE)
         write_record(

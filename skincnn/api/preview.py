@@ -14,15 +14,12 @@ from matplotlib.figure import Figure
 from skincnn.config import AugmentConfig, Config
 from skincnn.data import datasets, pipeline
 from skincnn.data.preprocess import read_image
-from skincnn.files import replacing, require_writable_folder
 from skincnn.model.augment import Augmentation
 from skincnn.model.mixing import Mixing
-from skincnn.reporting.plots import to_png
 
 
-def write_preview(config: Config, path: Path, data_dir: Path | None = None) -> None:
-    """Writes a PNG file with augmented copies of a training image of each class."""
-    require_writable_folder(path.parent, "--workdir")
+def plot_preview(config: Config, data_dir: Path | None = None) -> Figure:
+    """Returns a figure with augmented copies of a training image of each class."""
     builder = datasets.open_dataset(config.data.dataset, data_dir)
     names = datasets.class_names(config.data.dataset, data_dir)
     # One fold usually contains all classes; reading all folds would take minutes.
@@ -36,8 +33,7 @@ def write_preview(config: Config, path: Path, data_dir: Path | None = None) -> N
     labels = [names[label] for label in table["label"]]
     figure = plot_augmented(images, labels, config.augment, config.seed)
     figure.suptitle(f"{config.data.dataset}, {_describe(config.augment)}", fontsize=10)
-    with replacing(path) as temporary:
-        temporary.write_bytes(to_png(figure))
+    return figure
 
 
 def plot_augmented(

@@ -1,0 +1,457 @@
+"""Trained models: training, evaluation, prediction, explanation and export."""
+
+from __future__ import annotations
+
+import html
+import sys
+import webbrowser
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image
+
+from skincnn.api.data import PathLike
+from skincnn.clinical_metadata import CLINICAL_COLUMNS
+from skincnn.config import Config, read_config
+from skincnn.data.cache import Cache
+from skincnn.errors import ConfigError
+from skincnn.evaluation.evaluate import EvaluateOptions, evaluate, write_evaluation
+from skincnn.evaluation.external.evaluate import (
+    ExternalOptions,
+    evaluate_external,
+    write_external,
+)
+from skincnn.evaluation.external.result import ExternalResult
+from skincnn.evaluation.results import SplitResult, read_split_results, split_name
+from skincnn.files import locked
+from skincnn.inference.load import load_model
+from skincnn.inference.logit_adjustment import adjusted_name
+from skincnn.inference.predictions import read_predictions, table_path
+from skincnn.inference.run_dir import (
+    CONFIG_FILE,
+    RUN_FILE,
+    RunInfo,
+    read_history,
+    read_run_info,
+)
+from skincnn.model.reproducibility import deterministic_ops
+from skincnn.reporting.checklist import render_checklists
+from skincnn.reporting.load import load_results
+from skincnn.reporting.report import render_report, summary
+from skincnn.serving.conversion import export
+from skincnn.serving.explain import Explainer
+from skincnn.serving.export import ExportSpec, find_runs
+from skincnn.serving.predictor import Predictor, load_predictor, predict_files
+from skincnn.serving.prefetch import read_file
+from skincnn.serving.tables import select_clinical_metadata
+from skincnn.training import run as training
+from skincnn.training.devices import leave_processes, run_folder
+from tfds_ham10000.image_files import find_files
+
+Images = PathLike | Image.Image | npt.NDArray[np.uint8] | pd.DataFrame
+"""A file, a directory of image files, an image, an array of images, or a table of files."""
+Array = npt.NDArray[np.uint8]
+
+
+class Model:
+    """A trained model: a run directory, or an export (SavedModel, LiteRT or ONNX)."""
+
+    def __init__(self, path: PathLike):
+        """Remembers the path; the model is loaded when it first predicts."""
+        self.path = Path(path)
+        self._predictor: Predictor | None = None
+
+    def __repr__(self) -> str:
+        """Returns, for example, `Run('runs/a')`."""
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+    @property
+    def predictor(self) -> Predictor:
+        """The loaded model; see `skincnn.serving.predictor.Predictor`."""
+        if self._predictor is None:
+            self._predictor = load_predictor(self.path)
+        return self._predictor
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names, in the order of the probabilities."""
+        return self.predictor.rule.class_names
+
+    def predict(
+        self,
+        images: Images | Sequence[Images],
+        clinical_metadata: pd.DataFrame | None = None,
+        *,
+        batch_size: int = 32,
+    ) -> pd.DataFrame:
+        """Returns a table with one row per image: probabilities, decision, status.
+
+        Unreadable images have a `status` other than "ok" and no numbers. The columns are
+        those of `python scripts/predict.py --help`. Not a medical device.
+
+        Args:
+            images: Files, directories (searched for image files), PIL images, or arrays
+                uint8 [height, width, 3] or [num_images, height, width, 3] in 0..255; one
+                or a list. Or a table with a column `file` and, for a model with clinical
+                metadata, the columns age, sex and localization.
+            clinical_metadata: A table with the columns image_id (the file name without
+                extension), age, sex and localization.
+            batch_size: Number of images that are predicted at a time.
+
+        Raises:
+            ConfigError: The path contains no model, or there are no images.
+            DataError: A file of the model is missing or has changed.
+        """
+        if isinstance(images, pd.DataFrame):
+            if not set(CLINICAL_COLUMNS).isdisjoint(images) and clinical_metadata is None:
+                stems = images["file"].map(lambda name: Path(name).stem)
+                clinical_metadata = images.assign(image_id=stems)
+            images = images["file"].tolist()
+        sources = _list_images(images)
+        tables = [
+            self._predict(sources[start : start + batch_size], clinical_metadata)
+            for start in range(0, len(sources), batch_size)
+        ]
+        return pd.concat(tables, ignore_index=True)
+
+    def _predict(
+        self, sources: Sequence[tuple[Path, Array | None]], metadata: pd.DataFrame | None
+    ) -> pd.DataFrame:
+        paths = [path for path, _ in sources]
+        contents = [
+            read_file(path) if pixels is None else _to_png(pixels)
+            for path, pixels in sources
+        ]
+        indexed = None if metadata is None else metadata.set_index("image_id")
+        rows = select_clinical_metadata(paths, indexed)
+        return predict_files(self.predictor, paths, contents, rows)
+
+
+class Run(Model):
+    """A run directory: a trained model with its history, results, report and exports."""
+
+    def __init__(
+        self, path: PathLike, data_dir: PathLike | None = None, cache: Cache = "auto"
+    ):
+        """Opens a run directory.
+
+        Args:
+            path: The run directory.
+            data_dir: The directory of built datasets, for evaluation and export; by
+                default the data directory of TFDS.
+            cache: Where decoded images are kept: "memory", "disk", or "auto".
+        """
+        super().__init__(path)
+        self.data_dir = None if data_dir is None else Path(data_dir)
+        self.cache: Cache = cache
+
+    @property
+    def info(self) -> RunInfo:
+        """What was trained, with which software, on which data; see `RunInfo`."""
+        return read_run_info(self.path)
+
+    @property
+    def config(self) -> Config:
+        """The configuration."""
+        return read_config(self.path / CONFIG_FILE)
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row per epoch: loss and validation scores."""
+        return read_history(self.path)
+
+    @property
+    def results(self) -> dict[str, SplitResult]:
+        """The results of all evaluations by name, such as "test" and "test.augment"."""
+        return read_split_results(self.path)
+
+    def predictions(self, name: str = "test") -> pd.DataFrame:
+        """Returns the predictions table of an evaluation, one row per image."""
+        return read_predictions(table_path(self.path, name))
+
+    def model(self) -> keras.Model:
+        """Returns the trained Keras model: images in 0..255 to logits."""
+        return load_model(self.path, self.info)
+
+    def evaluate(
+        self,
+        *,
+        tta: str | Sequence[str] = (),
+        num_views: int = 8,
+        logit_adjustment: bool = False,
+        corruptions: bool = False,
+        splits: Sequence[str] = (),
+        ood_dir: PathLike | None = None,
+    ) -> SplitResult:
+        """Predicts the validation and test splits, and writes and returns the results.
+
+        Args:
+            tta: Test-time augmentation: "d4" for the eight orientations, "augment" for
+                views augmented as in training, or both.
+            num_views: Number of views for `tta`.
+            logit_adjustment: Whether to adjust the logits for the class frequencies.
+            corruptions: Whether to evaluate on corrupted images, too.
+            splits: Further splits: "fold_<n>", "test_official", "validation_official".
+            ood_dir: A directory of images that the model should reject.
+
+        Returns:
+            The result of the test split, or of the first of `splits`, with the first `tta`
+            and with `logit_adjustment`. `results` contains all of them.
+
+        Raises:
+            ConfigError: A split or an option is not valid for this run.
+            DataError: The dataset is missing, damaged, or not that of the training run.
+        """
+        kinds = ((tta,) if tta else ()) if isinstance(tta, str) else tuple(tta)
+        options = EvaluateOptions(
+            splits=splits,
+            tta=kinds,
+            num_views=num_views,
+            logit_adjustment=logit_adjustment,
+            corruptions=corruptions,
+            ood_dir=None if ood_dir is None else Path(ood_dir),
+        )
+        with locked(self.path):
+            evaluation = evaluate(self.path, self.data_dir, self.cache, options)
+            write_evaluation(self.path, evaluation)
+        self._predictor = None  # the thresholds may have changed
+        views = kinds[0] if kinds else ""
+        variant = adjusted_name(views) if logit_adjustment else views
+        return self.results[split_name(evaluation.headline, variant)]
+
+    def evaluate_external(
+        self,
+        dataset: str,
+        *,
+        label_map: PathLike | None = None,
+        prevalences: Mapping[str, float] | None = None,
+        skip_overlap_audit: bool = False,
+    ) -> ExternalResult:
+        """Evaluates the run on another built dataset, and writes and returns the result.
+
+        The preprocessing, calibration, thresholds and OOD limit are those of the run.
+        Images that the model was trained on are left out, as far as they are found.
+
+        Args:
+            dataset: Name of the dataset.
+            label_map: A JSON file with the class of the model for each label.
+            prevalences: Prevalences by target, such as {"melanoma": 0.02}, at which to give
+                PPV and NPV.
+            skip_overlap_audit: Whether to score all images without comparing them with the
+                training images.
+
+        Raises:
+            ConfigError: The run was not evaluated, or a label has no class.
+            DataError: A dataset is missing, or no images remain to be scored.
+        """
+        options = ExternalOptions(
+            dataset=dataset,
+            label_map=None if label_map is None else Path(label_map),
+            prevalences=prevalences or {},
+            skip_overlap_audit=skip_overlap_audit,
+        )
+        with locked(self.path):
+            evaluation = evaluate_external(self.path, options, self.data_dir, self.cache)
+            write_external(self.path, evaluation)
+        return evaluation.result
+
+    def report(self, headline: str = "", *, open: bool = False) -> Path:
+        """Renders report.html, the figures and the model card, and returns the report.
+
+        Args:
+            headline: The split that the report shows first; the test split by default.
+            open: Whether to open the report in a browser.
+        """
+        with locked(self.path):
+            path = render_report(self.path, headline)
+        if open:
+            webbrowser.open(path.resolve().as_uri())
+        return path
+
+    def checklists(self, names: Sequence[str] = ()) -> list[Path]:
+        """Writes checklists of reporting standards, and returns the paths of the files.
+
+        Args:
+            names: Standards, such as "tripod-ai"; see docs/guide.md. Checklists that exist
+                are written again.
+
+        Raises:
+            ConfigError: A standard does not exist, or authors.toml is not valid.
+        """
+        with locked(self.path):
+            return render_checklists(load_results(self.path), names)
+
+    def explain(self, image: Images, class_name: str = "") -> Image.Image:
+        """Returns the input of the model beside its Grad-CAM overlay.
+
+        Args:
+            image: A file, a PIL image or an array uint8 [height, width, 3].
+            class_name: The class to explain; the predicted class by default.
+
+        Raises:
+            ConfigError: The image is unreadable, or the class does not exist.
+        """
+        [(path, pixels)] = _list_images(image)
+        content = read_file(path) if pixels is None else _to_png(pixels)
+        rows = select_clinical_metadata([path], None)
+        if not class_name:
+            [row] = predict_files(self.predictor, [path], [content], rows).itertuples()
+            if row.status != "ok":
+                raise ConfigError(f"{path} is {row.status}.")
+            class_name = str(row.predicted_class)
+        [pair] = Explainer(self.path).explain([content], [class_name], rows)
+        assert pair is not None
+        return pair
+
+    def export(
+        self,
+        formats: Sequence[str] = ("saved_model",),
+        *,
+        tta: str = "",
+        logit_adjustment: bool = False,
+        ood: bool = True,
+        operating_point: str = "sensitivity=0.90",
+    ) -> dict[str, Path]:
+        """Writes exports, checks their parity with the model, and returns their paths.
+
+        Args:
+            formats: "saved_model", "litert", "litert_float16", "litert_int8_weights",
+                "litert_int8", "onnx".
+            tta: "d4" to average the predictions for the eight orientations.
+            logit_adjustment: Whether to adjust the logits, as evaluated.
+            ood: Whether the export detects out-of-distribution images.
+            operating_point: Where the referral threshold is set, such as
+                "sensitivity=0.90".
+
+        Raises:
+            ConfigError: A format does not exist, or its packages are not installed.
+            DataError: The export does not agree with the model.
+        """
+        spec = ExportSpec(
+            workdir=self.path,
+            runs=find_runs(self.path),
+            tta=tta,
+            logit_adjustment=logit_adjustment,
+            ood=ood,
+            operating_point=operating_point,
+        )
+        return dict(export(spec, formats, self.data_dir))
+
+    def summary(self, headline: str = "") -> str:
+        """Returns the main scores as text; `headline` is the split to show first."""
+        return summary(load_results(self.path, headline))
+
+    def _repr_html_(self) -> str:
+        text = self.summary() if self.results else "not evaluated: run.evaluate()"
+        return f"<b>{html.escape(str(self.path))}</b><pre>{html.escape(text)}</pre>"
+
+
+def train(
+    config: Config,
+    workdir: PathLike,
+    data_dir: PathLike | None = None,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    cache: Cache = "auto",
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Run:
+    """Trains a classifier, and returns its run, which is not evaluated yet.
+
+    In distributed training, all processes but the first exit when they have finished.
+
+    Args:
+        config: The configuration, such as `skincnn.preset("mobilenet_160")`.
+        workdir: The run directory.
+        data_dir: The directory of built datasets; by default the data directory of TFDS.
+        overwrite: Whether to replace an existing run.
+        resume: Whether to resume an interrupted run; a finished run does not change.
+        cache: Where decoded images are kept: "memory", "disk", or "auto".
+        callbacks: Keras callbacks. They see all epochs as one training run.
+
+    Raises:
+        ConfigError: The configuration is invalid, `workdir` cannot be used, or a callback
+            raised an exception.
+        DataError: The dataset has not been built, or the splits do not pass the audit.
+        DivergedError: The loss has diverged.
+    """
+    run = Run(workdir, data_dir, cache)
+    with (
+        run_folder(run.path) as folder,
+        deterministic_ops(config.train.deterministic),
+    ):
+        training.train(
+            config,
+            folder,
+            run.data_dir,
+            overwrite=overwrite,
+            resume=resume,
+            cache=cache,
+            callbacks=callbacks,
+        )
+        leave_processes()
+    if folder != run.path:
+        sys.exit()
+    return run
+
+
+def load(path: PathLike, data_dir: PathLike | None = None) -> Model:
+    """Returns the `Run` in a run directory, or the `Model` in an export.
+
+    Args:
+        path: A run directory, a SavedModel, or a LiteRT or ONNX file.
+        data_dir: The directory of built datasets, for the evaluation of a run.
+
+    Raises:
+        ConfigError: The path does not exist.
+    """
+    if (Path(path) / RUN_FILE).is_file():
+        return Run(path, data_dir)
+    if not Path(path).exists():
+        raise ConfigError(f"{path} does not exist. Expected a run directory or an export.")
+    return Model(path)
+
+
+def _list_images(images: object) -> list[tuple[Path, Array | None]]:
+    """Returns a name, and the pixels unless it is a file, for each image."""
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        images = list(images)
+    if isinstance(images, str | Path | Image.Image | np.ndarray):
+        images = [images]
+    if not isinstance(images, Iterable):
+        raise ConfigError(
+            "Expected files, directories, PIL images or arrays. Received: "
+            f"{type(images).__name__}."
+        )
+    sources: list[tuple[Path, Array | None]] = []
+    for image in images:
+        if isinstance(image, str | Path):
+            path = Path(image)
+            files = find_files(path).files if path.is_dir() else [path]
+            sources += [(file, None) for file in files]
+        else:
+            sources.append((Path(f"image_{len(sources)}"), _to_pixels(image)))
+    if not sources:
+        raise ConfigError("Expected at least one image. Received: none.")
+    return sources
+
+
+def _to_pixels(image: object) -> Array:
+    pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3:
+        raise ConfigError(
+            "Expected images as uint8 [height, width, 3] in 0..255. Received: "
+            f"{pixels.dtype} {list(pixels.shape)}."
+        )
+    return pixels
+
+
+def _to_png(pixels: Array) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
