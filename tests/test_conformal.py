@@ -10,7 +10,7 @@ from run_dirs import make_tables, score_test
 from skincnn.inference.predictions import arrays
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.conformal import choose_set_thresholds
-from skincnn.reporting.decision_text import always_included, below_coverage
+from skincnn.reporting.text.decision_text import always_included, below_coverage
 
 
 def draw(

@@ -11,11 +11,11 @@ from report_runs import Page, make_table
 from run_dirs import make_info, write_run
 
 from skincnn.data.identifiers import Identifiers, count_ids, find_identifiers
-from skincnn.reporting import identifier_text, report_text
 from skincnn.reporting.checklist import render_checklists, standard_names
 from skincnn.reporting.load import load_results
 from skincnn.reporting.report import render_report, summary
-from skincnn.reporting.training_text import describe_split_by_image, is_leaky
+from skincnn.reporting.text import identifier_text, report_text
+from skincnn.reporting.text.training_text import describe_split_by_image, is_leaky
 
 IMAGES = pd.DataFrame(
     {

@@ -25,9 +25,10 @@ from run_dirs import CONFIG, make_info, write_run
 
 from skincnn.config import ModelConfig
 from skincnn.data.leakage import SplitLeakage
-from skincnn.reporting import labels, report_text, training_text
+from skincnn.reporting import labels
 from skincnn.reporting.load import RunResults, load_results
 from skincnn.reporting.model_card import render_card
+from skincnn.reporting.text import report_text, training_text
 
 
 @pytest.fixture(scope="module")

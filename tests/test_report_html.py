@@ -27,10 +27,11 @@ from run_dirs import CONFIG, write_run
 
 from skincnn.config import ModelConfig
 from skincnn.data.leakage import SplitLeakage
-from skincnn.reporting import labels, report_text
+from skincnn.reporting import labels
 from skincnn.reporting.html import SECTIONS, render_html
 from skincnn.reporting.load import RunResults, load_results
 from skincnn.reporting.report import render_report
+from skincnn.reporting.text import report_text
 
 FIGURES = {"learning_curves": b"png", "roc_test": b"png", "mistakes_test": b"png"}
 

@@ -22,10 +22,11 @@ from skincnn.inference.tta import VIEWS
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.operating_points import HEADLINE_POINT, OPERATING_POINTS
 from skincnn.model.orientations import ORIENTATIONS
-from skincnn.reporting import labels, report_text, training_text
+from skincnn.reporting import labels
 from skincnn.reporting.html import render_html
 from skincnn.reporting.load import RunResults, load_results
 from skincnn.reporting.report import summary
+from skincnn.reporting.text import report_text, training_text
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from skincnn.evaluation.results import SplitResult
 from skincnn.evaluation.subgroups import difference_from
 from skincnn.inference.predictions import arrays
 from skincnn.metrics.bootstrap import Estimate
-from skincnn.reporting.decision_text import describe_different_subgroups
+from skincnn.reporting.text.decision_text import describe_different_subgroups
 
 
 @pytest.fixture(scope="module")

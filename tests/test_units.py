@@ -11,7 +11,7 @@ from sklearn import metrics as reference
 from skincnn.evaluation.results import SplitResult
 from skincnn.evaluation.scoring import InferenceVariant, score_variants
 from skincnn.inference.predictions import arrays, mean_over_images
-from skincnn.reporting.decision_text import unit_scores
+from skincnn.reporting.text.decision_text import unit_scores
 
 NAMES = ("bkl", "mel", "nv")
 

@@ -137,7 +137,7 @@ def _table_options(arguments: Arguments) -> TableOptions:
 def _describe(report: BuildReport) -> Iterator[str]:
     """Yields the lines of the report of a build."""
     from skincnn.data.identifiers import Identifiers
-    from skincnn.reporting.identifier_text import describe_identifiers
+    from skincnn.reporting.text.identifier_text import describe_identifiers
 
     if report.source is not None:
         yield f"Built from {report.source}"

@@ -22,7 +22,7 @@ from skincnn.lookup import look_up
 from skincnn.records import Part
 from skincnn.reporting.html import report_environment
 from skincnn.reporting.load import AUTHORS_FILE, RunResults
-from skincnn.reporting.training_text import model_label
+from skincnn.reporting.text.training_text import model_label
 
 FOLDER = "checklists"
 FROM_RUN = "answered from the run"

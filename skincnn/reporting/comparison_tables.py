@@ -16,9 +16,9 @@ from skincnn.evaluation.scoring import CALIBRATED, CALIBRATED_LOG_LOSS
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.intervals import Difference
 from skincnn.metrics.operating_points import HEADLINE_POINT
-from skincnn.reporting.identifier_text import PLURALS
 from skincnn.reporting.labels import interval, metric_label, signed
 from skincnn.reporting.plots import BLUE, GRAY, ORANGE, draw_estimate
+from skincnn.reporting.text.identifier_text import PLURALS
 
 Tables = dict[str, list[Row]]
 """Rows by protocol, from `skincnn.evaluation.comparison.compare`."""

@@ -11,16 +11,16 @@ import jinja2
 
 from skincnn import classes
 from skincnn.metrics import predictive_values
-from skincnn.reporting import (
+from skincnn.reporting import labels
+from skincnn.reporting.load import RunResults
+from skincnn.reporting.templates import data_uri, environment
+from skincnn.reporting.text import (
     decision_text,
     external_text,
     identifier_text,
-    labels,
     report_text,
     training_text,
 )
-from skincnn.reporting.load import RunResults
-from skincnn.reporting.templates import data_uri, environment
 
 SECTIONS = {
     "melanoma": "Melanoma and malignant lesions",

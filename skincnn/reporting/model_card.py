@@ -10,8 +10,8 @@ from skincnn.reporting.checklist import complete_checklist
 from skincnn.reporting.html import report_environment
 from skincnn.reporting.labels import interval_ends, metric_label
 from skincnn.reporting.load import RunResults
-from skincnn.reporting.report_text import find_melanoma
-from skincnn.reporting.training_text import data_label, dataset_id, model_label
+from skincnn.reporting.text.report_text import find_melanoma
+from skincnn.reporting.text.training_text import data_label, dataset_id, model_label
 
 NON_COMMERCIAL = "CC BY-NC 4.0"
 TAGS = ("keras", "dermatology", "dermoscopy", "skin-lesion", "not-a-medical-device")

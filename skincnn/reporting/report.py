@@ -17,9 +17,7 @@ from skincnn.metrics.calibration import reliability
 from skincnn.metrics.operating_points import HEADLINE_POINT, decision_curve
 from skincnn.metrics.sample import Sample
 from skincnn.reporting import evaluation_plots as plots
-from skincnn.reporting.external_text import describe_images, describe_overlap
 from skincnn.reporting.html import render_html
-from skincnn.reporting.identifier_text import describe_counts, describe_identifiers
 from skincnn.reporting.labels import (
     corruption_label,
     interval,
@@ -31,7 +29,9 @@ from skincnn.reporting.labels import (
 from skincnn.reporting.load import RunResults, load_results
 from skincnn.reporting.model_card import render_card
 from skincnn.reporting.plots import plot_learning_curves, plot_mistakes, to_png
-from skincnn.reporting.report_text import (
+from skincnn.reporting.text.external_text import describe_images, describe_overlap
+from skincnn.reporting.text.identifier_text import describe_counts, describe_identifiers
+from skincnn.reporting.text.report_text import (
     SUMMARY_METRICS,
     SYNTHETIC,
     describe_missed,
@@ -40,7 +40,7 @@ from skincnn.reporting.report_text import (
     variant_scores,
     worst_corruption,
 )
-from skincnn.reporting.training_text import (
+from skincnn.reporting.text.training_text import (
     data_label,
     describe_leakage,
     describe_split_by_image,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from skincnn.config import FINAL_TEST_FOLD, Config, DataConfig
 from skincnn.evaluation.compared_runs import describe_provenance
 from skincnn.evaluation.results import SplitResult
-from skincnn.reporting.identifier_text import PLURALS, count_images, describe_unseen
 from skincnn.reporting.labels import metric_label, split_label
 from skincnn.reporting.load import RunResults
+from skincnn.reporting.text.identifier_text import PLURALS, count_images, describe_unseen
 
 ONE_IMAGE = {
     "train": "training",

@@ -21,14 +21,6 @@ from skincnn.evaluation.scoring import MELANOMA_RECALL
 from skincnn.inference.logit_adjustment import unadjusted_name
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.operating_points import HEADLINE_POINT
-from skincnn.reporting.decision_text import describe_different_subgroups
-from skincnn.reporting.identifier_text import (
-    GROUPS,
-    count_or_unknown,
-    describe_groups,
-    describe_separation,
-    units,
-)
 from skincnn.reporting.labels import (
     ATTRIBUTE_LABELS,
     class_label,
@@ -41,7 +33,15 @@ from skincnn.reporting.labels import (
     subgroup_label,
 )
 from skincnn.reporting.load import RunResults
-from skincnn.reporting.training_text import (
+from skincnn.reporting.text.decision_text import describe_different_subgroups
+from skincnn.reporting.text.identifier_text import (
+    GROUPS,
+    count_or_unknown,
+    describe_groups,
+    describe_separation,
+    units,
+)
+from skincnn.reporting.text.training_text import (
     describe_input,
     describe_leakage,
     is_leaky,
