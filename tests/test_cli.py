@@ -86,7 +86,8 @@ def test_sigterm_exits_with_143() -> None:
 def test_only_known_startup_messages_are_dropped() -> None:
     body = (
         "import os, sys\n"
-        "    with common._without_noise():\n"
+        "    from skincnn.startup import _without_noise\n"
+        "    with _without_noise():\n"
         "        os.write(2, b'I0000 oneDNN custom operations are on. ...\\n')\n"
         "        os.write(2, b'W0000 something is wrong with your disk\\n')\n"
         "        print('python warning', file=sys.stderr)"

@@ -193,6 +193,7 @@ def test_a_teacher_that_saw_held_out_images_is_rejected(
         predict_teacher(config, tables, builder, "memory")
 
 
+@pytest.mark.slow
 def test_a_distilled_run_is_resumed_with_the_same_weights(
     teachers: list[Path], data_dir: Path, tmp_path: Path
 ) -> None:

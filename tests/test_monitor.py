@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 from conftest import run_here
 
-from skincnn.cli import common, train
+from skincnn.api.run import Run
+from skincnn.cli import common
 from skincnn.files import sha256
 from skincnn.inference.run_dir import read_run_info
 from skincnn.metrics.classification import METRICS, Metric
@@ -76,9 +77,9 @@ def test_the_command_stops_early_and_keeps_the_best_epoch_of_the_metric(
 ) -> None:
     scores = iter([0.2, 0.6, 0.5, 0.3, 0.9])
     monkeypatch.setitem(callbacks.METRICS, "macro_f1", Metric(lambda _: next(scores)))
-    monkeypatch.setattr(train, "_evaluate", lambda *_, **__: None)
+    monkeypatch.setattr(Run, "evaluate", lambda *_: None)
+    monkeypatch.setattr(Run, "export", lambda *_: {"saved_model": ""})
     monkeypatch.setattr(common, "show_report", lambda *_: None)
-    monkeypatch.setattr("skincnn.serving.export.export_saved_model", lambda *_: "")
     flags = (
         "cnn --data.dataset demo_tiny --data.image-size 32 --data.batch-size 16 "
         "--data.train-folds 0 --model.width-multiplier 0.25 --train.monitor macro_f1 "

@@ -304,7 +304,7 @@ def test_a_full_disk_is_reported_for_every_file(
     monkeypatch.setattr(run, "write_record", lambda path, _: write(path))
     monkeypatch.setattr(run, "save_model", lambda config, model, path: write(path))
     monkeypatch.setattr(run, "_describe", lambda *_: None)
-    monkeypatch.setattr(run, "fit", lambda *_: None)
+    monkeypatch.setattr(run, "fit", lambda *_, **__: None)
     setup = SimpleNamespace(classifier=None)
     monkeypatch.setattr(run, "prepare", lambda *_: (setup, None, None))
     with pytest.raises(ConfigError, match=r"No space left on device.*Free disk space"):

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from skincnn.lookup import look_up
-from skincnn.metrics.bootstrap import Estimate, bootstrap, bootstrap_weights
+from skincnn.metrics import bootstrap
+from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.classification import METRICS, PER_CLASS_METRICS
 from skincnn.metrics.intervals import estimate, find_supports
 
@@ -60,8 +61,8 @@ def bootstrap_ci(
     else:
         function = look_up(PER_CLASS_METRICS, metric, "`metric` with `label`")
         has_interval = True
-    weights = bootstrap_weights(images, units, num_resamples, seed)
-    values = bootstrap({metric: function}, y_true, y_prob, weights)[metric]
+    weights = bootstrap.bootstrap_weights(images, units, num_resamples, seed)
+    values = bootstrap.bootstrap({metric: function}, y_true, y_prob, weights)[metric]
     supports = find_supports(units, y_true, y_prob).get(metric)
     index = label or 0
     if label is not None:
