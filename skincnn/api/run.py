@@ -348,7 +348,9 @@ class Run(Model):
 
     def _repr_html_(self) -> str:
         text = self.summary() if self.results else "not evaluated: run.evaluate()"
-        return f"<b>{html.escape(str(self.path))}</b><pre>{html.escape(text)}</pre>"
+        style = "white-space: pre-wrap"
+        name = html.escape(str(self.path))
+        return f'<b>{name}</b><pre style="{style}">{html.escape(text)}</pre>'
 
 
 def train(
