@@ -98,7 +98,7 @@ def test_a_run_without_lesions_claims_nothing_about_them(tmp_path: Path) -> None
     results = load_results(workdir)
     assert not is_leaky(results)
     assert results.headline.unit == "image"
-    text = "Lesions are not known: images of one lesion can be in several of training, "
+    text = "Lesions are not known: images of one lesion can be in more than one split "
     assert text in report_text.describe_scores(results)
     intervals = report_text.describe_intervals(results)
     assert (
@@ -161,4 +161,4 @@ def test_a_group_of_patients_is_called_patients(tmp_path: Path) -> None:
     audit = dataclasses.replace(audit, num_shared_patients=3)
     info = info.model_copy(update={"audit": audit})
     text = report_text.describe_scores(dataclasses.replace(results, info=info))
-    assert "images of 3 patients are in more than one of the three." in text
+    assert "images of 3 patients are in more than one split." in text

@@ -173,9 +173,9 @@ EXTRAS: dict[str, tuple[str, object, list[str]]] = {
         "external",
         (EXTERNAL,),
         [
-            "120 of the 130 images of clinic are scored. 7 images have labels that are no",
+            "120 of the 130 images of clinic are scored. 7 images have labels that are not",
             "3 images were left out",
-            "2 with an identical file, 1 of the same lesion or near-duplicate group",
+            "2 with an identical file, 1 of the same group (patient, lesion or near-dup",
             "5 of the scored images are also in the test split of this run",
             "25 % [24, 26] of the scored images are above the limit",
             "<i>scar</i>| 7 3 as melanocytic naevus (nv), 2 as melanoma (mel), 1 as basal",

@@ -338,7 +338,7 @@ def test_the_page_asks_for_the_token_and_the_clinical_metadata(browser: Any) -> 
 def check_token_and_clinical_metadata(browser: Any, url: str) -> None:
     page = browser.new_page()
     page.goto(url)
-    token = page.get_by_label("Token of the server")
+    token = page.get_by_label("Server token")
     token.fill("wrong")
     page.keyboard.press("Enter")
     page.get_by_text("This token is not valid.").wait_for()

@@ -58,7 +58,7 @@ class SearchData:
         self._features: OrderedDict[tuple[Any, ...], Features] = OrderedDict()
 
     def check(self, config: Config) -> None:
-        """Raises a `ConfigError` if a space changed one of the fields `FIXED`."""
+        """Raises a `ConfigError` if a space changed a field in `FIXED`."""
         changed = [
             name for name in FIXED if getattr(config.data, name) != self._fixed[name]
         ]

@@ -1,4 +1,4 @@
-"""Search algorithms: each returns a KerasTuner oracle, which proposes trials."""
+"""Search algorithms: each function returns a KerasTuner oracle, which proposes trials."""
 
 from __future__ import annotations
 

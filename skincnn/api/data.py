@@ -58,12 +58,12 @@ class Split:
     ) -> tf.data.Dataset:
         """Returns batches of images in 0..255 and labels, for `keras.Model.fit`.
 
-        Augmentation, and the sampling of the imbalance strategy, are not included: they
-        belong to `skincnn.train`.
+        Only `skincnn.train` applies the augmentation and the sampling of the imbalance
+        strategy.
 
         Args:
             batch_size: Number of images in a batch; `data.batch_size` by default.
-            shuffle: Whether each iteration has another random order.
+            shuffle: Whether to shuffle the images, differently in each iteration.
             seed: Seed of the order.
 
         Returns:
@@ -118,7 +118,8 @@ def load_data(
 
     Raises:
         ConfigError: The dataset does not exist.
-        DataError: The dataset has not been built, or the splits do not pass the audit.
+        DataError: The dataset has not been built, or the splits do not pass the leakage
+            audit.
     """
     builder = datasets.open_dataset(config.data.dataset, _path(data_dir))
     names = datasets.class_names(config.data.dataset, _path(data_dir))
@@ -158,7 +159,7 @@ def build_model(config: Config, num_classes: int) -> keras.Model:
 
 
 def show_batch(config: Config, data_dir: PathLike | None = None) -> Image.Image:
-    """Returns a picture of a training image of each class, with augmented copies.
+    """Returns a figure of a training image of each class, with augmented copies.
 
     Raises:
         ConfigError: The dataset does not exist.

@@ -62,7 +62,7 @@ class Model:
     """A trained model: a run directory, or an export (SavedModel, LiteRT or ONNX)."""
 
     def __init__(self, path: PathLike):
-        """Remembers the path; the model is loaded when it first predicts."""
+        """Stores the path; the model is loaded when it is first used."""
         self.path = Path(path)
         self._predictor: Predictor | None = None
 
@@ -92,15 +92,17 @@ class Model:
         """Returns a table with one row per image: probabilities, decision, status.
 
         Unreadable images have a `status` other than "ok" and no numbers. The columns are
-        those of `python scripts/predict.py --help`. Not a medical device.
+        described by `python scripts/predict.py --help`. Not a medical device.
 
         Args:
-            images: Files, directories (searched for image files), PIL images, or arrays
-                uint8 [height, width, 3] or [num_images, height, width, 3] in 0..255; one
-                or a list. Or a table with a column `file` and, for a model with clinical
-                metadata, the columns age, sex and localization.
-            clinical_metadata: A table with the columns image_id (the file name without
-                extension), age, sex and localization.
+            images: One of the following, or a list of them: a file, a directory (searched
+                for image files), a PIL image, or an array uint8 [height, width, 3] in
+                0..255. Or an array [num_images, height, width, 3], or a table with a column
+                `file` and, for a model with clinical metadata, the columns age, sex and
+                localization.
+            clinical_metadata: A table with the columns image_id, age, sex and localization.
+                The image_id is the file name without extension; for PIL images and arrays,
+                it is `image_<index>`.
             batch_size: Number of images that are predicted at a time.
 
         Raises:
@@ -152,7 +154,7 @@ class Run(Model):
 
     @property
     def info(self) -> RunInfo:
-        """What was trained, with which software, on which data; see `RunInfo`."""
+        """The content of run.json: software, data, classes and hashes; see `RunInfo`."""
         return read_run_info(self.path)
 
     @property
@@ -188,20 +190,20 @@ class Run(Model):
         splits: Sequence[str] = (),
         ood_dir: PathLike | None = None,
     ) -> SplitResult:
-        """Predicts the validation and test splits, and writes and returns the results.
+        """Predicts the validation and test splits, and writes and returns their scores.
 
         Args:
             tta: Test-time augmentation: "d4" for the eight orientations, "augment" for
                 views augmented as in training, or both.
             num_views: Number of views for `tta`.
             logit_adjustment: Whether to adjust the logits for the class frequencies.
-            corruptions: Whether to evaluate on corrupted images, too.
+            corruptions: Whether to evaluate on corrupted images as well.
             splits: Further splits: "fold_<n>", "test_official", "validation_official".
-            ood_dir: A directory of images that the model should reject.
+            ood_dir: A directory of images that OOD detection should flag.
 
         Returns:
-            The result of the test split, or of the first of `splits`, with the first `tta`
-            and with `logit_adjustment`. `results` contains all of them.
+            The result of the test split, or of the first of `splits`, with the first of
+            `tta` and with logit adjustment, if requested. `results` contains all results.
 
         Raises:
             ConfigError: A split or an option is not valid for this run.
@@ -235,7 +237,8 @@ class Run(Model):
         """Evaluates the run on another built dataset, and writes and returns the result.
 
         The preprocessing, calibration, thresholds and OOD limit are those of the run.
-        Images that the model was trained on are left out, as far as they are found.
+        Images that overlap with the training and validation images are left out, as far as
+        the overlap audit finds them.
 
         Args:
             dataset: Name of the dataset.
@@ -243,7 +246,7 @@ class Run(Model):
             prevalences: Prevalences by target, such as {"melanoma": 0.02}, at which to give
                 PPV and NPV.
             skip_overlap_audit: Whether to score all images without comparing them with the
-                training images.
+                training and validation images.
 
         Raises:
             ConfigError: The run was not evaluated, or a label has no class.
@@ -289,6 +292,8 @@ class Run(Model):
     def explain(self, image: Images, class_name: str = "") -> Image.Image:
         """Returns the input of the model beside its Grad-CAM overlay.
 
+        For a model with clinical metadata, all values are assumed to be unknown.
+
         Args:
             image: A file, a PIL image or an array uint8 [height, width, 3].
             class_name: The class to explain; the predicted class by default.
@@ -325,12 +330,12 @@ class Run(Model):
             tta: "d4" to average the predictions for the eight orientations.
             logit_adjustment: Whether to adjust the logits, as evaluated.
             ood: Whether the export detects out-of-distribution images.
-            operating_point: Where the referral threshold is set, such as
+            operating_point: Operating point of the referral threshold, such as
                 "sensitivity=0.90".
 
         Raises:
             ConfigError: A format does not exist, or its packages are not installed.
-            DataError: The export does not agree with the model.
+            DataError: The export does not reproduce the predictions of the model.
         """
         spec = ExportSpec(
             workdir=self.path,
@@ -379,7 +384,8 @@ def train(
     Raises:
         ConfigError: The configuration is invalid, `workdir` cannot be used, or a callback
             raised an exception.
-        DataError: The dataset has not been built, or the splits do not pass the audit.
+        DataError: The dataset has not been built, or the splits do not pass the leakage
+            audit.
         DivergedError: The loss has diverged.
     """
     run = Run(workdir, data_dir, cache)

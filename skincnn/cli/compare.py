@@ -23,7 +23,7 @@ class Arguments:
     and use --average-seeds. An additional table then has intervals that also cover the
     sampling of seeds. Runs with different images, with synthetic images, or with
     lesions in several splits (--data.split-by image) are in separate tables. Each table
-    is followed by a table of scores of the calibrated probabilities (AUC of melanoma,
+    is followed by a table of scores of the calibrated probabilities (melanoma AUC,
     sensitivity and specificity at the threshold with 90 % specificity on validation,
     log loss). The last table lists the commands that reproduce the runs.
 

@@ -52,7 +52,7 @@ class Arguments:
                              malignant probability reaches the threshold, or the image is
                              out-of-distribution or unreadable. The threshold was chosen on
                              the validation split and is printed at the end
-      out_of_distribution    whether ood_distance exceeds its threshold
+      out_of_distribution    whether ood_distance exceeds the OOD limit
       ood_distance           cosine distance of the features from validation images
 
     For example:
@@ -135,7 +135,10 @@ def check(arguments: Arguments) -> None:
 def load(
     arguments: Arguments, paths: Sequence[Path]
 ) -> tuple[Predictor, Explainer | None, pd.DataFrame | None]:
-    """Returns the predictor, and the explainer and clinical metadata, if requested."""
+    """Returns the predictor, the explainer and the clinical metadata.
+
+    The explainer and the clinical metadata are None if they are not requested.
+    """
     from skincnn.serving import tables
     from skincnn.serving.explain import Explainer
     from skincnn.serving.predictor import check_clinical_metadata, load_predictor

@@ -110,7 +110,9 @@ class Resampled:
     def bootstrap(
         self, functions: Mapping[str, MetricFunction], y_prob: Floats | None = None
     ) -> dict[str, Scores]:
-        """Returns the values of each metric; see `skincnn.metrics.bootstrap.bootstrap`.
+        """Returns each metric on all images and on each resample, [1 + num_resamples, ...].
+
+        See `skincnn.metrics.bootstrap.bootstrap`.
 
         If given, `y_prob` [num_images, num_classes] replaces the probabilities. A metric
         without valid intervals is NaN in each resample.

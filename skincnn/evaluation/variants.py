@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 def predict_as_is(run: LoadedRun) -> tuple[InferenceVariant, ReferenceFeatures]:
-    """Returns the predictions of the model as is, and the reference features."""
+    """Returns the predictions of the model as is, and the OOD reference features."""
     outputs, seconds = _timed(
         run, lambda split: predict(run.feature_model, split.batches())
     )

@@ -116,11 +116,14 @@ def observed_expected(sample: Sample) -> Scores:
 
 
 def calibration_slope(sample: Sample) -> Scores:
-    """Returns the slope of a logistic regression of the target on its log odds.
+    """Returns the slope of a logistic regression of the target on the predicted log odds.
 
-    The best value is 1. Below 1, high probabilities are too high and low ones too low. Cox,
-    Two further applications of a model for binary regression (1958). The slope is NaN if
-    the regression has no finite solution.
+    The best value is 1. Below 1, high probabilities are too high and low ones too low. The
+    slope is NaN if the regression has no finite solution.
+
+    References:
+        Cox, Two further applications of a model for binary regression (1958), Biometrika
+        45.
     """
     return 1 + _recalibrate(sample, num_coefficients=2)[..., 1]
 
@@ -129,9 +132,11 @@ def calibration_intercept(sample: Sample) -> Scores:
     """Returns the intercept of a logistic regression with the slope fixed at 1.
 
     This is called calibration-in-the-large. The best value is 0. Below 0, the probabilities
-    are too high on average. Van Calster et al., Calibration: the Achilles heel of
-    predictive analytics (2019), BMC Medicine 17:230. The intercept is NaN if all images or
-    none are positive.
+    are too high on average. The intercept is NaN if all images or none are positive.
+
+    References:
+        Van Calster et al., Calibration: the Achilles heel of predictive analytics (2019),
+        BMC Medicine 17:230.
     """
     return _recalibrate(sample, num_coefficients=1)[..., 0]
 

@@ -70,9 +70,10 @@ def zoom(uniform: Uniform, config: AugmentConfig) -> Tensor:
 
 
 def crop(uniform: Uniform, config: AugmentConfig) -> Tensor:
-    """Returns matrices that cut out a part at a random position and enlarge it.
+    """Returns matrices that crop each image at a random position and enlarge the crop.
 
-    Each side of the part has the same random share of the image, in [1 - crop, 1].
+    Height and width of the crop are the same random fraction, in [1 - crop, 1], of those of
+    the image.
     """
     share = 1 - uniform(0.0, config.strength("crop"))
     right, down = ((1 - share) / 2 * uniform(-1.0, 1.0) for _ in range(2))

@@ -55,8 +55,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 class FreezableDropout(keras.layers.Dropout):
     """Dropout that runs in inference mode if `trainable` is False, like BatchNormalization.
 
-    `fit` calls all layers with `training=True`, so that `keras.layers.Dropout` would make
-    the features of a frozen network random.
+    `fit` calls all layers with `training=True`. With `keras.layers.Dropout`, the features
+    of a frozen network would therefore be random.
     """
 
     def call(self, inputs: Any, training: bool = False) -> Any:

@@ -34,8 +34,8 @@ class ParityResult(Record):
         same_out_of_distribution: Share of images with the same OOD decision; None without
             distances.
         largest_difference: Largest difference in probability.
-        largest_distance_difference: Largest difference in OOD distance, as a share of
-            the limit of the distance, if there is one; None without distances.
+        largest_distance_difference: Largest difference in OOD distance, as a fraction of
+            the OOD limit, if there is one; None without distances.
     """
 
     format: str

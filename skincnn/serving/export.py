@@ -66,7 +66,7 @@ with TensorFlow on a CPU."""
 DEVICE_TOLERANCE = 1e-3
 """Maximum difference in probability for a model trained on another device or with another
 backend, where rounding errors differ. Also the maximum difference in OOD distance for any
-SavedModel, as a fraction of the OOD threshold, if there is one."""
+SavedModel, as a fraction of the OOD limit, if there is one."""
 MODEL_NAME = "skincnn"
 
 

@@ -76,7 +76,7 @@ def decide(
 
 
 def served_output(batches: Sequence[Mapping[str, npt.NDArray[Any]]]) -> Output:
-    """Returns the predictions in the outputs of a SavedModel for several batches."""
+    """Returns the outputs of a SavedModel for several batches as one `Output`."""
     outputs = {
         name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]
     }
@@ -163,8 +163,8 @@ def require_parity(
     """Checks that an export reproduces the predictions of the Keras model.
 
     `tolerance` limits differences in probability. `distance_tolerance` limits differences
-    in OOD distance, as a fraction of the OOD threshold, if there is one. None means no
-    limit.
+    in OOD distance, as a fraction of the OOD limit, if there is one. None means that the
+    differences are not limited.
 
     Raises:
         DataError: A difference exceeds its maximum, or there is a class that the model

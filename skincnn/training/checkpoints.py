@@ -1,10 +1,9 @@
 """Checkpoints, which store the full state of a training run.
 
-A checkpoint is a pair of files: `checkpoint-<epoch>-<step>.npz` contains all variables. A
+A checkpoint is a pair of files. `checkpoint-<epoch>-<step>.npz` contains all variables; a
 `.json` file with the same stem contains the progress, the fingerprint, and SHA-256 hashes
-that verify both files. The `.json` file is written last, and the previous checkpoint is
-kept until the next checkpoint is complete, so that an interruption damages at most the
-newest checkpoint.
+that verify both files. The `.json` file is written last, and the last two checkpoints are
+kept, so that an interruption damages at most the newest one.
 """
 
 from __future__ import annotations

@@ -158,8 +158,8 @@ def check_workdir(
 def clear(workdir: Path, products: Sequence[str] = PRODUCTS) -> None:
     """Removes `products` from a directory, which is created if it does not exist.
 
-    The first product is removed last, so that the directory can still be identified after
-    an interruption. All other files are kept.
+    The first product, which identifies the directory as a run or a search, is removed last,
+    so that the removal can be repeated after an interruption. All other files are kept.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     for name in reversed(products):

@@ -1,4 +1,4 @@
-"""External validation: a run on the images of another dataset."""
+"""External validation: evaluates a run on the images of another dataset."""
 
 from __future__ import annotations
 
@@ -63,19 +63,20 @@ from skincnn.inference.scored_tables import record_scored
 from skincnn.metrics.operating_points import find_targets
 
 OTHER_LABEL = "label"
-"""Reason in `LEFT_OUT` of images whose label is no class of the model. The other reasons
-are the kinds of overlap."""
+"""Reason in `LEFT_OUT` of images whose label is not a class of the model. The other
+reasons are the kinds of overlap."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalOptions:
-    """What to evaluate a run on.
+    """Options of an external validation.
 
     Attributes:
         dataset: Name of the built dataset.
         label_map: A user's JSON file; see `read_user_map`.
         prevalences: Prevalence by target, such as "melanoma", in addition to `PREVALENCES`.
-        skip_overlap_audit: Whether to score all images, without the training images.
+        skip_overlap_audit: Whether to score all images without comparing them with
+            the training and validation images.
     """
 
     dataset: str
@@ -102,8 +103,8 @@ def evaluate_external(
     """Predicts all images of another dataset and scores them, without writing the result.
 
     The preprocessing, the calibration, the thresholds and the OOD limit are those of the
-    run. Images that the model was trained on, or that show such a lesion, are left out, as
-    far as the overlap audit finds them.
+    run. Images that overlap with the training and validation images are left out, as far
+    as the overlap audit finds them.
 
     Raises:
         ConfigError: The directory contains no evaluated run, a file is damaged, a label has
@@ -129,7 +130,7 @@ def evaluate_external(
             f"No image of {builder.info.full_name} remains to be scored. Left out: "
             f"{table[LEFT_OUT].value_counts().to_dict()}; {OTHER_LABEL!r} means that the "
             "model has no such class, and the others are kinds of overlap with the "
-            "training images. Use another dataset, or --label-map."
+            "training and validation images. Use another dataset, or --label-map."
         )
     predictions = predict_images(builder, table, workdir, info, config, cache)
     result = score_external(builder, predictions, label_map, audit, run, options)
@@ -153,7 +154,7 @@ def write_external(workdir: Path, evaluation: ExternalEvaluation) -> None:
 def read_choices(workdir: Path, info: RunInfo, config: EvaluateConfig) -> RunChoices:
     """Returns the calibration, the thresholds and the OOD limit of an evaluated run.
 
-    `config` is the number of resamples.
+    `config` contains the number of resamples and the confidence level.
 
     Raises:
         ConfigError: The run was not evaluated, or the validation table has changed.

@@ -1,4 +1,4 @@
-"""Label maps: which class of a model the labels of another dataset correspond to."""
+"""Label maps: the class of a model to which each label of another dataset corresponds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Taxonomy(Part):
     """The labels of a published dataset.
 
     Attributes:
-        source: Where the meaning of the labels is from.
+        source: Source of the definitions of the labels.
         note: What a reader of the scores has to know.
         labels: The classes of ISIC 2019 that each label contains.
     """
@@ -42,8 +42,8 @@ class LabelMap(Part):
 
     Attributes:
         classes: Class by label; None if the model has no such class.
-        sources: Where classes with another name than their label are from.
-        notes: Notes of these sources.
+        sources: Sources of the mappings of labels to a class with another name or to None.
+        notes: Notes on these sources.
     """
 
     classes: dict[str, str | None]
@@ -149,7 +149,7 @@ def _name(label: str) -> str:
 
 
 def _find_published(labels: Sequence[str]) -> dict[str, Taxonomy]:
-    """Returns the taxonomy of each published label, if possible the same for all."""
+    """Returns the taxonomy of each published label, preferably the same for all."""
 
     def count(taxonomy: Taxonomy) -> int:
         return sum(normalize(label) in taxonomy.labels for label in labels)

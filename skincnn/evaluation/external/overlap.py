@@ -1,4 +1,4 @@
-"""Overlap audit: images of another dataset that a model was trained on in some form."""
+"""Overlap audit: images of another dataset that overlap with the training images."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PUBLISHED_ID = re.compile(
     r"(?![A-Za-z0-9])"
 )
 """IDs that mean the same in all datasets, within names such as
-"nv/ISIC_0012653_downsampled". Equal IDs such as "001" mean nothing."""
+"nv/ISIC_0012653_downsampled". Other IDs, such as "001", can be equal by chance."""
 CHUNK = 256
 """Number of encoded images in memory while features are computed."""
 
@@ -118,10 +118,10 @@ def find_similar(
     external: tuple[tfds.core.DatasetBuilder, pd.DataFrame],
     trained: tuple[tfds.core.DatasetBuilder, pd.DataFrame],
 ) -> set[str]:
-    """Returns the image_ids of external images with a near-duplicate that was trained on.
+    """Returns the image_ids of external images that have a near-duplicate in `trained`.
 
-    Synthetic images are not searched, because they are all similar. See `find_overlap` for
-    the arguments.
+    Empty if the training images are synthetic, because synthetic images are all similar.
+    See `find_overlap` for the arguments.
     """
     if external[1].empty or trained[0].builder_config.synthetic:
         return set()

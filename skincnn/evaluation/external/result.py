@@ -21,8 +21,8 @@ KINDS = (IMAGE_ID, FILE, LESION_ID, PATIENT_ID, NEAR_DUPLICATE, GROUP)
 """Kinds of overlap with the training images, in the order in which they are checked.
 
 image_id, lesion_id and patient_id: an equal published ID; file: equal bytes;
-near_duplicate: see `tfds_ham10000.near_duplicates`; group: the image is in a group of the
-external dataset, such as a lesion, with an image of another kind."""
+near_duplicate: see `tfds_ham10000.near_duplicates`; group: in a group of the external
+dataset, such as a lesion, with an image that overlaps in one of the other ways."""
 REFERRAL = "referral"
 """`ChosenPrevalence.point` of the referral rule."""
 
@@ -33,8 +33,8 @@ class Overlap(Part):
     Attributes:
         counts: Number of images that were left out, by kind of overlap with the training
             and validation images, from `KINDS`.
-        searched: Whether near-duplicates were searched; not among synthetic images, which
-            are all similar.
+        searched: Whether near-duplicates were searched for. They are not if the run was
+            trained on synthetic images, which are all similar.
         num_test_images: Number of scored images that are also in the test split of the
             run, with the same published image_id or the same file.
     """
@@ -50,7 +50,7 @@ class Overlap(Part):
 
 
 class OtherLabel(Part):
-    """How the images of a label that is no class of the model were predicted.
+    """How the images of a label that is not a class of the model were predicted.
 
     Attributes:
         num_groups: Number of groups that the bootstrap resamples, such as lesions.
@@ -85,7 +85,7 @@ class ExternalResult(Record):
         attribution: Source and license of the images; "" for the user's own images.
         num_images: Number of images of the dataset.
         overlap: Result of the overlap audit; None if it was skipped.
-        other_labels: Labels that are no class of the model. Their images are not scored.
+        other_labels: Labels that are not classes of the model. Their images are not scored.
         scores: All scores of the images that are neither left out nor of other labels. The
             calibration map, the thresholds and the OOD limit are those of the run.
         out_of_distribution: Share of the scored images above the OOD limit; None if OOD

@@ -1,4 +1,4 @@
-"""Scores of a run on another dataset, with the choices that were made for the run."""
+"""Scores of a run on another dataset, with the calibration and thresholds of the run."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ ORIGINAL_LABEL = "original_label"
 
 @dataclass(frozen=True)
 class RunChoices:
-    """The choices of an evaluated run, and the validation table on which it made them.
+    """The calibration, thresholds and OOD limit of a run, and its validation table.
 
-    `cost` is that of the model as is, and `config` the number of resamples. For `declared`,
-    see `skincnn.classes.describe`.
+    `cost` is that of the model as is. `config` contains the number of resamples. For
+    `declared`, see `skincnn.classes.describe`.
     """
 
     validation: pd.DataFrame
@@ -70,7 +70,7 @@ def score_images(
 
 
 def score_other_label(label: str, table: pd.DataFrame, run: RunChoices) -> OtherLabel:
-    """Returns how the images of a label that is no class of the model were predicted."""
+    """Returns how the images of a label that is not a class of the model were predicted."""
     sample = run.resample(table)
     predicted = probabilities(table, sample.class_names).argmax(axis=1)
     counts = pd.Series(predicted).map(dict(enumerate(sample.class_names))).value_counts()
@@ -100,7 +100,7 @@ def score_chosen_prevalences(
 ) -> tuple[ChosenPrevalence, ...]:
     """Returns the scores at the prevalence of each target, for each operating point.
 
-    The last row of malignant lesions is that of the referral rule.
+    For malignant lesions, the last row is that of the referral rule, if there is one.
     """
     y_true, y_prob = sample.arrays
     calibrated = choices.calibration_map.apply(y_prob)

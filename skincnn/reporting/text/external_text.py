@@ -24,14 +24,14 @@ KIND_LABELS = dict(
             "with the same published lesion ID",
             "with the same published patient ID",
             "near-duplicates found by the image search",
-            "of the same lesion or near-duplicate group as one of these images",
+            "of the same group (patient, lesion or near-duplicates) as one of these images",
         ),
         strict=True,
     )
 )
 """What the images of each kind of overlap are."""
 MAX_PREDICTED = 3
-"""Number of predicted classes that are shown for a label that the model does not have."""
+"""Number of predicted classes shown for a label that is not a class of the model."""
 
 
 def describe_images(result: ExternalResult) -> str:
@@ -43,7 +43,9 @@ def describe_images(result: ExternalResult) -> str:
     )
     if other:
         names = ", ".join(class_label(label.label) for label in result.other_labels)
-        text += f" {other:,} images have labels that are no class of the model ({names})."
+        text += (
+            f" {other:,} images have labels that are not classes of the model ({names})."
+        )
     return text
 
 
@@ -65,12 +67,13 @@ def describe_overlap(result: ExternalResult) -> str:
     if audit.num_test_images:
         text += (
             f" {audit.num_test_images:,} of the scored images are also in the test split "
-            "of this run: they are no new evidence."
+            "of this run: they are not new evidence."
         )
     search = "near-duplicates only as far as the image search finds them"
     if not audit.searched:
         search = (
-            "near-duplicates were not searched, because synthetic images are all similar"
+            "near-duplicates were not searched for, because synthetic images are all "
+            "similar"
         )
     return (
         f"{text} Identical files and equal published image, lesion and patient IDs are "
@@ -91,7 +94,7 @@ def describe_external(result: ExternalResult) -> str:
     scores = result.scores
     parts = [f"balanced accuracy {interval(scores.metrics['balanced_accuracy'])}"]
     if "melanoma" in scores.targets and scores.targets["melanoma"].num_images:
-        parts.append(f"AUC of melanoma {interval(scores.targets['melanoma'].auc)}")
+        parts.append(f"melanoma AUC {interval(scores.targets['melanoma'].auc)}")
     if result.out_of_distribution is not None:
         share = percent_interval(result.out_of_distribution)
         parts.append(f"flagged as out-of-distribution {share}")
@@ -99,7 +102,7 @@ def describe_external(result: ExternalResult) -> str:
 
 
 def how_flagged(point: str) -> str:
-    """Returns how lesions are flagged at an operating point or by the referral rule."""
+    """Returns the end of "lesions that ..." for an operating point or the referral rule."""
     if point == REFERRAL:
         return "the referral rule refers"
     return f"reach the threshold for {point_label(point)}"

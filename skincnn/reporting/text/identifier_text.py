@@ -103,8 +103,8 @@ def describe_separation(results: RunResults) -> str:
     total = known.num_images
     if not known.with_lesion:
         lesions = (
-            "Lesions are not known: images of one lesion can be in several of training, "
-            "validation and test, and the scores are then too high."
+            "Lesions are not known: images of one lesion can be in more than one split "
+            "(training, validation, test), and the scores are then too high."
         )
     elif known.with_lesion < total:
         lesions = (
@@ -122,19 +122,19 @@ def describe_separation(results: RunResults) -> str:
     search = _describe_search(results.info.near_duplicates)
     together = f"{images} are kept together where an image search found them ({search})."
     patients = (
-        "Patients are not known: images of one patient can be in several of the three."
+        "Patients are not known: images of one patient can be in more than one split."
     )
     if audit.num_shared_patients:
         patients = (
             f"Images are not grouped by patient: images of {audit.num_shared_patients:,} "
-            "patients are in more than one of the three."
+            "patients are in more than one split."
         )
     elif known.with_patient == total:
         patients = "They share no patient."
     elif known.with_patient:
         patients = (
-            f"Patients are known for {known.with_patient:,} of {total:,} images; the three "
-            "share none of these patients."
+            f"Patients are known for {known.with_patient:,} of {total:,} images; training, "
+            "validation and test share none of these patients."
         )
     return f"{lesions} {patients} {together}"
 

@@ -66,7 +66,7 @@ class ImagePrediction(Part):
             classes are not known.
         reason: The reason for this decision.
         explanation: The decision and its reason as a sentence.
-        out_of_distribution: Whether the distance exceeds its threshold.
+        out_of_distribution: Whether the distance exceeds the OOD limit.
         ood_distance: Distance of the features from those of the reference images.
     """
 

@@ -96,7 +96,8 @@ function describeScores(scores) {
     texts.push(`Melanoma sensitivity at the threshold for 90 % specificity: ${interval(scores.melanoma_sensitivity)}.`);
   }
   if (scores.melanoma_referred) {
-    texts.push(`Melanoma images that it refers: ${interval(scores.melanoma_referred)}; of all images: ${interval(scores.referred)}.`);
+    texts.push(`It refers ${interval(scores.melanoma_referred)} of the melanoma images and `
+      + `${interval(scores.referred)} of all images.`);
   }
   texts.push(`These scores are from ${scores.num_images} test images (${scores.dataset}, ${scores.stored_in}), with ${level} `
     + "confidence intervals. Images from another clinic can give lower scores.");
@@ -145,8 +146,8 @@ function show(prediction, file, metadata) {
   setText(find(".class", article), text);
   const names = prediction.prediction_set.map(fullName).join(", ");
   const none = "no class; the image is unlike most validation images of every class";
-  find(".set", article).textContent = `Prediction set: ${names || none}. For 90 of 100 images of each diagnosis like those of `
-    + "the validation images, the set contains the diagnosis.";
+  find(".set", article).textContent = `Prediction set: ${names || none}. For about 90 of 100 images of each diagnosis, `
+    + "if they are like the validation images, the set contains that diagnosis.";
   find("tbody", article).replaceChildren(...rows.map(showClass));
   const image = find(".image", article);
   image.src = URL.createObjectURL(file);
