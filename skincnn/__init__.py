@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from skincnn import metrics
     from skincnn.api.compare import Comparison, compare
     from skincnn.api.data import Data, Split, build_model, load_data, show_batch
-    from skincnn.api.run import Model, Run, load, train
+    from skincnn.api.model import Model
+    from skincnn.api.run import Run, load, train
     from skincnn.config import Config
     from skincnn.presets import preset
 
@@ -45,7 +46,8 @@ __all__ = [
 _MODULES = {
     "skincnn.api.compare": ("Comparison", "compare"),
     "skincnn.api.data": ("Data", "Split", "build_model", "load_data", "show_batch"),
-    "skincnn.api.run": ("Model", "Run", "load", "train"),
+    "skincnn.api.model": ("Model",),
+    "skincnn.api.run": ("Run", "load", "train"),
     "skincnn.config": ("Config",),
     "skincnn.presets": ("preset",),
 }
@@ -54,11 +56,12 @@ _MODULES = {
 def __getattr__(name: str) -> object:
     for module, names in _MODULES.items():
         if name in names:
-            if module in ("skincnn.api.data", "skincnn.api.run"):
+            if module.startswith("skincnn.api.") and name not in ("Comparison", "compare"):
                 from skincnn.startup import load_tensorflow
 
                 load_tensorflow()
-            return getattr(importlib.import_module(module), name)
+            globals()[name] = getattr(importlib.import_module(module), name)
+            return globals()[name]
     if name == "metrics":
         return importlib.import_module("skincnn.metrics")
     raise AttributeError(f"module 'skincnn' has no attribute {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import sys
@@ -22,6 +23,7 @@ NOISE = re.compile(
 """Messages that TensorFlow prints at startup and that require no action."""
 
 
+@functools.cache
 def load_tensorflow() -> None:
     """Imports TensorFlow and initializes its devices, hiding messages that match `NOISE`.
 

@@ -200,6 +200,7 @@ def test_files_arrays_and_tables_are_predicted_like_by_the_command(
         ([], "at least one image"),
         (3, "Received: int"),
         (np.zeros((2, 2)), r"uint8 \[height, width, 3\].*float64 \[2, 2\]"),
+        (pd.DataFrame({"path": ["a"]}), "must have a column `file`.*: path"),
     ],
 )
 def test_what_is_no_image_is_rejected(
@@ -221,6 +222,14 @@ def test_an_explanation_shows_the_predicted_or_the_given_class(
     (tmp_path / "text.jpg").write_text("no image")
     with pytest.raises(ConfigError, match=r"text.jpg is unreadable"):
         opened.explain(tmp_path / "text.jpg")
+    with pytest.raises(ConfigError, match="must be one of: akiec"):
+        opened.explain(image, "melanoma")
+    with pytest.raises(ConfigError, match=r"Expected one image\. Received: 2"):
+        opened.explain(np.stack([image, image]))
+    metadata = pd.DataFrame({"age": [40], "sex": ["male"], "localization": [None]})
+    assert np.array_equal(default, opened.explain(image, clinical_metadata=metadata))
+    with pytest.raises(ConfigError, match=r"2 row\(s\), one per image. Received 1"):
+        opened.predict([image, image], metadata)
 
 
 def test_an_evaluation_returns_the_result_that_it_writes(

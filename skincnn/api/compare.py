@@ -18,7 +18,7 @@ from skincnn.reporting import comparison_tables
 from skincnn.reporting.plots import to_image
 
 if TYPE_CHECKING:
-    from skincnn.api.run import Model
+    from skincnn.api.model import Model
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,19 @@
-"""Trained models: training, evaluation, prediction, explanation and export."""
+"""Runs: training, evaluation, explanation, report and export."""
 
 from __future__ import annotations
 
 import html
 import sys
 import webbrowser
-from collections.abc import Iterable, Mapping, Sequence
-from io import BytesIO
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
 from skincnn.api.data import PathLike
-from skincnn.clinical_metadata import CLINICAL_COLUMNS
+from skincnn.api.model import Array, Model, list_images, read_image, rows_of_metadata
 from skincnn.config import Config, read_config
 from skincnn.data.cache import Cache
 from skincnn.errors import ConfigError
@@ -39,6 +36,7 @@ from skincnn.inference.run_dir import (
     read_history,
     read_run_info,
 )
+from skincnn.lookup import look_up
 from skincnn.model.reproducibility import deterministic_ops
 from skincnn.reporting.checklist import render_checklists
 from skincnn.reporting.load import load_results
@@ -46,92 +44,10 @@ from skincnn.reporting.report import render_report, summary
 from skincnn.serving.conversion import export
 from skincnn.serving.explain import Explainer
 from skincnn.serving.export import ExportSpec, find_runs
-from skincnn.serving.predictor import Predictor, load_predictor, predict_files
-from skincnn.serving.prefetch import read_file
-from skincnn.serving.tables import select_clinical_metadata
+from skincnn.serving.images import OK
+from skincnn.serving.predictor import predict_files
 from skincnn.training import run as training
 from skincnn.training.devices import leave_processes, run_folder
-from tfds_ham10000.image_files import find_files
-
-Images = PathLike | Image.Image | npt.NDArray[np.uint8] | pd.DataFrame
-"""A file, a directory of image files, an image, an array of images, or a table of files."""
-Array = npt.NDArray[np.uint8]
-
-
-class Model:
-    """A trained model: a run directory, or an export (SavedModel, LiteRT or ONNX)."""
-
-    def __init__(self, path: PathLike):
-        """Stores the path; the model is loaded when it is first used."""
-        self.path = Path(path)
-        self._predictor: Predictor | None = None
-
-    def __repr__(self) -> str:
-        """Returns, for example, `Run('runs/a')`."""
-        return f"{type(self).__name__}({str(self.path)!r})"
-
-    @property
-    def predictor(self) -> Predictor:
-        """The loaded model; see `skincnn.serving.predictor.Predictor`."""
-        if self._predictor is None:
-            self._predictor = load_predictor(self.path)
-        return self._predictor
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Class names, in the order of the probabilities."""
-        return self.predictor.rule.class_names
-
-    def predict(
-        self,
-        images: Images | Sequence[Images],
-        clinical_metadata: pd.DataFrame | None = None,
-        *,
-        batch_size: int = 32,
-    ) -> pd.DataFrame:
-        """Returns a table with one row per image: probabilities, decision, status.
-
-        Unreadable images have a `status` other than "ok" and no numbers. The columns are
-        described by `python scripts/predict.py --help`. Not a medical device.
-
-        Args:
-            images: One of the following, or a list of them: a file, a directory (searched
-                for image files), a PIL image, or an array uint8 [height, width, 3] in
-                0..255. Or an array [num_images, height, width, 3], or a table with a column
-                `file` and, for a model with clinical metadata, the columns age, sex and
-                localization.
-            clinical_metadata: A table with the columns image_id, age, sex and localization.
-                The image_id is the file name without extension; for PIL images and arrays,
-                it is `image_<index>`.
-            batch_size: Number of images that are predicted at a time.
-
-        Raises:
-            ConfigError: The path contains no model, or there are no images.
-            DataError: A file of the model is missing or has changed.
-        """
-        if isinstance(images, pd.DataFrame):
-            if not set(CLINICAL_COLUMNS).isdisjoint(images) and clinical_metadata is None:
-                stems = images["file"].map(lambda name: Path(name).stem)
-                clinical_metadata = images.assign(image_id=stems)
-            images = images["file"].tolist()
-        sources = _list_images(images)
-        tables = [
-            self._predict(sources[start : start + batch_size], clinical_metadata)
-            for start in range(0, len(sources), batch_size)
-        ]
-        return pd.concat(tables, ignore_index=True)
-
-    def _predict(
-        self, sources: Sequence[tuple[Path, Array | None]], metadata: pd.DataFrame | None
-    ) -> pd.DataFrame:
-        paths = [path for path, _ in sources]
-        contents = [
-            read_file(path) if pixels is None else _to_png(pixels)
-            for path, pixels in sources
-        ]
-        indexed = None if metadata is None else metadata.set_index("image_id")
-        rows = select_clinical_metadata(paths, indexed)
-        return predict_files(self.predictor, paths, contents, rows)
 
 
 class Run(Model):
@@ -289,26 +205,33 @@ class Run(Model):
         with locked(self.path):
             return render_checklists(load_results(self.path), names)
 
-    def explain(self, image: Images, class_name: str = "") -> Image.Image:
+    def explain(
+        self,
+        image: PathLike | Image.Image | Array,
+        class_name: str = "",
+        clinical_metadata: pd.DataFrame | None = None,
+    ) -> Image.Image:
         """Returns the input of the model beside its Grad-CAM overlay.
-
-        For a model with clinical metadata, all values are assumed to be unknown.
 
         Args:
             image: A file, a PIL image or an array uint8 [height, width, 3].
             class_name: The class to explain; the predicted class by default.
+            clinical_metadata: See `predict`.
 
         Raises:
-            ConfigError: The image is unreadable, or the class does not exist.
+            ConfigError: There are several images, the image is unreadable, or the class
+                does not exist.
         """
-        [(path, pixels)] = _list_images(image)
-        content = read_file(path) if pixels is None else _to_png(pixels)
-        rows = select_clinical_metadata([path], None)
-        if not class_name:
-            [row] = predict_files(self.predictor, [path], [content], rows).itertuples()
-            if row.status != "ok":
-                raise ConfigError(f"{path} is {row.status}.")
-            class_name = str(row.predicted_class)
+        (path, pixels), *others = list_images(image)
+        if others:
+            raise ConfigError(f"Expected one image. Received: {1 + len(others)}.")
+        content = read_image(path, pixels)
+        rows = rows_of_metadata(clinical_metadata, 1)
+        [row] = predict_files(self.predictor, [path], [content], rows).itertuples()
+        if row.status != OK:
+            raise ConfigError(f"{path} is {row.status}.")
+        class_name = class_name or str(row.predicted_class)
+        look_up(dict.fromkeys(self.class_names), class_name, "`class_name`")
         [pair] = Explainer(self.path).explain([content], [class_name], rows)
         assert pair is not None
         return pair
@@ -323,6 +246,8 @@ class Run(Model):
         operating_point: str = "sensitivity=0.90",
     ) -> dict[str, Path]:
         """Writes exports, checks their parity with the model, and returns their paths.
+
+        Call `report` afterward: the model card shows the parity.
 
         Args:
             formats: "saved_model", "litert", "litert_float16", "litert_int8_weights",
@@ -423,43 +348,3 @@ def load(path: PathLike, data_dir: PathLike | None = None) -> Model:
     if not Path(path).exists():
         raise ConfigError(f"{path} does not exist. Expected a run directory or an export.")
     return Model(path)
-
-
-def _list_images(images: object) -> list[tuple[Path, Array | None]]:
-    """Returns a name, and the pixels unless it is a file, for each image."""
-    if isinstance(images, np.ndarray) and images.ndim == 4:
-        images = list(images)
-    if isinstance(images, str | Path | Image.Image | np.ndarray):
-        images = [images]
-    if not isinstance(images, Iterable):
-        raise ConfigError(
-            "Expected files, directories, PIL images or arrays. Received: "
-            f"{type(images).__name__}."
-        )
-    sources: list[tuple[Path, Array | None]] = []
-    for image in images:
-        if isinstance(image, str | Path):
-            path = Path(image)
-            files = find_files(path).files if path.is_dir() else [path]
-            sources += [(file, None) for file in files]
-        else:
-            sources.append((Path(f"image_{len(sources)}"), _to_pixels(image)))
-    if not sources:
-        raise ConfigError("Expected at least one image. Received: none.")
-    return sources
-
-
-def _to_pixels(image: object) -> Array:
-    pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3:
-        raise ConfigError(
-            "Expected images as uint8 [height, width, 3] in 0..255. Received: "
-            f"{pixels.dtype} {list(pixels.shape)}."
-        )
-    return pixels
-
-
-def _to_png(pixels: Array) -> bytes:
-    buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()

@@ -47,6 +47,10 @@ REFERRAL_COLUMNS = ("malignant_probability", "refer")
 """Columns of models whose classes are known to be malignant or benign."""
 
 
+PART_BYTES = 200 << 20
+"""Size of the converted files that are predicted together, unless one file is larger."""
+
+
 @dataclass(frozen=True)
 class Predictor:
     """A loaded model.
@@ -278,13 +282,12 @@ def _predict_with(
 def _converting_files(predict: Predict) -> Predict:
     """Returns a prediction function that first converts the files with `convert_file`.
 
-    It predicts every file that the dataset builder reads, from the same pixels.
+    It predicts every file that the dataset builder reads, from the same pixels. Small files
+    can be large after the conversion, so the files are predicted in parts of about
+    `PART_BYTES`.
     """
 
-    def convert_and_predict(
-        contents: Sequence[bytes], metadata: pd.DataFrame
-    ) -> Predictions:
-        files = [convert_file(content) for content in contents]
+    def predict_part(files: Sequence[bytes | str], metadata: pd.DataFrame) -> Predictions:
         readable = [file if isinstance(file, bytes) else b"" for file in files]
         predictions = predict(readable, metadata)
         status = np.array(predictions["status"], object)
@@ -292,6 +295,19 @@ def _converting_files(predict: Predict) -> Predict:
             if isinstance(file, str):
                 status[index] = file.encode()
         return {**predictions, "status": status}
+
+    def convert_and_predict(
+        contents: Sequence[bytes], metadata: pd.DataFrame
+    ) -> Predictions:
+        parts: list[Predictions] = []
+        files: list[bytes | str] = []
+        first = 0
+        for number, content in enumerate(contents, 1):
+            files.append(convert_file(content))
+            if sum(map(len, files)) >= PART_BYTES or number == len(contents):
+                parts.append(predict_part(files, metadata.iloc[first:number]))
+                first, files = number, []
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     return convert_and_predict
 

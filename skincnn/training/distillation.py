@@ -77,6 +77,7 @@ def predict_teacher(
         for run in find_members(Path(name)):
             info, teacher_config = read_run(run)
             train = _read_training_table(run, info, teacher_config, config, builder)
+            _check_folds(run, info, teacher_config, config)
             _check_leakage(run, train, teacher_config, config, tables, builder)
             models[str(run)] = info.sha256[MODEL_FILE]
             images = pipeline.load_images(
@@ -185,6 +186,30 @@ def _read_training_table(
             "the training run. Use the --data-dir of that run."
         )
     return table
+
+
+def _check_folds(run: Path, info: RunInfo, teacher_config: Config, config: Config) -> None:
+    """Checks that the teacher has seen no other folds than its student sees.
+
+    Otherwise a later evaluation on another fold would not detect the leakage. The folds of
+    a teacher that was distilled itself are not known.
+
+    Raises:
+        ConfigError: The teacher has seen other folds, or was distilled.
+    """
+    if info.teacher is not None:
+        raise ConfigError(
+            f"`distillation.teacher`: {run} was trained with a teacher itself, which may "
+            "have seen other images. Use a teacher without distillation."
+        )
+    seen = {*teacher_config.data.train_folds, *teacher_config.data.validation_folds}
+    own = {*config.data.train_folds, *config.data.validation_folds}
+    if not seen <= own:
+        raise ConfigError(
+            f"`distillation.teacher`: {run} was trained or validated on the folds "
+            f"{sorted(seen - own)}, which are neither training nor validation folds of "
+            "this run. Use a teacher whose folds are among those of this run."
+        )
 
 
 def _check_leakage(

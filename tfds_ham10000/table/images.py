@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
@@ -61,6 +61,11 @@ class TableImages(ImageFiles):
     def unused(self) -> list[str]:
         """The sorted paths of the images that no cell names."""
         return sorted(self._keys().difference(self._key_of.values()))
+
+    def named_twice(self) -> list[str]:
+        """Returns the paths of the images that several image_ids refer to."""
+        counts = Counter(self._key_of.values())
+        return sorted(key for key, count in counts.items() if count > 1)
 
     def select(self, cells: Iterable[str]) -> dict[str, list[str]]:
         """Finds the image of each cell; `image_id_of(cell)` becomes its image_id.

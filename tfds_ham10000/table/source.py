@@ -215,7 +215,13 @@ def _find_images(images: TableImages, cells: pd.Series, path: Path) -> list[str]
             f"{path}: {len(repeated)} image(s) occur in several rows, or are not named: "
             f"{join_first(repeated)}. Expected one row per image."
         )
-    if problems := images.select(cells):
+    problems = images.select(cells)
+    if not problems and (names := images.named_twice()):
+        raise SourceError(
+            f"{path}: {len(names)} image file(s) are named in several rows, in different "
+            f"spellings: {join_first(names)}. Expected one row per image."
+        )
+    if problems:
         missing = [cell for cell, keys in problems.items() if not keys]
         several = [f"{c} ({', '.join(keys)})" for c, keys in problems.items() if keys]
         row_of = {cell: row for row, cell in cells.items()}

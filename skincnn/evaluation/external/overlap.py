@@ -37,7 +37,7 @@ from tfds_ham10000.near_duplicates import (
 )
 
 PUBLISHED_ID = re.compile(
-    r"(?<![A-Za-z0-9])(?:(?:ISIC|HAM|BCN|MSK\d?|IL|IP)_\d{7,}|PAT_\d+_\d+_\d+|[0-9a-f]{32})"
+    r"(?<![A-Za-z0-9])(?:(?:ISIC|HAM|BCN|MSK\d?|IL|IP)_\d{7,}|PAT_\d+(?:_\d+_\d+)?|[0-9a-f]{32})"
     r"(?![A-Za-z0-9])"
 )
 """IDs that mean the same in all datasets, within names such as
@@ -47,8 +47,8 @@ CHUNK = 256
 
 
 def published_ids(ids: pd.Series[str]) -> pd.Series[str]:
-    """Returns the `PUBLISHED_ID` in each ID, and NaN for other IDs."""
-    return ids.str.extract(f"({PUBLISHED_ID.pattern})", expand=False)
+    """Returns the last `PUBLISHED_ID` in each ID, and NaN for other IDs."""
+    return ids.str.findall(PUBLISHED_ID).str[-1]
 
 
 def open_training_images(

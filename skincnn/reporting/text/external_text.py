@@ -76,8 +76,9 @@ def describe_overlap(result: ExternalResult) -> str:
             "similar"
         )
     return (
-        f"{text} Identical files and equal published image, lesion and patient IDs are "
-        f"always found, {search}. Other images of the same patients are not found."
+        f"{text} Files that are stored identically and equal published image, lesion and "
+        f"patient IDs are always found, {search}. Without published patient IDs, other "
+        "images of the same patients are not found."
     )
 
 

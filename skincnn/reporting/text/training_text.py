@@ -71,7 +71,7 @@ def _describe_teacher(results: RunResults) -> str:
     models = (
         "another model" if len(teacher.models) == 1 else f"{len(teacher.models)} models"
     )
-    unseen = "; each image was predicted only by models that were not trained on its lesion"
+    unseen = "; each image was predicted only by models that were not trained on its group"
     return (
         " Besides the diagnoses, it was trained to reproduce the probabilities of "
         f"{models} for the training images (distillation, weight "

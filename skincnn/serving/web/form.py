@@ -126,7 +126,7 @@ class RequestLimits:
             self._bodies.remove(body)
 
     async def _parse(self, headers: Headers, body: Body, max_images: int) -> FormData:
-        if headers.get("content-type", "").partition(";")[0].lower() != MEDIA_TYPE:
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != MEDIA_TYPE:
             raise HTTPException(415, f"The content type must be {MEDIA_TYPE}.")
         parser = MemoryParser(
             headers,

@@ -21,6 +21,7 @@ from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.files import sha256
 from skincnn.inference.run_dir import MODEL_FILE, RUN_FILE, read_run_info
+from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.metrics.operating_points import HEADLINE_POINT
 from skincnn.serving.explain import Explainer
 from skincnn.serving.export_info import info_path, read_export_info
@@ -111,7 +112,7 @@ def describe_model(
         grad_cam=grad_cam,
         max_images=MAX_IMAGES,
         synthetic=predictor.synthetic,
-        scores=read_scores(workdir) if workdir else None,
+        scores=read_scores(workdir, rule) if workdir else None,
         model_card=card.read_text(encoding="utf-8") if card and card.is_file() else "",
     )
 
@@ -132,10 +133,20 @@ def identify_model(path: Path, format_name: str) -> ModelVersion:
     )
 
 
-def read_scores(workdir: Path) -> ModelScores:
-    """Returns the scores of a run or ensemble on its test split."""
+def read_scores(workdir: Path, rule: DecisionRule) -> ModelScores:
+    """Returns the scores of a run or ensemble on its test split.
+
+    How many images are referred is only known for the referral rule of the evaluation. If
+    `rule` has another operating point or OOD limit, these scores are None.
+    """
     result = read_result(workdir, "test", SplitResult)
     melanoma, triage = result.targets.get("melanoma"), result.triage
+    if triage and not (
+        rule.operating_point == triage.operating_point
+        and _is_equal(rule.threshold, triage.threshold)
+        and _is_equal(rule.max_distance, triage.max_distance)
+    ):
+        triage = None
     point = melanoma and melanoma.operating_points.get(HEADLINE_POINT.key)
     return ModelScores(
         dataset=read_run_info(workdir).dataset,
@@ -147,6 +158,12 @@ def read_scores(workdir: Path) -> ModelScores:
         referred=triage.referred if triage else None,
         confidence=result.confidence,
     )
+
+
+def _is_equal(first: float | None, second: float | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return math.isclose(first, second, rel_tol=1e-4)
 
 
 def parse_clinical_metadata(fields: Mapping[str, str]) -> ClinicalMetadata:

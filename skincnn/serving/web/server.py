@@ -17,7 +17,7 @@ PACKAGES = ("fastapi", "httptools", "prometheus_client", "python_multipart", "uv
 MIN_TOKEN_LENGTH = 16
 MAX_CONNECTIONS = 512
 """Maximum number of open connections; further ones get the status 503."""
-DRAIN_SECONDS = 90
+DRAIN_SECONDS = 150
 """Maximum time for completing the requests in progress after a signal."""
 EXPOSED = (
     "warning: other computers can reach this server, and connections are not encrypted: "
