@@ -83,7 +83,7 @@ SMALLEST = {
 SLOW = (
     *("resnet50_v2", "efficientnet_v2_s", "inception_resnet_v2", "xception"),
     *("nasnet_mobile", "densenet121", "inception_v3"),
-    *("vgg16", "efficientnet_v2_b0", "convnext_tiny"),
+    *("vgg16", "resnet50", "efficientnet_b0", "efficientnet_v2_b0", "convnext_tiny"),
 )
 FROM_KERAS = [n for n in BACKBONES if n != "small_cnn" and "_lite" not in n]
 BLOCKS_BY_NAME = {

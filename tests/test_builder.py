@@ -64,6 +64,7 @@ class FromFiles:
         cls.folder.cleanup()
 
 
+@pytest.mark.slow
 class TestIsic2018(FromFiles, tfds.testing.DatasetBuilderTestCase):
     BUILDER_CONFIG_NAMES_TO_TEST = names_of("isic2018")
     SPLITS = dict.fromkeys(FOLDS, 21) | {"validation_official": 7, "test_official": 7}

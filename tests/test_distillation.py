@@ -176,7 +176,7 @@ def test_each_image_is_predicted_by_the_model_that_was_not_trained_on_it(
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"train_folds": (0,), "validation_folds": (1,)}, "trained on the validation or"),
+        ({"train_folds": (0,), "validation_folds": (1,)}, "neither training nor validat"),
         ({"train_folds": (0,), "test_folds": (1,)}, "trained on the validation or"),
         ({"validation_folds": (7,), "test_folds": (8,)}, "validated on the test images"),
         ({"dataset": "demo"}, "trained on the dataset demo_tiny"),

@@ -370,6 +370,7 @@ def test_ood_detection_is_switched_off_if_the_distances_differ(
     result_path(workdir, "export.shifted").unlink()
 
 
+@pytest.mark.slow
 def test_an_onnx_model_is_kept_if_another_format_is_rejected(
     workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -277,6 +277,7 @@ def test_an_output_filter_and_an_invalid_input_by_grpc(
         server.predict(request)
 
 
+@pytest.mark.slow
 def test_saved_model_cli_shows_and_runs_the_signatures(
     run: Run, images: tuple[list[bytes], np.ndarray], tmp_path: Path
 ) -> None:

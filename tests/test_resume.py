@@ -319,6 +319,7 @@ def test_patience_counts_epochs_of_the_last_stage() -> None:
     assert is_patience_over(Progress(epoch=7, best_epoch=4), 3, 3)
 
 
+@pytest.mark.slow
 def test_early_stopping_also_applies_after_resuming(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -299,6 +299,7 @@ def test_the_export_takes_image_tensors_and_is_deterministic(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("no_figures")
+@pytest.mark.slow
 def test_a_model_with_clinical_metadata_is_trained_and_served(
     data_dir: Path, tmp_path: Path
 ) -> None:
@@ -364,6 +365,7 @@ def test_a_changed_model_file_is_rejected(run: Run, data_dir: Path, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("no_figures")
+@pytest.mark.slow
 def test_overwriting_replaces_the_run_and_keeps_other_files(
     run: Run, data_dir: Path, tmp_path: Path
 ) -> None:

@@ -77,8 +77,8 @@ def predict_teacher(
         for run in find_members(Path(name)):
             info, teacher_config = read_run(run)
             train = _read_training_table(run, info, teacher_config, config, builder)
-            _check_folds(run, info, teacher_config, config)
             _check_leakage(run, train, teacher_config, config, tables, builder)
+            _check_folds(run, info, teacher_config, config)
             models[str(run)] = info.sha256[MODEL_FILE]
             images = pipeline.load_images(
                 builder, tables["train"], teacher_config.data, cache
