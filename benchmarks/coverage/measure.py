@@ -32,11 +32,12 @@ lesions:
   Even if all of them favor one model, this happens by chance in 2 of 2^n cases, which is
   more than {1 - LOWEST:.2f} for fewer than 5 lesions: the interval must then contain 0.
 
-Where the true score is so close to the best value that only the upper or only the lower end
-can miss it (*true score below* or *above* is 0.000), this happens in .025 of the test sets,
-and the coverage is .975: the error of perfect probabilities, and rates and AUC close to 1
-of few lesions. Differences of similar models have larger coverages than .95 if few lesions
-of rare classes decide them, for the reason given above."""
+Where a rate or an AUC of few lesions is so close to 1 that only the upper end can miss it
+(*true score below* is 0.000), this should happen in .025 of the test sets, and the coverage
+is about .975. Differences of similar models have larger coverages than .95 if few lesions
+of rare classes decide them, for the reason given above. The estimated variance between
+seeds is not below 0, so it is too large on average if seeds have no effect, and the
+intervals of the difference of recipes are too wide."""
 COVERED = """\
 The other intervals of the report are computed by the functions of these tables: the scores
 and differences of test-time augmentation, logit adjustment, ensembles and their members,
