@@ -28,7 +28,7 @@ def image_files(folder: Path | None, count: int) -> list[bytes]:
     """Returns the bytes of `count` JPEG files in a directory, repeated as needed.
 
     Without a directory, the images are synthetic, with 600x450 pixels, a little noise and
-    JPEG quality 98. Each file has about 200 kB, like the images of HAM10000.
+    JPEG quality 98. Each file is about 160 kB.
 
     Raises:
         ConfigError: The directory contains no .jpg files.

@@ -1,12 +1,13 @@
-"""Ten class-stratified folds that never separate images of the same patient or lesion.
+"""Ten class-stratified folds that never separate images of the same group.
 
-The folds of HAM10000 are the same on every machine. The folds of other images also depend
-on the near-duplicates that are found, which may differ a little between versions of the
-libraries.
+A group consists of images that are connected by patients, lesions or near-duplicates, as
+far as they are known (see `groups`). With --group-by lesion, patients are ignored.
 
-All images of a group (see `groups`) are in the same fold. The near-duplicates of HAM10000
-were judged by eye and are published in `pairs_isic2018.csv`, the lesions, groups and folds
-in `folds_isic2018.csv`; `scripts/make_folds.py` reproduces them.
+The folds of HAM10000 are published in `folds_isic2018.csv` with the lesions and groups, and
+are the same on every machine. `scripts/make_folds.py` reproduces this file from the pairs
+of near-duplicates in `pairs_isic2018.csv`, which were judged by eye. The folds of other
+images depend on the near-duplicates that the search finds, which may differ a little
+between versions of the libraries.
 """
 
 from __future__ import annotations

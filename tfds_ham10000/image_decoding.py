@@ -68,10 +68,10 @@ class CheckedImages:
     ):
         """Reads and decodes each image once, on all CPU cores.
 
-        Converted images are kept in an unnamed temporary file in `folder`. This file is
-        deleted when the process ends, or earlier. See `normalize` for `longest_side`.
-        `inspect` is called with each decoded image (upright, RGB); `inspected` is where the
-        results are stored, a dict by default.
+        Converted images are kept in an unnamed temporary file in `folder`. The file is
+        deleted with this object, at the latest when the process ends. See `normalize` for
+        `longest_side`. `inspect` is called with each decoded image (upright, RGB), and its
+        results are stored in `inspected` by image_id (a dict by default).
 
         Raises:
             OSError: The temporary file cannot be written.

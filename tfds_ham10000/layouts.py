@@ -94,9 +94,7 @@ class Source:
         ]
         if messages:
             inner = [x for x, reason in images.skipped.items() if reason == ARCHIVE]
-            advice = (
-                f"Unpack {join_first(inner)}" if inner else "Download missing files again"
-            )
+            advice = f"Unpack {join_first(inner)}" if inner else "Download the files again"
             raise SourceError(
                 f"{where}: {' '.join(messages)} Expected the same images in the table and "
                 f"the files, and each image in one split only. {advice}."

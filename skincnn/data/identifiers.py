@@ -9,7 +9,7 @@ import pandas as pd
 from skincnn.records import Part
 
 Unit = Literal["patient", "lesion", "image"]
-"""What a group of images shows, together with its near-duplicates."""
+"""The unit by which images and their near-duplicates are grouped."""
 ID_COLUMNS = {"lesion": "lesion_id", "patient": "patient_id"}
 """Column of a table of images with the IDs of each unit; "" where the ID is not known."""
 

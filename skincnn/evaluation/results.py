@@ -290,7 +290,7 @@ class SplitResult(Record):
 
     @property
     def unit(self) -> Unit:
-        """What a group of images shows; see `Identifiers`."""
+        """The unit by which images are grouped; see `Identifiers`."""
         return self.characteristics.identifiers.unit
 
 

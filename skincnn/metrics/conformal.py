@@ -1,9 +1,9 @@
-"""Conformal prediction sets: sets of classes that contain the true class with a coverage.
+"""Conformal prediction sets, which contain the true class with a chosen probability.
 
-The sets are class-conditional (Mondrian): the coverage holds for each class. Vovk,
-Conditional validity of inductive conformal predictors (2012), arXiv:1209.2673; Sadinle, Lei
-and Wasserman, Least Ambiguous Set-Valued Classifiers with Bounded Error Levels (2019),
-arXiv:1609.00451.
+This probability is the coverage. The sets are class-conditional (Mondrian): the coverage
+holds for each class. Vovk, Conditional validity of inductive conformal predictors (2012),
+arXiv:1209.2673; Sadinle, Lei and Wasserman, Least Ambiguous Set-Valued Classifiers with
+Bounded Error Levels (2019), arXiv:1609.00451.
 """
 
 from __future__ import annotations

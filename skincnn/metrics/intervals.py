@@ -29,8 +29,8 @@ class Support:
     """The numbers of groups from which a score in 0..1 is estimated.
 
     Attributes:
-        kind: "rate": the share of the images with a property. "auc": the area under a ROC
-            curve. "mean": another score, or a mean over classes.
+        kind: "rate": the share of the images with a property. "auc": the area under an
+            ROC curve. "mean": another score, or a mean over classes.
         sizes: For a rate, the number of groups in its denominator; for an AUC, those of
             positive and of negative images; for a mean, those of each class.
     """

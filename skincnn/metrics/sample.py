@@ -87,7 +87,7 @@ class Sample:
 def roc_points(
     positive: Flags, score: Floats, weights: Floats
 ) -> tuple[Scores, Scores, Scores]:
-    """Returns the points of a ROC curve: thresholds, true positives, false positives.
+    """Returns the points of an ROC curve: thresholds, true positives, false positives.
 
     Images with scores at or above a threshold are predicted as positive. The thresholds are
     infinity and each distinct score.

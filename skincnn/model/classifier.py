@@ -103,7 +103,8 @@ def set_trainable(
 
     Raises:
         ConfigError: `blocks` is negative or exceeds the number of blocks of the backbone.
-        ValueError: "frozen_statistics" is used with a classifier that is not `fused`.
+        ValueError: "frozen_statistics" is used with a classifier that is not `fused`, or
+            whose BatchNorm layers are inside layers of KerasHub.
     """
     network = classifier.get_layer(BACKBONE_LAYER)
     if blocks == 0:

@@ -176,7 +176,7 @@ def percent_interval(score: Estimate) -> str:
 
 
 def per_hundred(score: Estimate) -> str:
-    """Returns how many of 100, with the interval, such as "64 [55, 73]"."""
+    """Returns a share per 100, with its interval, such as "64 [55, 73]"."""
     return percent_interval(score).replace(" %", "")
 
 

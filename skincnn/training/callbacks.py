@@ -234,15 +234,15 @@ class UserCallbacks(keras.callbacks.Callback):
     def on_train_batch_begin(
         self, batch: int, logs: dict[str, float] | None = None
     ) -> None:
-        """Is called before each step."""
+        """Is called before every `model.steps_per_execution` steps."""
         self._call("on_train_batch_begin", batch, logs)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Is called after each step."""
+        """Is called after every `model.steps_per_execution` steps."""
         self._call("on_train_batch_end", batch, logs)
 
     def finish(self) -> None:
-        """Ends the training run for the callbacks."""
+        """Calls `on_train_end` of the callbacks, if training has begun."""
         if self._begun:
             self._call("on_train_end", None)
 

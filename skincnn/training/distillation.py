@@ -100,12 +100,14 @@ def average_unseen(
 ) -> tuple[npt.NDArray[np.float32], bool]:
     """Returns the mean predictions of several models, and whether they are out-of-fold.
 
-    If each image was seen in training by some of the models only, its predictions are
-    averaged over the others (out-of-fold). Otherwise, the mean is over all models.
+    If, for each image, at least one model was not trained on its group, the predictions
+    are averaged over these models only (out-of-fold). Otherwise, they are averaged over all
+    models.
 
     Args:
         predictions: Probabilities of each model, [num_images, num_classes].
-        seen: Whether each model was trained on an image of the same group, [num_images].
+        seen: For each model, whether it was trained on the group of the image,
+            [num_images].
     """
     weights = ~np.stack(seen)
     out_of_fold = bool(weights.any(axis=0).all())

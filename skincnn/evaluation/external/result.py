@@ -86,8 +86,9 @@ class ExternalResult(Record):
         num_images: Number of images of the dataset.
         overlap: Result of the overlap audit; None if it was skipped.
         other_labels: Labels that are not classes of the model. Their images are not scored.
-        scores: All scores of the images that are neither left out nor of other labels. The
-            calibration map, the thresholds and the OOD limit are those of the run.
+        scores: All scores, without the images of other labels and those that the overlap
+            audit left out. The calibration map, the thresholds and the OOD limit are those
+            of the run.
         out_of_distribution: Share of the scored images above the OOD limit; None if OOD
             detection is switched off.
         prevalences: Scores at the prevalences that the user chose.

@@ -81,7 +81,7 @@ def count_or_unknown(count: int | None, noun: str) -> str:
 
 
 def describe_unseen(results: RunResults, *, is_split_by_image: bool) -> str:
-    """Returns what a model of a cross-validation did not see of its test images."""
+    """Returns what a cross-validation model was not trained on, such as "its lesion"."""
     unit = "image" if is_split_by_image else results.info.identifiers.unit
     return "that image" if unit == "image" else f"its {unit}"
 
