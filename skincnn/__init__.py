@@ -51,12 +51,13 @@ _MODULES = {
     "skincnn.config": ("Config",),
     "skincnn.presets": ("preset",),
 }
+_WITH_TENSORFLOW = ("skincnn.api.data", "skincnn.api.model", "skincnn.api.run")
 
 
 def __getattr__(name: str) -> object:
     for module, names in _MODULES.items():
         if name in names:
-            if module.startswith("skincnn.api.") and name not in ("Comparison", "compare"):
+            if module in _WITH_TENSORFLOW:
                 from skincnn.startup import load_tensorflow
 
                 load_tensorflow()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import keras
 import numpy as np
 import pandas as pd
 
@@ -36,3 +39,18 @@ def make_setup(
     tables = {name: make_rows(size, num_classes) for name, size in sizes.items()}
     class_names = tuple(f"class {number}" for number in range(num_classes))
     return TrainingSetup(config, classifier, tables, draw_images, class_names, devices)
+
+
+def flat_features(*, metadata: bool) -> tuple[Any, keras.KerasTensor]:
+    """Returns the inputs of a network for images of 8x8 pixels, and all pixels in 0..1.
+
+    With `metadata`, the inputs are a dictionary, and two values follow the pixels.
+    """
+    keras.utils.set_random_seed(0)
+    images = keras.Input((8, 8, 3), name="images")
+    pixels = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))
+    if not metadata:
+        return images, pixels
+    clinical = keras.Input((2,), name="metadata")
+    features = keras.layers.Concatenate()([pixels, clinical])
+    return {"images": images, "metadata": clinical}, features

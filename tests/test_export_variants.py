@@ -15,6 +15,7 @@ import pytest
 from conftest import run_here
 from PIL import Image
 from scipy.special import softmax
+from setups import flat_features
 
 from skincnn.data import datasets, pipeline
 from skincnn.evaluation.results import SplitResult, read_result
@@ -38,13 +39,7 @@ VARIANT = "d4_adjusted"
 
 def make_model(*, metadata: bool) -> keras.Model:
     """Returns a network whose outputs depend on the positions of pixels."""
-    keras.utils.set_random_seed(0)
-    inputs = images = keras.Input((8, 8, 3), name="images")
-    features = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))
-    if metadata:
-        clinical = keras.Input((2,), name="metadata")
-        inputs = {"images": images, "metadata": clinical}
-        features = keras.layers.Concatenate()([features, clinical])
+    inputs, features = flat_features(metadata=metadata)
     logits = keras.layers.Dense(3, name="head")(features)
     return keras.Model(inputs, {"logits": logits, "ood_distance": features[:, 0]})
 

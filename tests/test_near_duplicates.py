@@ -121,7 +121,7 @@ def test_components_are_transitive_and_named_by_their_smallest_member() -> None:
 
 
 @pytest.fixture(scope="module")
-def photographs() -> dict[str, Image.Image]:
+def originals() -> dict[str, Image.Image]:
     """Returns demo images with skin texture, by image_id."""
     rng = np.random.default_rng(0)
     records, images = make_dataset(300)
@@ -134,8 +134,8 @@ def photographs() -> dict[str, Image.Image]:
 
 
 @pytest.fixture(scope="module")
-def features(photographs: dict[str, Image.Image]) -> dict[str, ImageFeatures]:
-    return {name: extract_features(image) for name, image in photographs.items()}
+def features(originals: dict[str, Image.Image]) -> dict[str, ImageFeatures]:
+    return {name: extract_features(image) for name, image in originals.items()}
 
 
 def central_part(image: Image.Image, share: float) -> Image.Image:
@@ -160,11 +160,11 @@ def central_part(image: Image.Image, share: float) -> Image.Image:
 def test_an_altered_copy_is_found_and_no_other_image(
     change: Callable[[Image.Image], Image.Image],
     method: str,
-    photographs: dict[str, Image.Image],
+    originals: dict[str, Image.Image],
     features: dict[str, ImageFeatures],
 ) -> None:
-    names = list(photographs)[:5]
-    copies = {f"{name}_copy": extract_features(change(photographs[name])) for name in names}
+    names = list(originals)[:5]
+    copies = {f"{name}_copy": extract_features(change(originals[name])) for name in names}
     found = find_near_duplicates({**features, **copies})
     assert [(pair.first, pair.second) for pair in found] == [
         (n, f"{n}_copy") for n in names
@@ -176,15 +176,15 @@ def test_an_altered_copy_is_found_and_no_other_image(
 
 
 def test_images_of_a_large_dataset_have_fewer_features(
-    photographs: dict[str, Image.Image],
+    originals: dict[str, Image.Image],
     features: dict[str, ImageFeatures],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(feature_extraction, "FULL_SIZE", 20)
-    names = list(photographs)[:5]
-    few = {name: extract_features(photographs[name], 21) for name in names}
+    names = list(originals)[:5]
+    few = {name: extract_features(originals[name], 21) for name in names}
     assert {len(of_image.points) for of_image in few.values()} <= {100, 101, 102}
-    few |= {f"{n}_copy": extract_features(recompressed(photographs[n]), 21) for n in names}
+    few |= {f"{n}_copy": extract_features(recompressed(originals[n]), 21) for n in names}
     # The positions are comparable with those of a small dataset.
     between = find_near_duplicates_between(features, few)
     pairs = [(name, other) for name in names for other in (name, f"{name}_copy")]
@@ -197,10 +197,10 @@ def test_images_of_a_large_dataset_have_fewer_features(
 
 
 def test_the_marks_of_a_ruler_do_not_join_lesions(
-    photographs: dict[str, Image.Image],
+    originals: dict[str, Image.Image],
 ) -> None:
     features = []
-    for image in list(photographs.values())[:2]:
+    for image in list(originals.values())[:2]:
         with_ruler = image.copy()
         draw = ImageDraw.Draw(with_ruler)
         draw.line((30, 200, 270, 200), "black", 2)
@@ -250,13 +250,13 @@ def test_the_most_similar_images_share_the_rarest_features() -> None:
 
 
 def test_pairs_between_datasets_have_one_image_in_each(
-    photographs: dict[str, Image.Image], features: dict[str, ImageFeatures]
+    originals: dict[str, Image.Image], features: dict[str, ImageFeatures]
 ) -> None:
-    names = list(photographs)[:4]
+    names = list(originals)[:4]
     # The image_ids of the copies are those of other images.
     changes = {name: ImageOps.mirror if name < names[2] else recompressed for name in names}
     copies = {
-        image_id: extract_features(changes[name](photographs[name]))
+        image_id: extract_features(changes[name](originals[name]))
         for image_id, name in zip(reversed(names), names, strict=True)
     }
     second = {**copies, "same": copies[names[0]]}

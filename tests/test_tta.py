@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from scipy.special import logsumexp, softmax
+from setups import flat_features
 
 from skincnn.config import AugmentConfig, Config
 from skincnn.data.pipeline import evaluation_batches
@@ -29,13 +30,7 @@ def orientations(image: np.ndarray) -> list[np.ndarray]:
 
 def make_model(*, metadata: bool = False) -> keras.Model:
     """Returns a model whose logits depend on the positions of pixels."""
-    keras.utils.set_random_seed(0)
-    inputs = images = keras.Input((8, 8, 3), name="images")
-    features = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))
-    if metadata:
-        clinical = keras.Input((2,), name="metadata")
-        inputs = {"images": images, "metadata": clinical}
-        features = keras.layers.Concatenate()([features, clinical])
+    inputs, features = flat_features(metadata=metadata)
     return keras.Model(inputs, keras.layers.Dense(3)(features))
 
 

@@ -106,20 +106,20 @@ def test_grad_cam_is_drawn_for_each_class(model: ServedModel) -> None:
     image = [("images", ("x.jpg", jpeg()))]
     with client_of(model) as client:
         best = client.post("/v1/predict", files=image).json()["predictions"][0]
-        pictures = {
+        overlays = {
             name: client.post("/v1/explain", files=image, data={"class_name": name}).content
             for name in ("mel", best["predicted_class"], "nv")
         }
         assert (
             client.post("/v1/explain", files=image).content
-            == (pictures[best["predicted_class"]])
+            == (overlays[best["predicted_class"]])
         )
         response = client.post("/v1/explain", files=image, data={"class_name": "x"})
         check_problem(response, 422, "`class_name` must be one of akiec")
         check_problem(client.post("/v1/explain", files=IMAGE), 422, "unreadable: ")
         check_problem(client.post("/v1/explain", files=image * 2), 422, "Too many files")
-    assert len(set(pictures.values())) > 1
-    assert Image.open(io.BytesIO(pictures["mel"])).size == (128, 64)
+    assert len(set(overlays.values())) > 1
+    assert Image.open(io.BytesIO(overlays["mel"])).size == (128, 64)
 
 
 def test_a_format_without_feature_maps_has_no_grad_cam(

@@ -114,7 +114,7 @@ def command() -> None:
         train_ensemble(arguments, workdir, members)
         return
     from skincnn.api.run import train
-    from skincnn.serving.export import find_saved_model
+    from skincnn.serving.export import find_current_export
 
     run = train(
         arguments.config,
@@ -126,7 +126,7 @@ def command() -> None:
     )
     run.evaluate()
     # A finished run has an export, unless it was interrupted before the export.
-    saved_model = find_saved_model(workdir) or run.export()["saved_model"]
+    saved_model = find_current_export(workdir) or run.export()["saved_model"]
     common.show_report(workdir)
     print(f"model   {saved_model}")
 

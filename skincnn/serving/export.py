@@ -271,7 +271,7 @@ def find_runs(workdir: Path) -> tuple[Path, ...]:
     return find_members(workdir) if is_ensemble else ()
 
 
-def find_saved_model(workdir: Path) -> Path | None:
+def find_current_export(workdir: Path) -> Path | None:
     """Returns the latest SavedModel (without TTA) of a run's current model, or None."""
     info, _ = read_run(workdir)
     folder = ExportSpec(workdir=workdir).folder
