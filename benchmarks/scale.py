@@ -136,7 +136,7 @@ def _search(setting: Setting) -> tuple[float, float, float]:
     """Returns the minutes, the peak memory in GB, and the share of duplicates found."""
     features = FeatureFile(setting.folder)
     for number, of_image in enumerate(_make_features(setting.num_images)):
-        features[_image_id(number)] = of_image
+        features.add(_image_id(number), of_image)
     started = time.perf_counter()
     found = {(pair.first, pair.second) for pair in find_near_duplicates(features)}
     minutes = (time.perf_counter() - started) / 60

@@ -274,8 +274,8 @@ def test_features_in_a_file_give_the_same_pairs(
     stored = FeatureFile(tmp_path)
     first, *_ = features
     for name in reversed([*features, "again"]):
-        stored[name] = features[first if name == "again" else name]
-    stored["plain"] = extract_features(Image.new("RGB", (300, 225)))
+        stored.add(name, features[first if name == "again" else name])
+    stored.add("plain", extract_features(Image.new("RGB", (300, 225))))
     assert {*stored} == {*features, "again", "plain"}
     assert len(stored["plain"].points) == 0
     for name, expected in features.items():

@@ -8,7 +8,7 @@ import errno
 import functools
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +184,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         else:
             source, report["source"] = self._read_source(dl_manager)
             self.info.features["label"].names = list(source.class_names)
-            images = self._check_images(source)
-            stored, search = _split(source, images, self._table_options.group_by)
+            images, features = self._check_images(source)
+            group_by = self._table_options.group_by
+            stored, search = _split(source, images.errors, features, group_by)
             notes, report["excluded"] = source.notes, source.excluded
             report |= {"classes": source.classes, "columns": source.columns}
             report |= {"table_options": self._table_options}
@@ -240,23 +241,25 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             source = layouts.without_ham10000(source)
         return source, origin
 
-    def _check_images(self, source: Source) -> CheckedImages:
+    def _check_images(self, source: Source) -> tuple[CheckedImages, FeatureFile]:
+        """Returns the images, and their features unless all groups are published."""
         ids = [r.image_id for records in source.splits.values() for r in records]
         folder, longest_side = Path(self.data_dir), self.builder_config.longest_side
         if longest_side is None:
             _require_space(folder, sum(map(source.images.size, ids)))
         extract = functools.partial(extract_features, num_images=len(ids))
         inspect = None if groups_are_published(source.splits) else extract
+        features = FeatureFile(folder)
         images = CheckedImages(
             source.images,
             ids,
             folder,
             longest_side=longest_side,
             inspect=inspect,
-            inspected=FeatureFile(folder),
+            store=features.add,
         )
         require_valid(images.errors, len(ids), self._on_bad_image)
-        return images
+        return images, features
 
 
 def _text_features(*names: str) -> dict[str, tfds.features.Text]:
@@ -286,16 +289,22 @@ def build_lock(dataset_dir: Path) -> Iterator[None]:
 
 
 def _split(
-    source: Source, images: CheckedImages, group_by: GroupBy | None
+    source: Source,
+    errors: Collection[str],
+    features: FeatureFile,
+    group_by: GroupBy | None,
 ) -> tuple[StoredSplits, dict[str, Any]]:
-    """Returns the splits of all valid images, and fields of the report on the search."""
+    """Returns the splits of all valid images, and fields of the report on the search.
+
+    `errors` are the image_ids of invalid images.
+    """
     splits = {
-        name: [record for record in records if record.image_id not in images.errors]
+        name: [record for record in records if record.image_id not in errors]
         for name, records in source.splits.items()
     }
     published = published_assignments().keys()
-    skipped = {name for name in images.inspected if published_id(name) in published}
-    found = find_near_duplicates(images.inspected, skip=skipped)
+    skipped = {name for name in features if published_id(name) in published}
+    found = find_near_duplicates(features, skip=skipped)
     stored = split_into_folds(
         splits, [(pair.first, pair.second) for pair in found], group_by
     )
@@ -308,8 +317,8 @@ def _split(
     ]
     pairs = [(record_of[pair.first], record_of[pair.second]) for pair in found]
     known_pairs, found_pairs = PUBLISHED_SEARCH
-    if images.inspected:
-        known_pairs = count_known_pairs(lesion_of, images.inspected)
+    if features:
+        known_pairs = count_known_pairs(lesion_of, features)
         known_pairs -= count_known_pairs(lesion_of, skipped)
         found_pairs = len(found) - len(across)
     return stored, {

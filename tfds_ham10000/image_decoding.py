@@ -23,10 +23,10 @@ import struct
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -48,12 +48,14 @@ MAX_SKIPPED_SHARE = 0.01
 """Largest share of images that `on_bad_image="skip"` may omit."""
 
 
+T = TypeVar("T")
+
+
 class CheckedImages:
     """Source images, validated and converted to the stored format.
 
     Attributes:
         errors: Why each invalid image is invalid, by image_id.
-        inspected: The results of `inspect`, if given, for the valid images, by image_id.
     """
 
     def __init__(
@@ -63,18 +65,18 @@ class CheckedImages:
         folder: Path,
         *,
         longest_side: int | None = None,
-        inspect: Callable[[Image.Image], Any] | None = None,
-        inspected: MutableMapping[str, Any] | None = None,
+        inspect: Callable[[Image.Image], T] | None = None,
+        store: Callable[[str, T], None] | None = None,
     ):
         """Reads and decodes each image once, on all CPU cores.
 
         Converted images are kept in an unnamed temporary file in `folder`. The file is
         deleted with this object, at the latest when the process ends. See `normalize` for
-        `longest_side`. `inspect` is called with each decoded image (upright, RGB), and its
-        results are stored in `inspected` by image_id (a dict by default).
+        `longest_side`. `inspect` is called with each decoded image (upright, RGB), and
+        `store` with the image_id and the result for each valid image, in several threads.
 
         Raises:
-            OSError: The temporary file cannot be written.
+            OSError: The temporary file cannot be written, or `store` raises this error.
         """
         self._images = images
         self._longest_side = longest_side
@@ -83,8 +85,7 @@ class CheckedImages:
         weakref.finalize(self, self._spool.close)
         self._lock = threading.Lock()
         self._converted: dict[str, tuple[int, int]] = {}
-        self._inspect = inspect
-        self.inspected = {} if inspected is None else inspected
+        self._inspect, self._store = inspect, store
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             try:
                 errors = pool.map(self._check, image_ids)
@@ -110,7 +111,7 @@ class CheckedImages:
 
     def _check(self, image_id: str) -> str | None:
         """Converts an image if necessary. Returns why it is invalid, or None if valid."""
-        results = []
+        results: list[Any] = []
 
         def inspect(image: Image.Image) -> None:
             if self._inspect is not None:
@@ -121,8 +122,9 @@ class CheckedImages:
             stored = normalize(content, self._longest_side, inspect)
         except SourceError as error:
             return str(error)
-        for result in results:
-            self.inspected[image_id] = result
+        if self._store is not None:
+            for result in results:
+                self._store(image_id, result)
         if stored is not content:
             with self._lock:
                 start = self._spool.seek(0, os.SEEK_END)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -14,9 +15,9 @@ from PIL import Image
 from skincnn.api.data import PathLike
 from skincnn.clinical_metadata import CLINICAL_COLUMNS, UNKNOWN
 from skincnn.errors import ConfigError
-from skincnn.serving.predictor import Predictor, load_predictor, predict_files
-from skincnn.serving.prefetch import read_file
-from tfds_ham10000.image_files import find_files
+from skincnn.serving.predictor import Predictor, load_predictor
+from skincnn.serving.prefetch import predict_sources, read_file
+from tfds_ham10000.image_files import find_files, printable
 
 Array = npt.NDArray[np.uint8]
 Images = PathLike | Image.Image | Array | pd.DataFrame
@@ -79,15 +80,11 @@ class Model:
                 clinical_metadata = images
             images = _column_of_files(images)
         sources = list_images(images)
-        metadata = rows_of_metadata(clinical_metadata, len(sources))
-        tables = []
-        for start in range(0, len(sources), batch_size):
-            part = slice(start, start + batch_size)
-            paths = [path for path, _ in sources[part]]
-            contents = [read_image(*source) for source in sources[part]]
-            rows = metadata.iloc[part]
-            tables.append(predict_files(self.predictor, paths, contents, rows))
-        return pd.concat(tables, ignore_index=True)
+        rows = rows_of_metadata(clinical_metadata, len(sources))
+        names = [Path(printable(path)) for path, _ in sources]
+        reads = [functools.partial(read_image, *source) for source in sources]
+        batches = predict_sources(self.predictor, names, reads, rows, batch_size)
+        return pd.concat([batch.table for batch in batches], ignore_index=True)
 
 
 def _column_of_files(table: pd.DataFrame) -> list[str]:

@@ -74,15 +74,16 @@ def _search(records: Sequence[Record], images: Images, folder: Path) -> None:
     """Searches for near-duplicates, and writes pairs.csv and the contact sheets."""
     lesion_of = {record.image_id: record.lesion_id for record in records}
     with tempfile.TemporaryDirectory() as spool:
+        features = FeatureFile(Path(spool))
         checked = CheckedImages(
             images,
             [*lesion_of],
             Path(spool),
             inspect=extract_features,
-            inspected=FeatureFile(Path(spool)),
+            store=features.add,
         )
         require_valid(checked.errors, len(lesion_of), "fail")
-        found = pd.DataFrame(find_near_duplicates(checked.inspected))
+        found = pd.DataFrame(find_near_duplicates(features))
     lesions = [found[side].map(lesion_of) for side in ("first", "second")]
     across = found[lesions[0] != lesions[1]]
     known = folds.count_known_pairs(lesion_of, lesion_of)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import stat
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,20 +41,43 @@ def predict_batches(
     batch_size: int,
     clinical_metadata: pd.DataFrame | None = None,
 ) -> Generator[Batch, None, None]:
+    """Yields the batches of files in order; see `predict_sources`.
+
+    `clinical_metadata` is the result of `serving.tables.read_clinical_metadata`.
+    """
+    names = [Path(printable(path)) for path in paths]
+    rows = select_clinical_metadata(names, clinical_metadata)
+    reads = [functools.partial(read_file, path) for path in paths]
+    return predict_sources(predictor, names, reads, rows, batch_size)
+
+
+def predict_sources(
+    predictor: Predictor,
+    names: Sequence[Path],
+    reads: Sequence[Callable[[], bytes | str]],
+    clinical_metadata: pd.DataFrame,
+    batch_size: int,
+) -> Generator[Batch, None, None]:
     """Yields the batches in order, and predicts later batches in the background.
 
-    Up to `NUM_IN_FLIGHT` later batches are read or predicted at a time. `clinical_metadata`
-    is the result of `serving.tables.read_clinical_metadata`.
+    Up to `NUM_IN_FLIGHT` later batches are read or predicted at a time.
+
+    Args:
+        predictor: The model.
+        names: Printable name of each image.
+        reads: For each image, a function that returns its file, or why it cannot be read.
+        clinical_metadata: Table of the `CLINICAL_COLUMNS`, one row per image.
+        batch_size: Number of images in a batch.
     """
 
     def predict(start: int) -> Batch:
-        part = paths[start : start + batch_size]
-        contents = [read_file(path) for path in part]
-        names = [Path(printable(path)) for path in part]
-        rows = select_clinical_metadata(names, clinical_metadata)
-        return Batch(contents, rows, predict_files(predictor, names, contents, rows))
+        part = slice(start, start + batch_size)
+        contents = [read() for read in reads[part]]
+        rows = clinical_metadata.iloc[part]
+        table = predict_files(predictor, names[part], contents, rows)
+        return Batch(contents, rows, table)
 
-    starts = range(0, len(paths), batch_size)
+    starts = range(0, len(names), batch_size)
     with concurrent.futures.ThreadPoolExecutor(NUM_IN_FLIGHT) as executor:
         futures = [executor.submit(predict, start) for start in starts[:NUM_IN_FLIGHT]]
         for number in range(len(starts)):

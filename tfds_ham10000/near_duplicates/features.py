@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -70,11 +70,11 @@ def _close(file: IO[bytes]) -> None:
         file.close()
 
 
-class FeatureFile(MutableMapping[str, ImageFeatures]):
+class FeatureFile(Mapping[str, ImageFeatures]):
     """The features of many images, by image_id, in a temporary file. Thread-safe.
 
     The features of an image require up to 55 kB. The file has no name, and is deleted when
-    the process ends, or earlier. Images cannot be deleted or replaced.
+    the process ends, or earlier.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -89,7 +89,12 @@ class FeatureFile(MutableMapping[str, ImageFeatures]):
         self._lock = threading.Lock()
         self._records: dict[str, tuple[int, int]] = {}
 
-    def __setitem__(self, image_id: str, features: ImageFeatures) -> None:
+    def add(self, image_id: str, features: ImageFeatures) -> None:
+        """Adds the features of an image.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
         parts = vars(features).values()
         content = b"".join(part.tobytes() for part in parts)
         with self._lock:
@@ -110,9 +115,6 @@ class FeatureFile(MutableMapping[str, ImageFeatures]):
             descriptors.reshape(count, 128),
             strengths.view(np.float32),
         )
-
-    def __delitem__(self, image_id: str) -> None:
-        raise NotImplementedError("The features of an image cannot be deleted.")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._records)

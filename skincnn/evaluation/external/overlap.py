@@ -149,7 +149,7 @@ def _extract_all(
             for image_id, values in zip(
                 image_ids, pool.map(extract, contents), strict=True
             ):
-                features[image_id] = values
+                features.add(image_id, values)
                 progress.update()
     return features
 
