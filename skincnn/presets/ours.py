@@ -46,8 +46,8 @@ def mobilenet_160() -> Config:
 
     Command: python scripts/train.py mobilenet_160
     Cost: 17 minutes on two idle cores, after scripts/prepare_data.py.
-    Score: balanced accuracy on images of 200x150 px; in parentheses, with evaluate.py
-    --tta augment.
+    Score, measured with an earlier version of the code and on folds of version 1: balanced
+    accuracy on images of 200x150 px; in parentheses, with evaluate.py --tta augment.
 
     - Fold 8, on which this command selects the epoch: .769 (.777).
     - Fold 9, the test fold of this command: .629 [.546, .715] (.673 [.600, .748]).
@@ -73,7 +73,8 @@ def ensemble5_member() -> Config:
     Command: python scripts/train.py ensemble5_member
     Cost: 277 minutes on one or two slow cores for all five members, plus 10 to 12 minutes
     per member for test-time augmentation.
-    Score on images of 200x150 px, for training on folds 0 to 6, validation on fold 7 and
+    Score, measured with an earlier version of the code and on folds of version 1: on images
+    of 200x150 px, for training on folds 0 to 6, validation on fold 7 and
     test on folds 8 and 9 (docs/results). The command above trains on folds 0 to 7 and
     validates on fold 8.
 
