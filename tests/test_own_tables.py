@@ -216,7 +216,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no label column": (
         lambda d: (edit(d), (d / "labels.csv").write_text("image,truth\na,b\n")),
-        r"no column with a usual name of the label: dx, .*--columns label=COLUMN\. "
+        r"one of the usual names of the label: dx, .*--columns label=COLUMN\. "
         r"Received: image, truth",
     ),
     "not a table": (
@@ -258,7 +258,7 @@ def test_faults_are_reported_with_rows_and_a_fix(fault: str, tmp_path: Path) -> 
     [
         ({"columns": {"imag": "image"}}, "unknown field 'imag'.*Did you mean 'image'"),
         ({"columns": {"age": "agee"}}, "has no column 'agee'.*Did you mean 'age'"),
-        ({"table": "other.csv"}, "there is no such file"),
+        ({"table": "other.csv"}, "does not exist in"),
         ({"label_map": {"nevus": "nv"}}, r"lacks 1 label\(s\).*'Mélanome' \(3 images\)"),
     ],
 )
@@ -310,7 +310,7 @@ def test_labels_are_mapped_and_left_out(tmp_path: Path) -> None:
 def test_spellings_that_differ_in_case_are_one_class(tmp_path: Path) -> None:
     source = read(edit(tmp_path, dx={0: "Nevus", 1: "MÉLANOME", 3: "Mélanome  "}))
     assert source.class_names == ("Mélanome", "nevus")
-    assert "differ in case only are one class: MÉLANOME, Nevus" in str(source.notes)
+    assert "belong to the same class: MÉLANOME, Nevus" in str(source.notes)
 
 
 def test_a_column_named_malignant_has_two_classes(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class Ham10000Config(tfds.core.BuilderConfig):
 
     @property
     def own(self) -> bool:
-        """Whether the images are the user's own, whose classes are not known before."""
+        """Whether the images are the user's own: the classes are known after the build."""
         return self.source in OWN_SOURCES
 
     @property

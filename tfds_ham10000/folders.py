@@ -153,7 +153,7 @@ def _check_identical(source: Source, folder: Path) -> None:
 
 
 def _list_repeated_names(folder: Path, found: Found) -> list[str]:
-    """Returns a note if the directories below those of the classes may be the classes."""
+    """Returns a note if every class directory has subdirectories of the same names."""
     class_folders = _subfolders(folder)
     names = [{path.name for path in _subfolders(parent)} for parent in class_folders]
     repeated = sorted(map(printable, set.intersection(*names)))
@@ -168,7 +168,7 @@ def _list_repeated_names(folder: Path, found: Found) -> list[str]:
 
 
 def _list_unused(folder: Path, found: Found, split_folders: list[Path]) -> list[str]:
-    """Returns notes on what is not used in `folder`, outside the directories of splits."""
+    """Returns notes on unused files in `folder` outside the directories of the splits."""
 
     def is_outside(path: Path) -> bool:
         return not any(path.is_relative_to(split_folder) for split_folder in split_folders)

@@ -41,8 +41,8 @@ PUBLISHED_SEARCH = (3207, 2178)
 """Number of pairs of HAM10000 images with the same lesion_id, and how many of them the
 search for near-duplicates finds, from `scripts/make_folds.py --search`."""
 RARE_FOLDS = (1, 9, 8, 0, 2, 3, 4, 5, 6, 7)
-"""The folds in the order in which the groups of a rare class are assigned to them: one for
-training, those for testing and validation by default, and that for the final test."""
+"""The folds in the order in which they receive groups of a rare class. By default, the
+first three are used for training, testing and validation. Fold 0 is for the final test."""
 COLUMNS = ("image_id", "lesion_id", "group_id", "fold")
 PAIRS_FILE = Path(__file__).with_name("pairs_isic2018.csv")
 Splits = Mapping[str, list[Record]]
@@ -62,7 +62,7 @@ class StoredSplits:
 
     splits: dict[str, list[Record]]  # `fold_0` .. `fold_9` and the official splits
     group_of: dict[str, str]  # the group_id of each image_id
-    group_by: GroupBy  # what the groups consist of
+    group_by: GroupBy  # which images form a group
     notes: list[str]  # messages for the user
 
 
@@ -121,9 +121,10 @@ def assign_images(
     """Returns the group and the fold of each image_id.
 
     If a group contains `published` images (by default those of `published_assignments`),
-    it is assigned to the fold of the published image with the smallest image_id. Pairs of
-    published near-duplicates are ignored: the published groups account for them. By
-    default, `group_by` is that of `find_group_by`.
+    it is assigned to the fold of the published image with the smallest image_id, unless
+    its class is rare (see `assign_groups`). Pairs of published near-duplicates are ignored:
+    the published groups account for them. By default, `group_by` is that of
+    `find_group_by`.
     """
     published = published_assignments() if published is None else published
     group_by = group_by or find_group_by(records)
@@ -147,16 +148,18 @@ def assign_groups(
 ) -> dict[str, int]:
     """Returns the fold, in 0..9, of each group_id.
 
-    `group_of` contains the group_id of each image_id. `fixed` contains the folds of the
-    groups that are assigned first. The others are processed by class in alphabetical order,
-    and within a class from the largest to the smallest group, with ties broken by the
-    SHA-256 of the group_id. Each group is assigned to the fold with the fewest images of
-    its class; ties are broken by the fewest images in total, then by the lowest fold
-    number. The class of a group with several classes is the rarest of them.
+    `group_of` contains the group_id of each image_id. `fixed` contains the folds of groups
+    whose fold is known, and is ignored for groups of rare classes. The other groups are
+    processed by class in alphabetical order, and within a class from the largest to the
+    smallest group, with ties broken by the SHA-256 of the group_id. Each group is assigned
+    to the fold with the fewest images of its class; ties are broken by the fewest images in
+    total, then by the lowest fold number. The class of a group with several classes is the
+    rarest of them.
 
-    Classes with fewer groups than folds are rare. They are processed before all others,
-    from the rarest, in the order of `RARE_FOLDS` instead of that of the numbers of images,
-    so that training, test and validation have images of as many classes as possible.
+    A class with fewer groups than folds is rare. Rare classes are processed before all
+    others, from the fewest groups to the most. Their ties are broken by the order of
+    `RARE_FOLDS`, so that training, test and validation have images of as many classes as
+    possible.
     """
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for record in records:
@@ -269,7 +272,7 @@ def _check_folds(folds: Splits, group_by: GroupBy) -> list[str]:
     """Returns a note for each class missing from a fold.
 
     Raises:
-        SourceError: No fold for training, or that for testing or validation, has images.
+        SourceError: One of the first three `RARE_FOLDS` has no images.
     """
     training, test, validation, *_ = (f"fold_{fold}" for fold in RARE_FOLDS)
     if not (folds[training] and folds[test] and folds[validation]):

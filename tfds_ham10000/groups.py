@@ -1,4 +1,4 @@
-"""Groups: images that must not be separated, because they show one patient or lesion.
+"""Groups: images that belong in one fold, because they show one patient or one lesion.
 
 A *group* is a connected component of images over patients, lesions and near-duplicates, as
 far as they are known.
@@ -15,8 +15,9 @@ from tfds_ham10000.near_duplicates import connected_components
 from tfds_ham10000.records import Record
 
 GroupBy = Literal["patient", "lesion", "image"]
-"""What the groups of a dataset consist of, before near-duplicates are joined. "patient":
-patients; "lesion": lesions; "image": single images, because neither is known."""
+"""Which images form a group, before near-duplicates are joined. "patient": the images of a
+patient; "lesion": the images of a lesion; "image": each image alone, because neither
+patients nor lesions are known."""
 KINDS: tuple[GroupBy, ...] = get_args(GroupBy)
 CONNECTIONS: dict[GroupBy, str] = {
     "patient": "patients, lesions or near-duplicates",
@@ -61,9 +62,9 @@ def group_images(
     (pairs of image_ids) and `published` groups (by `published_id`). Pairs of published
     near-duplicates are ignored: the published groups account for them.
 
-    The group_id is the smallest patient_id of a group of patients, or the smallest
-    lesion_id of a group of lesions. In such a dataset, a group whose patients, or patients
-    and lesions, are not known is named "lesion:<lesion_id>" or "image:<image_id>".
+    The group_id is the smallest id of the kind `group_by` in the group, such as the
+    smallest patient_id. If the group has no such id, the group_id is "lesion:" and the
+    smallest lesion_id or, without lesions, "image:" and the smallest image_id.
     """
     pairs = [
         (a, b)
@@ -81,10 +82,11 @@ def join_groups(
     near_duplicates: Iterable[tuple[str, str]],
     group_by: GroupBy,
 ) -> dict[str, str]:
-    """Returns the group_id of each image of further splits, the `additional` records.
+    """Returns the group_id of each `additional` image, which belong to other splits.
 
-    An image that is connected to `records`, whose groups are `group_of`, gets their
-    group_id. The groups of `records` do not change.
+    `group_of` contains the group_ids of `records`, which do not change. An additional image
+    that is connected to one of `records` gets the group_id of this record. The other
+    arguments are those of `group_images`.
     """
     first: dict[str, str] = {}
     within = [

@@ -59,15 +59,15 @@ class BuildReport(BaseModel):
     left_out: dict[str, str] = {}  # the reason for each skipped image, by image_id
     excluded: dict[str, int] = {}  # number of further images without a record, by reason
     missing: dict[str, int]  # number of missing values by column
-    group_by: GroupBy  # what the groups consist of, before near-duplicates are joined
+    group_by: GroupBy  # which images form a group, before near-duplicates are joined
     num_images: int  # number of stored images, in all splits
     num_with_lesion: int  # number of stored images whose lesion is known
     num_with_patient: int  # number of stored images whose patient is known
     classes: list[DeclaredClass] = []  # those in classes.json, in label order
-    columns: dict[str, str] = {}  # the column of a table by field
+    columns: dict[str, str] = {}  # the column of the table that each field was read from
     table_options: TableOptions = sources.NO_OPTIONS  # how a table was read
-    # Near-duplicates that are not known to show the same lesion: two image_ids, the method,
-    # the inliers.
+    # Near-duplicates that are not known to show the same lesion: two image_ids, the method
+    # and the number of inliers (see `NearDuplicate`).
     near_duplicates: list[tuple[str, str, str, int]] = []
     # Near-duplicates with different labels: two image_ids, and their labels.
     label_conflicts: list[tuple[str, str, str, str]] = []
@@ -89,8 +89,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         "2.0.0": "New folds that keep near-duplicates together. Added group_id, ISIC 2019, "
         "class folders, official splits, downsized variants and the download.",
         "3.0.0": "New folds, because many more near-duplicates were found.",
-        "4.0.0": "Added patient_id. A lesion_id that is not known is empty; it was the "
-        "image_id. The published lesions of HAM10000 in class folders. Tables.",
+        "4.0.0": "Added patient_id and the config table. A lesion_id that is not known is "
+        "empty, instead of equal to the image_id. Images of HAM10000 in class folders have "
+        "their published lesion_id.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
     isic2018 is downloaded from Harvard Dataverse if no manual directory is given. Otherwise

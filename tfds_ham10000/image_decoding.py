@@ -40,9 +40,9 @@ JPEG_FORMATS = ("JPEG", "MPO")
 """MPO is the format of a JPEG file that contains additional images."""
 MAX_PIXELS = 50_000_000
 PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-"""The mode of the images that a color profile describes, by its color space."""
+"""The Pillow mode of images with a color profile, by the color space of the profile."""
 MAX_SRGB_DIFFERENCE = 2
-"""A profile that changes no color by more than this, in 0..255, is a variant of sRGB."""
+"""A profile that changes no color value, in 0..255, by more than this counts as sRGB."""
 JPEG_QUALITY = 95
 MAX_SKIPPED_SHARE = 0.01
 """Largest share of images that `on_bad_image="skip"` may omit."""
@@ -296,7 +296,7 @@ def _read_profile(
 
 
 def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Returns whether a transform to sRGB changes colors by at most the rounding."""
+    """Returns whether a transform changes colors by at most `MAX_SRGB_DIFFERENCE`."""
     levels = np.linspace(0, 255, 9).astype(np.uint8)
     channels = [levels] if mode == "L" else [levels] * 3
     colors = np.stack(np.meshgrid(*channels), axis=-1).reshape(1, -1, len(channels))

@@ -172,7 +172,7 @@ def _elsewhere(folder: Path, dataset: str) -> Path | None:
         for path in (child, *_subfolders(child)):
             if match := match_layout(path, dataset):
                 return next(iter(match[1].values())).parent
-    # Not its subdirectories, which may be numerous.
+    # The subdirectories of the parent are not searched, because there may be many.
     parent = folder.absolute().parent
     files = _published_files(parent)
     complete = any(not _missing(layout, files) for layout in _layouts_of(dataset))

@@ -8,7 +8,7 @@ import numpy as np
 from tfds_ham10000.near_duplicates.features import Floats
 
 MIN_INLIERS = 8
-"""Number of matching positions from which two images count as near-duplicates."""
+"""Minimum number of matching positions in two near-duplicates."""
 
 MIN_SPREAD = 5.0
 """Smallest standard deviation of the matching positions in any direction, in pixels.
@@ -17,7 +17,8 @@ The marks of a ruler match between images of different lesions, but lie on a lin
 """
 
 MAX_RATIO = 0.8
-"""A feature matches only if its distance is below this share of the second smallest one."""
+"""Maximum ratio of the distances from a feature to the most similar and the second most
+similar feature of the other image (Lowe's ratio test)."""
 
 MAX_ERROR = 3.0
 """Largest error of the position of a match, in pixels at `LONGEST_SIDE`."""
@@ -28,7 +29,8 @@ def count_inliers(points: Floats, roots: Floats, points_2: Floats, roots_2: Floa
 
     Two features match if each is the most similar one to the other and the second most
     similar one is clearly less similar. The positions of matches must agree, up to
-    `MAX_ERROR`, after one rotation, scaling and shift, which RANSAC estimates.
+    `MAX_ERROR`, after one rotation, scaling and shift, which RANSAC estimates. The number
+    is 0 if fewer than `MIN_INLIERS` features match or if the matches lie on a line.
 
     Args:
         points: Positions in the first image, [n, 2].

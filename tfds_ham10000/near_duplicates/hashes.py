@@ -31,7 +31,7 @@ def similar_hashes(hashes: Bytes, max_distance: int = MAX_DISTANCE) -> Indices:
     The hash of i is compared with the hashes of j in all orientations. The search is exact:
     of the w parts of 32 bits of two hashes, one differs in at most max_distance / w bits,
     and of the two halves of this part, one in at most half as many. Only pairs with such a
-    half are compared, which an index finds. Uses all CPU cores.
+    half are compared; an index finds them. Uses all CPU cores.
 
     Args:
         hashes: uint8 [num_images, 8, num_bytes], from `perceptual_hashes`; num_bytes is a
@@ -58,7 +58,7 @@ def similar_hashes(hashes: Bytes, max_distance: int = MAX_DISTANCE) -> Indices:
 def _similar_halves(
     hashes: Bytes, halves: npt.NDArray[np.uint16], half: int, max_distance: int
 ) -> Indices:
-    """Returns i * num_images + j of each pair that this half of a part finds."""
+    """Returns i * num_images + j of each similar pair whose `half` is similar, sorted."""
     num_images, num_orientations, num_bytes = hashes.shape
     limit = max_distance // (num_bytes // 4)
     masks = np.arange(1 << 16, dtype=np.uint16)

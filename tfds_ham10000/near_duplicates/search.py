@@ -27,7 +27,8 @@ from tfds_ham10000.near_duplicates.words import (
 )
 
 MAX_DESCRIPTORS = 16_000_000
-"""Maximum number of local features that are compared; if exceeded, the strongest ones."""
+"""Maximum number of local features for the search of candidates. If there are more, only
+the strongest features of each image are used."""
 
 MAX_PAIRS = 4_000_000
 """Maximum number of candidates that are verified."""
@@ -45,7 +46,8 @@ class NearDuplicate:
     Attributes:
         first: The smaller image_id, or the image_id in the first of two datasets.
         second: The other image_id.
-        method: How the pair was found.
+        method: "geometry" if local features match (`count_inliers`), otherwise "hash"
+            (`similar_hashes`).
         num_inliers: Number of local features at the same position; 0 for "hash".
     """
 
@@ -80,8 +82,9 @@ def find_near_duplicates_between(
     """Returns the pairs of an image in `first` and one in `second`, sorted.
 
     Pairs within a dataset are not searched, and the datasets may have equal image_ids. The
-    candidates are the most similar images in `second` of each image in `first`, so the time
-    depends little on the size of `second`. For the arguments, see `find_near_duplicates`.
+    candidates are the most similar images in `second` of each image in `first`, so the
+    number of pairs to verify does not increase with the size of `second`. Both arguments
+    are as in `find_near_duplicates`.
     """
     image_ids = [*sorted(first), *sorted(second)]
     found = _search(
@@ -113,9 +116,9 @@ def _search(
     Args:
         load: Returns the features of an image.
         num_images: Number of images.
-        select: Returns whether each of some pairs is to be searched, [num_pairs].
-        num_first: The candidates of the first images are the other images; None if all
-            images are candidates of each other.
+        select: Returns whether each pair may be a result, [num_pairs].
+        num_first: Number of images at the beginning whose candidates are all other images;
+            None if all images are candidates of each other.
     """
     if num_images < 2 or num_first in (0, num_images):
         return {}

@@ -1,4 +1,4 @@
-"""Visual words: the candidates for pairs of images that share rare local features."""
+"""Visual words, by which pairs of images that share rare local features are found."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ Words = Any
 
 NUM_WORDS = 1 << 18
 WORDS_PER_FEATURE = 2
-"""A local feature counts as its two most similar visual words."""
+"""Number of the most similar visual words to which a local feature is assigned."""
 
 MAX_WORD_SHARE = 0.15
-"""Visual words of a larger share of all images identify no image and are ignored."""
+"""Visual words in a larger share of all images are ignored, as stop words are in text."""
 
 NUM_CANDIDATES = 50
-"""Number of the most similar images of an image that are verified."""
+"""Number of candidates of each image: the most similar images, which are verified."""
 
 
 def visual_words(features: Bytes, counts: Counts, block: int = 10_000) -> Words:
     """Returns the visual words of each image as unit rows, [num_images, num_words].
 
-    The visual words are randomly drawn local features, at most one in eight. Each local
-    feature is assigned to the most similar words, and words weigh more the fewer images
-    have them (tf-idf). Words are searched in the nearest of up to 256 clusters only.
+    The visual words are a random sample of at most one eighth of the local features. Each
+    local feature is assigned to the most similar words in its nearest cluster of words, of
+    up to 256 clusters. Words in fewer images have a larger weight (inverse document
+    frequency).
 
     Args:
         features: SIFT descriptors of all images in turn, [num_features, 128].
@@ -125,7 +126,7 @@ def _nearest(
 ) -> Counts:
     """Returns the pairs of each image and the most similar others, [num_pairs, 2].
 
-    `same` states whether the others are the same images; an image is then no pair with
+    `same` states whether the others are the same images. An image is then not paired with
     itself.
     """
     transposed = others.T.tocsr()

@@ -122,7 +122,7 @@ def _split(line: str, delimiter: str) -> list[str]:
 
 
 def _read_frame(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Returns an Excel or Parquet file, with integers as such if cells are missing."""
+    """Reads an Excel or Parquet file; integers stay integers if cells are missing."""
     notes: list[str] = []
     try:
         if path.suffix.lower() in PARQUET_SUFFIXES:

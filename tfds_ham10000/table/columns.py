@@ -97,8 +97,8 @@ def _require(columns: Mapping[str, str], names: Sequence[str], path: Path) -> No
     for field in REQUIRED:
         if field not in columns:
             raise SourceError(
-                f"{path} has no column with a usual name of the {field}: "
-                f"{', '.join(COLUMN_NAMES[field])}. Name it, as in --columns "
+                f"{path} has no column with one of the usual names of the {field}: "
+                f"{', '.join(COLUMN_NAMES[field])}. Name the column, as in --columns "
                 f"{field}=COLUMN. Received: {join_first(list(names), limit=60)}."
             )
 

@@ -39,7 +39,9 @@ def map_labels(
     """Returns the class name of each row, None for rows to leave out, and notes.
 
     Without a map, labels are class names. Labels that differ in case or spaces only are one
-    class, named by the most frequent spelling. The index of `cells` is the row in `path`.
+    class, named by the most frequent spelling. The labels 1 and 0 of a column with the name
+    `MALIGNANT_COLUMN` are "malignant" and "benign". The index of `cells` is the row in
+    `path`.
 
     Raises:
         SourceError: A row has no label.
@@ -71,7 +73,8 @@ def map_labels(
     if not spellings:
         return names, []
     return names, [
-        f"labels that differ in case only are one class: {join_first(spellings)}"
+        "labels that differ from others only in case belong to the same class: "
+        f"{join_first(spellings)}"
     ]
 
 

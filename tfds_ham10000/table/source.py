@@ -76,15 +76,16 @@ def find_table(folder: Path, name: str | None) -> Path:
     """Returns the path of the table: `name`, or the only table in a directory.
 
     Raises:
-        OptionError: `name` is given and does not exist.
-        SourceError: The directory contains no table, or several.
+        OptionError: The file `name` does not exist, or `name` is None and the directory
+            contains several tables.
+        SourceError: The directory contains no table.
     """
     if name is not None:
         paths = [path for path in (folder / name, Path(name)) if path.is_file()]
         if not paths:
             raise OptionError(
-                f"--table {name}: there is no such file in {folder}. Expected the path of "
-                "a table relative to --manual-dir."
+                f"--table {name}: the file does not exist in {folder}. Expected the path "
+                "of a table relative to --manual-dir."
             )
         return paths[0]
     everywhere = [p for p in find_files(folder, TABLE_SUFFIXES).files if not _is_text(p)]
@@ -112,8 +113,8 @@ def _check_group_by(
 ) -> None:
     if group_by is not None and f"{group_by}_id" not in columns:
         raise OptionError(
-            f"--group-by {group_by}: {path} has no column of {group_by}s. Name it, as in "
-            f"--columns {group_by}_id=COLUMN."
+            f"--group-by {group_by}: {path} has no column of {group_by}s. Name the column, "
+            f"as in --columns {group_by}_id=COLUMN."
         )
 
 

@@ -64,10 +64,11 @@ AGE = re.compile(r"(?:>=?|over )?(\d+(?:[.,]\d+)?)\+?\s*(?:y|yrs?|years?)?")
 def parse_column(
     cells: pd.Series, parse: Callable[[str], T], where: str, expected: str
 ) -> list[T]:
-    """Returns `parse(cell)` of each cell of a column, whose index is the row in the file.
+    """Returns `parse(cell)` for each cell of a column.
 
-    `parse` raises a KeyError or ValueError if a cell is invalid. `where` is the file and
-    `expected` describes valid cells, for the error message.
+    The index of `cells` is the row in the file. `parse` raises a KeyError or ValueError if
+    a cell is invalid. `where` is the file and `expected` describes valid cells, for the
+    error message.
 
     Raises:
         SourceError: A cell is invalid. The message names the first rows.
@@ -94,7 +95,11 @@ def parse_column(
 
 
 def parse_age(cell: str) -> float:
-    """Returns an age in years; NaN for a missing value. "85+" is 85."""
+    """Returns an age in years; NaN for a missing value. "85+" is 85.
+
+    Raises:
+        ValueError: The cell is not an age from 0 to `MAX_AGE`.
+    """
     if cell.lower() in MISSING:
         return math.nan
     match = AGE.fullmatch(cell.lower())
@@ -102,14 +107,14 @@ def parse_age(cell: str) -> float:
         raise ValueError(cell)
     age = float(match[1].replace(",", "."))
     if age in BIRTH_YEARS:
-        raise SourceError("The values look like years of birth: replace them by ages.")
+        raise SourceError("The values look like years of birth: replace them with ages.")
     if age > MAX_AGE:
         raise ValueError(cell)
     return age
 
 
 def parse_word(vocabulary: Mapping[str, str]) -> Callable[[str], str]:
-    """Returns a function from a cell to `vocabulary[cell]`; "unknown" if it is missing."""
+    """Returns a function that looks up cells; it returns "unknown" for a missing value."""
 
     def parse(cell: str) -> str:
         word = " ".join(cell.lower().replace("_", " ").split())
