@@ -389,7 +389,7 @@ def test_the_models_of_an_ensemble_preset_are_changes_of_its_first_model() -> No
     [
         ("ensemble5 --folds 2", "Use one of --folds, --ensemble and"),
         ("quickstart --ensemble 2 --folds 2", "Use one of --folds, --ensemble and"),
-        ("quickstart --ensemble 1", "must be 2 or more models. Received: 1"),
+        ("quickstart --ensemble 1", "must be at least 2 models. Received: 1"),
         ("ensemble6", "Did you mean"),
     ],
 )

@@ -264,4 +264,4 @@ def test_a_chief_and_two_workers_one_of_which_is_killed(
     )
     assert table["score"].is_monotonic_decreasing
     assert "started by" in outputs["chief"]
-    assert "the chief has the leaderboard" in outputs["tuner0"]
+    assert "The chief process writes the leaderboard" in outputs["tuner0"]

@@ -17,9 +17,10 @@ class Arguments:
 
     Intervals are computed by bootstrap over patients, lesions or images, whichever are
     known. Differences from the first run are paired: both runs are scored on the same
-    resamples. Significant differences of the trained models are bold; in a table of
-    more than five, with a false discovery rate of 5 %. The intervals do not cover the
-    variance between training runs: to compare two recipes, train several seeds of each
+    resamples. Significant differences between the trained models are bold (p < 0.05; in
+    a table of more than five differences, with a false discovery rate of 5 %). The
+    intervals do not cover the variance between training runs: to compare two recipes,
+    train several seeds of each
     and use --average-seeds. An additional table then has intervals that also cover the
     sampling of seeds. Runs with different images, with synthetic images, or with
     lesions in several splits (--data.split-by image) are in separate tables. Each table

@@ -61,7 +61,7 @@ class Arguments(common.DataArguments):
     external: str = ""
     """Name of another built dataset to evaluate on, with the preprocessing, calibration,
     thresholds and OOD limit of the run. Images that are also in the training or validation
-    data, or show such a lesion, are left out and counted."""
+    data, or show a lesion of these data, are left out and counted."""
     label_map: Path | None = None
     """JSON file for --external with the class of the model for each label of the dataset,
     or null if the model has no such class. Labels of published datasets have defaults."""

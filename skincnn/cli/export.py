@@ -45,8 +45,8 @@ class Arguments:
     """
 
     workdirs: tyro.conf.Positional[tuple[Path, ...]]
-    """Directory of an evaluated run or of an ensemble from scripts/train.py, or of several
-    runs with --ensemble."""
+    """Directory of an evaluated run or of an ensemble from scripts/train.py; with
+    --ensemble, the directories of its runs."""
     formats: tuple[Format, ...] = ("saved_model",)
     """saved_model: for TensorFlow Serving, with image files as inputs; litert*: for phones,
     with 32, 16 or 8 bits, or with 8 bits for the weights only; onnx: for ONNX runtimes.
@@ -56,14 +56,14 @@ class Arguments:
     SavedModel that averages the predictions of the runs."""
     tta: Literal["", "d4", "augment"] = ""
     """Test-time augmentation. d4: average the predictions for the eight orientations of
-    each image, as scripts/evaluate.py --tta d4 does, which must have been run. augment is
+    each image; evaluate the run with scripts/evaluate.py --tta d4 first. augment is
     rejected, because its views are random."""
     logit_adjustment: bool = False
-    """Adjust the logits for the class frequencies of the training images, as
-    scripts/evaluate.py --logit-adjustment does, which must have been run."""
+    """Adjust the logits for the class frequencies of the training images; evaluate the run
+    with scripts/evaluate.py --logit-adjustment first."""
     ood: bool = True
-    """Whether the export detects out-of-distribution images. The reference features take 2
-    KB for each feature of the backbone."""
+    """Whether the export detects out-of-distribution images. The reference features for
+    this add up to 2 KB per feature of the backbone to the export."""
     operating_point: str = "sensitivity=0.90"
     """Operating point on validation at which the referral threshold is set: sensitivity or
     specificity for malignant lesions, 0.90 or 0.95, such as specificity=0.95."""

@@ -20,7 +20,7 @@ COMMANDS = {
     "export": "write a SavedModel, LiteRT or ONNX file and check its parity with the model",
     "predict": "predict the classes of image files",
     "batch-predict": "predict many images with Apache Beam",
-    "serve": "serve a model: an HTTP API and a page that predict images",
+    "serve": "serve a model over HTTP, with an API and a web page",
     "make-folds": "reproduce the published folds of HAM10000",
 }
 """Descriptions by subcommand. The names of modules have `_` instead of `-`."""

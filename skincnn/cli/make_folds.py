@@ -43,13 +43,13 @@ class Arguments:
     output: Path = Path("folds_isic2018.csv")
     """CSV file to write, with the columns image_id, lesion_id, group_id and fold."""
     search: Path | None = None
-    """Also search for near-duplicates, print the share of known pairs that are found, and
-    write all pairs of images with different lesion_ids to pairs.csv in this directory, and
-    contact sheets of those that were not judged yet."""
+    """Also search for near-duplicates. Prints which share of the pairs of images with the
+    same lesion_id is found. Writes the pairs with different lesion_ids to pairs.csv in this
+    directory, and contact sheets of those that have not been judged by eye yet."""
 
 
 def command() -> None:
-    """Writes the CSV file, compares it with the published one, and searches on request."""
+    """Writes the CSV file, compares it with the published one, and searches if asked to."""
     arguments = tyro.cli(Arguments)
     source = sources.read_source(arguments.manual_dir, "isic2018")
     records = source.splits["train"]

@@ -38,13 +38,13 @@ class Arguments:
 
     Columns:
       file, image_id         path; file name without extension
-      status                 ok, or why the file is unreadable; numbers are then empty
+      status                 ok, or why the file is unreadable; its numbers are then empty
       probability_<class>    calibrated probability of each class
       predicted_class        the class with the highest probability before calibration,
                              which the report scores; after calibration, another class
                              can have a higher probability
-      prediction_set         the classes in the prediction set, separated by "; ": in 90 of
-                             100 images of a class, the set contains the class
+      prediction_set         the classes in the prediction set, separated by "; ". For about
+                             90 % of the images of each class, the set contains the class
       malignant_probability  sum of the probabilities of the malignant classes; this column
                              and `refer` are left out if it is not known which classes are
                              malignant
@@ -53,7 +53,8 @@ class Arguments:
                              out-of-distribution or unreadable. The threshold was chosen on
                              the validation split and is printed at the end
       out_of_distribution    whether ood_distance exceeds the OOD limit
-      ood_distance           cosine distance of the features from validation images
+      ood_distance           cosine distance between the features of the image and those of
+                             its 10th nearest validation image
 
     For example:
       python scripts/predict.py runs/mobilenet_160 images/ --output predictions.csv
@@ -71,7 +72,7 @@ class Arguments:
     written to standard output."""
     isic_csv: Path | None = None
     """CSV file for an ISIC challenge submission, written in addition to --output. The
-    model must have the classes of the challenge of 2018 or 2019. It contains the
+    model must have the classes of the challenge of 2018 or 2019. The file contains the
     probabilities before calibration, so that the predicted class has the highest one."""
     clinical_metadata: Path | None = None
     """CSV file with the columns image_id, age, sex and localization, for a model with

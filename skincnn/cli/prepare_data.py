@@ -37,8 +37,9 @@ class Arguments:
     row per image. The suffix _256 or _400 of an ISIC dataset limits the longest side in
     pixels."""
     name: str | None = None
-    """Name of your own dataset (folder or table), which --data.dataset then takes. By
-    default, it is that of the config."""
+    """Name of your own dataset, for --config folder or table. Commands that train or
+    evaluate on it take this name as --data.dataset. The default is the name of the
+    config."""
     manual_dir: Path | None = None
     """Directory of the published files or of your own images. If omitted, the files of
     isic2018 are downloaded (3 GB)."""
@@ -56,10 +57,11 @@ class Arguments:
     test), dx_type (how the diagnosis was confirmed) and dataset (the source of an image).
     age= leaves out the age."""
     label_map: Path | None = None
-    """JSON file with the class of each label of the table, or null to leave it out."""
+    """JSON file with the class of each label of the table, or null to leave out its
+    images."""
     group_by: Literal["patient", "lesion"] | None = None
-    """What is kept together in one fold: patients (the default if they are known), or
-    lesions, which ignores patients."""
+    """patient: all images of a patient are in one fold (the default if the table has a
+    column of patients); lesion: only all images of a lesion are."""
     verify: bool = False
     """Verify the checksums of the published files in --manual-dir."""
 

@@ -1,4 +1,4 @@
-"""Serves a model: an HTTP API and a page that predict images."""
+"""Serves a model over HTTP, with an API and a web page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from skincnn.cli import common
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    r"""Serves a model over HTTP: an API, and a page on which to predict images.
+    r"""Serves a model over HTTP: an API, and a web page on which to predict images.
 
     The page shows the calibrated probability of each class, the referral decision and its
     reason, whether the image is out-of-distribution, and Grad-CAM if MODEL is a run

@@ -60,8 +60,9 @@ class Arguments(common.ConfigArguments):
     in their seeds; the averaged predictions are scored and exported as one SavedModel. 0
     for a single model."""
     final_test: bool = False
-    """Test on fold 0, on which no other run is tested, and train on the test folds instead:
-    once, for the final score of a recipe that will not change anymore."""
+    """Test on fold 0, on which no other run is tested, and train also on the usual test
+    folds. Use this flag once, for the final score of a recipe that will not change
+    anymore."""
     preview: bool = False
     """Only draw augmented training images, and write preview.png to --workdir (default: the
     current directory)."""
@@ -155,7 +156,7 @@ def train_ensemble(arguments: Arguments, workdir: Path, configs: Sequence[Config
 
     if len(configs) < 2:
         raise ConfigError(
-            f"--ensemble must be 2 or more models. Received: {arguments.ensemble}."
+            f"--ensemble must be at least 2 models. Received: {arguments.ensemble}."
         )
     runs = train_models(arguments, workdir, configs, combine_runs, logit_adjustment=True)
     spec = ExportSpec(workdir=workdir, runs=tuple(runs))

@@ -78,7 +78,7 @@ def command() -> None:
         cache=arguments.cache,
     )
     if result is None:
-        print("The search has ended; the chief has the leaderboard.")
+        print("The search has ended. The chief process writes the leaderboard.")
         return
     print(f"\n{result.objective} on validation\n{format_leaderboard(result.leaderboard)}\n")
     if result.failures:
