@@ -26,7 +26,8 @@ class Comparison:
     """Scores of runs with intervals, and paired differences from the first run.
 
     Attributes:
-        tables: The rows by protocol; scores of different protocols are not comparable.
+        tables: The runs by evaluation protocol, such as the images that were scored. Scores
+            of different protocols are not comparable.
         sort: The metric by which the rows are sorted.
     """
 

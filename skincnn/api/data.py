@@ -141,7 +141,8 @@ def build_model(config: Config, num_classes: int) -> keras.Model:
     """Returns the untrained classifier of a configuration, which is not compiled.
 
     The model takes images [batch, size, size, 3] in 0..255 and returns logits [batch,
-    num_classes]. Use a loss with `from_logits=True`:
+    num_classes]. With `model.clinical_metadata`, it takes a dictionary of `images` and
+    `metadata`, as in `Split.batches`. Use a loss with `from_logits=True`:
 
         model = skincnn.build_model(config, num_classes=7)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

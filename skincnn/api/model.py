@@ -116,7 +116,7 @@ def read_image(path: Path, pixels: Array | None) -> bytes | str:
 
 
 def list_images(images: object) -> list[tuple[Path, Array | None]]:
-    """Returns a name, and the pixels unless it is a file, for each image."""
+    """Returns the path of each image file, or a name and the pixels of another image."""
     if isinstance(images, np.ndarray) and images.ndim == 4:
         images = list(images)
     if isinstance(images, str | Path | Image.Image | np.ndarray):
