@@ -1,9 +1,13 @@
-"""Distillation: training also on the predictions of other models, the teacher.
+"""Distillation: training on the labels and on the predictions of other models, the teacher.
 
-Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network (2015),
-arXiv:1503.02531. Each training image is predicted once, without augmentation. Beyer et al.,
-Knowledge distillation: A good teacher is patient and consistent (2021), arXiv:2106.05237,
-predict each augmented view instead, which takes a forward pass of the teacher per step.
+The teacher predicts each training image once, without augmentation. Beyer et al. predict
+each augmented view instead, which takes a forward pass of the teacher in each step.
+
+References:
+    Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network (2015),
+    arXiv:1503.02531.
+    Beyer et al., Knowledge distillation: A good teacher is patient and consistent (2021),
+    arXiv:2106.05237.
 """
 
 from __future__ import annotations
@@ -70,7 +74,8 @@ def predict_teacher(
     Raises:
         ConfigError: A directory contains no finished run of this dataset, or a model of the
             teacher was trained on validation or test images, or validated on test images.
-        DataError: A model file has changed, or the classes or the images differ.
+        DataError: A model file has changed, or the classes or the training images of a
+            model are not those of `builder`.
     """
     models, predictions, seen = {}, [], []
     for name in config.distillation.teacher:
@@ -191,10 +196,10 @@ def _read_training_table(
 
 
 def _check_folds(run: Path, info: RunInfo, teacher_config: Config, config: Config) -> None:
-    """Checks that the teacher has seen no other folds than its student sees.
+    """Checks that the folds of the teacher are training or validation folds of this run.
 
-    Otherwise a later evaluation on another fold would not detect the leakage. The folds of
-    a teacher that was distilled itself are not known.
+    Otherwise, a later evaluation on another fold would not detect the leakage. The folds
+    that influenced a distilled teacher are not known.
 
     Raises:
         ConfigError: The teacher has seen other folds, or was distilled.

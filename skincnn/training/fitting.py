@@ -337,7 +337,7 @@ class Inputs:
 def build_augmented(
     config: AugmentConfig, classifier: keras.Model, seed: int
 ) -> AugmentedClassifier:
-    """Returns the classifier preceded by augmentation and, if configured, mixing."""
+    """Returns the classifier preceded by augmentation and, if configured, by mixing."""
     mixing = None if config.mix == "none" else Mixing(config, seed)
     return AugmentedClassifier(Augmentation(config, seed), classifier, mixing)
 

@@ -38,10 +38,10 @@ class WeightedLoss(keras.losses.Loss):
 
     The loss for a soft label (MixUp, CutMix) is therefore the weighted sum of the losses of
     the mixed classes. The fraction of a label that smoothing distributes over other classes
-    keeps the weight of the true class. Otherwise, rare classes with large weights could
-    contribute half of the loss of a common class. The loss of a batch is divided by the
-    number of images or, with `weighted_mean`, by the sum of their weights. The loss is
-    computed in float32.
+    keeps the weight of the true class. With the weights of the other classes, rare classes
+    with large weights could contribute half of the loss of an image of a common class. The
+    loss of a batch is divided by the number of images or, with `weighted_mean`, by the sum
+    of their weights. The loss is computed in float32.
 
     Args:
         class_weights: Weight of each class, [num_classes], non-negative.

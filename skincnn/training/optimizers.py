@@ -124,9 +124,9 @@ def build_optimizer(
 class L2Penalty:
     """A mixin for Keras optimizers: adds l2 * weight to the gradient of each weight.
 
-    This is the gradient of the penalty l2 / 2 * weight ** 2, and the `weight_decay` of
-    `torch.optim.SGD` and `torch.optim.Adam`. It is added after clipping. Variables that are
-    excluded from weight decay have no penalty.
+    This term is the gradient of the penalty l2 / 2 * weight ** 2, and corresponds to the
+    `weight_decay` of `torch.optim.SGD` and `torch.optim.Adam`. It is added after clipping.
+    Variables that are excluded from weight decay have no penalty.
 
     Args:
         l2: Coefficient, non-negative.
