@@ -95,7 +95,7 @@ class Augmentation(RandomLayer):
         return augmented
 
     def augment(self, images: Tensor) -> Tensor:
-        """Augments images without compilation, which is faster for few images."""
+        """Augments images without compilation. For a few images, this is faster."""
         return augment(images, self.config, self.seed_generator)
 
     def compute_output_shape(self, input_shape: Any) -> Any:

@@ -50,11 +50,11 @@ class Scaling:
     bgr: bool = False
 
     def with_statistics(self, mean: Channels, std: Channels) -> Scaling:
-        """Returns the normalization of images with another channel mean and deviation.
+        """Returns this normalization for images with other channel means and deviations.
 
-        The network receives the standardized image, (image / 255 - mean) / std, in the
-        units in which it expects an image that was standardized with the mean and the
-        standard deviation of ImageNet. `mean` and `std` are in the order RGB.
+        A pixel then gives the network input that `self` gives for the pixel that is equally
+        many standard deviations from the ImageNet mean. `mean` and `std` refer to image /
+        255, and are in the order RGB.
         """
         if (mean, std) == (IMAGENET_MEAN, IMAGENET_STD):
             return self

@@ -49,9 +49,9 @@ def build_classifier(
         fused: Whether to use the layers from `training_layer` in the backbone. The order of
             the weights is unchanged. A saved model with these layers can be loaded only
             with this package.
-        image_size: Size of most images in pixels. Backbones of KerasHub that do not accept
-            any size are built for it; without it, for the size of their preset. Images of
-            other sizes are resized.
+        image_size: Size of most images in pixels. Backbones of KerasHub with a fixed input
+            size are built for `image_size`, or for the size of their preset if it is None.
+            They resize images of other sizes.
 
     Raises:
         ConfigError: The backbone or its weights cannot be used; see `build_backbone`.

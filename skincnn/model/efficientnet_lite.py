@@ -137,7 +137,8 @@ def assign(network: keras.Model, tensors: Tensors) -> None:
     The tensors of the classification head (`_fc`) and the step counters are ignored.
 
     Raises:
-        ValueError: A tensor is missing, left over or of another shape.
+        KeyError: A tensor is missing.
+        ValueError: A tensor is left over or has another shape.
     """
     names = {
         name
@@ -164,7 +165,7 @@ def assign(network: keras.Model, tensors: Tensors) -> None:
 
 
 def read_tensors(path: Path) -> Tensors:
-    """Returns the tensors in a state dict that PyTorch < 1.6 saved.
+    """Returns the tensors in a state dict in the file format of PyTorch before 1.6.
 
     The file consists of pickles and the raw data. Only tensors are accepted: unlike
     `pickle.load`, this function does not execute code from the file.
