@@ -54,7 +54,7 @@ def export(
     Args:
         spec: The model to export. Formats other than "saved_model" support only a single
             run.
-        formats: Any of "saved_model" and the keys of `RUNTIMES`; "saved_model" comes first.
+        formats: "saved_model" and keys of `RUNTIMES`; "saved_model" is exported first.
         data_dir: Directory of the built TFDS datasets; None for the default of TFDS.
 
     Yields:

@@ -1,10 +1,10 @@
-"""Reads image files for prediction, to the same pixels as the dataset builder.
+"""Reads image files for prediction; the pixels equal those that the dataset builder stores.
 
-The functions of `serving.predictor` convert files as the dataset builder does, before they
-reach the graph (`convert_file`). A SavedModel on a server receives arbitrary files, so its
-graph checks the format and the size, and applies the EXIF orientation. It reads JPEG, PNG,
-BMP (24 or 32 bits per pixel) and WebP files (one frame) to the pixels that the builder
-stores, but ignores color profiles and orientations in XMP. It rejects other files.
+The functions of `serving.predictor` convert files as the dataset builder does, before the
+files reach the graph (`convert_file`). A SavedModel on a server receives arbitrary files,
+so its graph checks the format and the size, and applies the EXIF orientation. The graph
+decodes JPEG, PNG, BMP (24 or 32 bits per pixel) and WebP files (one frame), ignores color
+profiles and orientations in XMP, and rejects other files.
 """
 
 from __future__ import annotations

@@ -185,7 +185,7 @@ def require_parity(
     distance = result.largest_distance_difference or 0.0
     for quantity, difference, limit in (
         ("probability", result.largest_difference, tolerance),
-        ("OOD distance (as a fraction of the threshold)", distance, distance_tolerance),
+        ("OOD distance (as a fraction of the OOD limit)", distance, distance_tolerance),
     ):
         # This condition also rejects NaN.
         if not difference <= (math.inf if limit is None else limit):

@@ -226,8 +226,8 @@ def _create_pipeline(flags: Sequence[str]) -> tuple[beam.Pipeline, bool]:
         options = PipelineOptions(["--default_sdk_harness_log_level=ERROR", *flags])
         # Otherwise, Beam would also log the errors that `run` raises.
         logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
-        # Not the DirectRunner of Beam, which would first try to download Prism. This runner
-        # passes the options to its workers.
+        # The DirectRunner of Beam would first try to download Prism. The FnApiRunner passes
+        # the options to its workers.
         encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
         info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
         runner = FnApiRunner(provision_info=ExtendedProvisionInfo(info))

@@ -1,4 +1,4 @@
-"""The HTTP API and the page, as an ASGI application."""
+"""The HTTP API and the web page, as an ASGI application."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PAGE_FILES = {
     "/page.js": ("page.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-"""Name and media type of each file of the page, by path."""
+"""Name and media type of each file of the web page, by path."""
 DESCRIPTION = """Predicts classes of skin lesions in dermatoscopic images. **Not a medical
 device.** Images are decoded in memory and not stored. Errors are `Problem` objects."""
 router = APIRouter()
@@ -215,7 +215,7 @@ async def report_health() -> Status:
 
 @router.get("/readyz", responses={503: {"model": Problem}})
 async def report_readiness(request: Request) -> Status:
-    """Returns whether the server accepts predictions: the error 503 if it is stopping."""
+    """Returns "ok" if the server accepts requests, or the error 503 if it is stopping."""
     request.app.state.service.require_ready()
     return Status()
 

@@ -49,7 +49,7 @@ class Batcher:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Predicts jobs in the `with` block. Later, waiting jobs are not predicted."""
+        """Predicts jobs in the `with` block; jobs that wait at its end are dropped."""
         with ThreadPoolExecutor(NUM_IN_FLIGHT, "predict") as executor:
             start = asyncio.create_task
             workers = [start(self._work(executor)) for _ in range(NUM_IN_FLIGHT)]

@@ -50,10 +50,9 @@ class Body:
             yield message["body"]
 
     async def discard(self) -> None:
-        """Receives the rest of the body, because most clients send it in any case.
+        """Receives the rest of the body, but at most `MAX_REQUEST_BYTES`.
 
-        Without the rest, they would not read the response. It is limited to
-        `MAX_REQUEST_BYTES`.
+        Most clients read the response only after they have sent the whole body.
         """
         limit = self.size + MAX_REQUEST_BYTES
         with contextlib.suppress(TimeoutError, ClientDisconnect):
@@ -92,16 +91,17 @@ class RequestLimits:
 
     @property
     def num_requests(self) -> int:
-        """The number of requests that are received or processed now."""
+        """The number of requests that are being received or processed."""
         return len(self._bodies)
 
     @contextlib.asynccontextmanager
     async def read(
         self, request: Request, fields: Collection[str], max_images: int = MAX_IMAGES
     ) -> AsyncIterator[Form]:
-        """Yields the content of a request, which counts until the end of the `with` block.
+        """Yields the content of a request.
 
-        `fields` are the names of the form fields that are allowed beside the images.
+        The request counts toward the limits until the end of the `with` block. `fields` are
+        the names of the form fields that are allowed in addition to the images.
 
         Raises:
             HTTPException: 400 (the client disconnected), 408, 413, 415, 422 or 429.

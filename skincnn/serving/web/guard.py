@@ -37,9 +37,9 @@ KNOWN_PATHS = ("/", "/v1/predict", "/v1/explain", "/v1/model", "/metrics", "/ope
 class Guard:
     """ASGI middleware that checks access, adds `HEADERS` and counts requests.
 
-    With a token, requests to `PROTECTED` paths must contain it (RFC 6750). Without, they
-    must name a loopback address as host, which prevents DNS rebinding, and browsers may
-    send them from the page only.
+    With a token, requests to `PROTECTED` paths must contain the token (RFC 6750). Without a
+    token, all requests must name a loopback address as host, which prevents DNS rebinding,
+    and must not come from another web page.
     """
 
     def __init__(self, app: ASGIApp, token: str, metrics: ServiceMetrics):

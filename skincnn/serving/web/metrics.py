@@ -37,7 +37,7 @@ class ServiceMetrics:
         )
         self._in_progress = Gauge(
             "skincnn_requests_in_progress",
-            "Requests with images that are received or processed.",
+            "Requests with images that are being received or processed.",
             registry=registry,
         )
         self._images = Counter(
@@ -63,7 +63,7 @@ class ServiceMetrics:
         self._batches.observe(num_images)
 
     def observe_predictions(self, predictions: Iterable[ImagePrediction]) -> None:
-        """Counts images."""
+        """Counts images by the reason for their referral decision."""
         for prediction in predictions:
             self._images.labels(prediction.reason).inc()
 

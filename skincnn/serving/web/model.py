@@ -136,8 +136,8 @@ def identify_model(path: Path, format_name: str) -> ModelVersion:
 def read_scores(workdir: Path, rule: DecisionRule) -> ModelScores:
     """Returns the scores of a run or ensemble on its test split.
 
-    How many images are referred is only known for the referral rule of the evaluation. If
-    `rule` has another operating point or OOD limit, these scores are None.
+    The shares of images that are referred are known only for the referral rule of the
+    evaluation. They are None if `rule` has another operating point, threshold or OOD limit.
     """
     result = read_result(workdir, "test", SplitResult)
     melanoma, triage = result.targets.get("melanoma"), result.triage

@@ -52,7 +52,7 @@ class ModelVersion(Part):
 
 
 class ImagePrediction(Part):
-    """The prediction for an image; None for the numbers of an unreadable file.
+    """The prediction for an image. The numbers of an unreadable file are None.
 
     Attributes:
         file: Name of the file, as received.

@@ -21,8 +21,8 @@ DRAIN_SECONDS = 150
 """Maximum time for completing the requests in progress after a signal."""
 EXPOSED = (
     "warning: other computers can reach this server, and connections are not encrypted: "
-    "use a reverse proxy with TLS. Without the token: the page, /healthz, /readyz and "
-    "/openapi.json. With the token: /v1/predict, /v1/explain, /v1/model and /metrics."
+    "use a reverse proxy with TLS. The token is required for /v1/predict, /v1/explain, "
+    "/v1/model and /metrics, but not for the page, /healthz, /readyz and /openapi.json."
 )
 
 
@@ -92,8 +92,8 @@ def bind(host: str, port: int) -> socket.socket:
 def serve(app: FastAPI, listener: socket.socket) -> None:
     """Serves an application from `build_app` until a signal stops it.
 
-    Requests in progress are completed. Then raises as `StopRequest.exit` does. Environment
-    variables, such as those of proxies, have no effect.
+    Requests in progress are completed before the function ends like `StopRequest.exit`.
+    Environment variables, such as those of proxies, have no effect.
     """
     import uvicorn
 

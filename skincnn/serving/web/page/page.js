@@ -1,4 +1,4 @@
-// The page: sends images to the API and shows the predictions.
+// The web page: sends images to the API and shows the predictions.
 
 const find = (selector, parent = document) => parent.querySelector(selector);
 const status = find("#status");
@@ -19,7 +19,7 @@ async function request(path, form) {
   throw Object.assign(error, { status: response.status });
 }
 
-// Without a line break before the percent sign.
+// Prevents a line break before the percent sign.
 function setText(target, text) {
   target.textContent = text.replaceAll(" %", "\u00a0%");
   return target;
@@ -91,7 +91,7 @@ function describeScores(scores) {
     return `${percent(value, 0)} (${range})`;
   };
   const level = percent(scores.confidence, 0);
-  const texts = [`Balanced accuracy (mean share of correctly predicted images of each class): ${interval(scores.balanced_accuracy)}.`];
+  const texts = [`Balanced accuracy (share of correctly predicted images in a class, averaged over the classes): ${interval(scores.balanced_accuracy)}.`];
   if (scores.melanoma_sensitivity) {
     texts.push(`Melanoma sensitivity at the threshold for 90 % specificity: ${interval(scores.melanoma_sensitivity)}.`);
   }
