@@ -68,7 +68,7 @@ def measure_train(
 ) -> None:
     """Measures training: its overhead, augmentation and cached features.
 
-    Images are random. Ratios are computed as in `input`. On a GPU, increase --steps and
+    Images are random. Ratios are computed as for `input`. On a GPU, increase --steps and
     --affine-steps, so that each measurement takes seconds.
 
     Args:
@@ -91,7 +91,7 @@ def measure_serve(
 ) -> None:
     """Measures the speed of serving relative to baselines, and the memory growth.
 
-    Ratios are computed as in `input`; other speeds hold for this machine only.
+    Ratios are computed as for `input`; other speeds hold for this machine only.
     `conversions` requires pip install -e .[export], and `http` requires .[serve].
 
     Args:

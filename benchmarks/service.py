@@ -33,7 +33,7 @@ ModelPart = tuple[Path, DecisionRule, DataConfig]
 NUM_CLIENTS = 16
 NUM_REQUESTS = 1000
 NUM_FIRST = 200
-"""Number of requests after which the memory is compared with that after all."""
+"""Number of requests after which the growth of the memory is measured."""
 BOUNDARY = "boundary-of-the-benchmark"
 
 

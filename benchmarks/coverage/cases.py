@@ -90,7 +90,7 @@ class Simulation:
     def sample(
         self, lesions: Lesions, y_prob: Scores, seed: int, *, validation: bool = False
     ) -> Resampled:
-        """Returns the predictions for some lesions, with resamples of a simulation."""
+        """Returns the predictions for some lesions, with resamples that `seed` draws."""
         return Resampled(lesions.table(y_prob), self.config, 2 * seed + validation)
 
     def draw(self, rng: np.random.Generator) -> Lesions:
@@ -105,7 +105,8 @@ class Part:
     Attributes:
         title: Heading of their table.
         function: Yields the intervals of a simulated test set.
-        multiple: Number of test sets, relative to parts that take more time.
+        multiple: Factor of the number of test sets; above 1 for intervals that take little
+            time.
     """
 
     title: str

@@ -1,11 +1,12 @@
 """The simulated population of lesions, and its true scores.
 
 The population is simple, so that the true scores are known. Lesions have the class shares
-of HAM10000 and one to three images. The features of an image are seven normal variables,
-correlated between the images of a lesion; that of the true class has mean `SIGNAL`. With
-logits `SIGNAL` times the features plus the logarithm of the class shares, probabilities are
-perfectly calibrated; without the second term, all classes have the same recall, as with
-class weights.
+of HAM10000 and one to three images. An image has seven normally distributed features, one
+for each class, which are correlated between the images of a lesion. The mean is `SIGNAL`
+for the feature of the true class and 0 for the others. If the logits are `SIGNAL` times the
+features plus the logarithms of the class shares, the probabilities are perfectly
+calibrated. Without the second term, all classes have the same recall, as after training
+with class weights.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ WITHIN_LESION = 0.6
 TEMPERATURES = (1.0, 0.9, 0.6)
 """Divisors of the calibrated logits that cause no, a small and a large error."""
 SUBGROUP = 0.2
-"""Share of the lesions in a subgroup, whose true scores are those of the others."""
+"""Share of the lesions in a subgroup, which has the same true scores as the others."""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ LOWEST, HIGHEST = 0.93, 0.97
 def smallest_coverage(num_groups: int, rate: float) -> float:
     """Returns the smallest coverage, of at least `LOWEST`, of intervals of a rate.
 
-    The number of successes of groups with one image each is binomial. If larger numbers do
-    not give lower ends, an interval misses the rate for the numbers up to one limit and
-    from another one on.
+    If each of `num_groups` groups has one image, the number of successes is binomial. The
+    ends of an interval do not decrease with this number, so the interval misses the rate
+    for all numbers up to one limit and for all numbers from another limit.
     """
     numbers = np.arange(num_groups + 1)
     few = scipy.stats.binom.cdf(numbers - 1, num_groups, rate)  # 0 for none
@@ -30,10 +30,10 @@ def smallest_coverage(num_groups: int, rate: float) -> float:
 def smallest_coverage_of_difference(num_discordant: int) -> float:
     """Returns the smallest coverage, of at least `LOWEST`, of a difference of 0.
 
-    Two models of equal scores are exchangeable: given the sizes of the differences of the
-    n discordant lesions, all 2^n signs are equally probable. An interval that treats the
-    models alike misses 0 for as many signs as opposite signs, so that the probability of
-    this is a multiple of 2 / 2^n.
+    Two models with equal scores are exchangeable: given the sizes of the differences of the
+    n discordant lesions, all 2^n combinations of signs are equally probable. An interval
+    that treats the models alike and misses 0 also misses 0 for the opposite signs, so the
+    probability that it misses 0 is a multiple of 2 / 2^n.
     """
     step = 2.0 ** (1 - num_discordant)
     return 1 - math.floor((1 - LOWEST) / step) * step
