@@ -1,11 +1,11 @@
 """Near-duplicates: images that show the same lesion under different lesion_ids.
 
-The search has two steps:
+Two images are near-duplicates if one of two methods finds the pair:
 
-1. Candidates. Two images are a candidate pair if they share rare local features, or if
-   their perceptual hashes are similar in one of eight orientations.
-2. Verification. Two images show the same lesion if many of their local features lie at the
-   same positions after a rotation, a scaling and a shift of one image.
+1. Geometry. Images that share rare local features are candidates. Candidates are
+   near-duplicates if many of their local features lie at the same positions after a
+   rotation, a scaling and a shift of one image.
+2. Hash. The perceptual hashes of the images are similar in one of eight orientations.
 
 Local features survive crops, rotations by any angle, scaling and color changes. Only the
 perceptual hash survives mirroring. Neither finds images of a lesion without sharp

@@ -73,8 +73,8 @@ def _close(file: IO[bytes]) -> None:
 class FeatureFile(Mapping[str, ImageFeatures]):
     """The features of many images, by image_id, in a temporary file. Thread-safe.
 
-    The features of an image require up to 55 kB. The file has no name, and is deleted when
-    the process ends, or earlier.
+    The features of an image require up to 56 kB. The file has no name, and is deleted when
+    this object is deleted or the process ends.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Search of near-duplicates: candidates, and their verification."""
+"""Search of near-duplicates by local features and by perceptual hashes."""
 
 from __future__ import annotations
 
