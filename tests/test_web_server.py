@@ -206,7 +206,7 @@ def test_the_examples_of_the_guide_work(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     guide = (ROOT / "docs/guide.md").read_text().replace(URL, server.url)
-    section = guide.split("## HTTP service and page")[1].split("\n## ")[0]
+    section = guide.split("## HTTP service and web page")[1].split("\n## ")[0]
     for number, name in enumerate(("a.jpg", "b.jpg")):
         (tmp_path / name).write_bytes(jpeg(number))
     monkeypatch.chdir(tmp_path)
