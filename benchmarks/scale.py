@@ -145,7 +145,7 @@ def _search(setting: Setting) -> tuple[float, float, float]:
 
 
 def _make_features(num_images: int) -> Iterator[ImageFeatures]:
-    """Yields the features of images; those of a pair in `_duplicates` differ in noise."""
+    """Yields the features of images; pairs in `_duplicates` differ only by noise."""
     rng = np.random.default_rng(0)
     originals = [extract_features(_image(n), num_images) for n in range(NUM_ORIGINALS)]
     hashes = np.stack([of_image.hashes for of_image in originals]).view(np.uint16)

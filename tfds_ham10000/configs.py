@@ -53,7 +53,7 @@ class Ham10000Config(tfds.core.BuilderConfig):
 
     @property
     def own(self) -> bool:
-        """Whether the images are the user's own: the classes are known after the build."""
+        """Whether the images are the user's own; a build determines their classes."""
         return self.source in OWN_SOURCES
 
     @property

@@ -77,12 +77,12 @@ def split_into_folds(
     near_duplicates: Iterable[tuple[str, str]],
     group_by: GroupBy | None = None,
 ) -> StoredSplits:
-    """Returns the splits with "train" replaced by ten folds, without empty ones.
+    """Returns the splits, with "train" divided into ten folds; empty folds are omitted.
 
     The folds do not depend on the official splits. An image of an official split that is
     connected to training images, by its patient, its lesion or near-duplicates, gets the
     group_id of these images. `near_duplicates` are pairs of image_ids. By default,
-    `group_by` is that of `find_group_by`.
+    `group_by` is the result of `find_group_by`.
 
     Raises:
         SourceError: There are too few groups for training, validation and testing.
@@ -123,7 +123,7 @@ def assign_images(
     If a group contains `published` images (by default those of `published_assignments`),
     it is assigned to the fold of the published image with the smallest image_id, unless
     its class is rare (see `assign_groups`). Pairs of published near-duplicates are ignored:
-    the published groups account for them. By default, `group_by` is that of
+    the published groups account for them. By default, `group_by` is the result of
     `find_group_by`.
     """
     published = published_assignments() if published is None else published

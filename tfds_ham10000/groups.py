@@ -28,8 +28,9 @@ CONNECTIONS: dict[GroupBy, str] = {
 ISIC_ID = re.compile(r"ISIC_\d{7}(?!\d)")
 
 _PREFIXES: dict[GroupBy, str] = {"patient": "0", "lesion": "1", "image": "2"}
-"""First character of the key of a patient, lesion or image: equal ids of different kinds
-have different keys, and the smallest key of a group is of the kind that names the group."""
+"""First character of the key of a patient, lesion or image. It distinguishes equal ids of
+different kinds, and sorts patients before lesions and lesions before images, so that the
+smallest key of a group determines the group_id."""
 _IMAGE, _PUBLISHED = _PREFIXES["image"], "3"
 
 
@@ -42,7 +43,7 @@ def find_group_by(records: Iterable[Record]) -> GroupBy:
 
 
 def published_id(image_id: str) -> str:
-    """Returns the ISIC id with which the file name in an image_id begins, or the image_id.
+    """Returns the ISIC id at the start of the file name in an image_id, or the image_id.
 
     Copies are often named after the original, such as `ISIC_0012345_downsampled`.
     """

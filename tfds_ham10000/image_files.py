@@ -138,9 +138,9 @@ def describe_archive_problem(
 ) -> str:
     """Returns why the files of an archive cannot be read and what to do, or "".
 
-    This is the case if the archive contains archives instead of files with one of the
-    suffixes, is encrypted, or has a compression method that Python does not support. `path`
-    is named in the text.
+    The files cannot be read if the archive is encrypted, has a compression method that
+    Python does not support, or contains archives instead of files with one of the suffixes.
+    The text names `path`.
     """
     files, skipped = find_members(archive, suffixes)
     inner = [str(name) for name, reason in skipped.items() if reason == ARCHIVE]

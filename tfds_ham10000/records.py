@@ -19,7 +19,7 @@ ISIC2019_CLASS_NAMES = ("mel", "nv", "bcc", "ak", "bkl", "df", "vasc", "scc")
 
 UNKNOWN = "unknown"
 OPTIONAL_COLUMNS = ("dx_type", "age", "sex", "localization", "dataset")
-"""Columns with optional values. Missing values are NaN (`age`) or "unknown" (others)."""
+"""Columns whose values may be missing: NaN for `age`, and "unknown" for the others."""
 
 
 class SourceError(ValueError):

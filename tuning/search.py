@@ -71,7 +71,7 @@ def run_search(
     overwrite: bool = False,
     cache: Cache = "auto",
 ) -> SearchResult | None:
-    """Searches hyperparameters, and writes leaderboard.csv, best.json and search.png.
+    """Searches for hyperparameters; writes leaderboard.csv, best.json and search.png.
 
     The same call resumes an interrupted search: completed trials are not trained again, and
     an interrupted trial continues from the last checkpoint. Test images are never used.

@@ -43,7 +43,7 @@ SIGNAL = 2.2
 WITHIN_LESION = 0.6
 """Correlation of the features of two images of a lesion."""
 TEMPERATURES = (1.0, 0.9, 0.6)
-"""Divisors of the calibrated logits that cause no, a small and a large error."""
+"""Divisors of the calibrated logits for no, a small and a large calibration error."""
 SUBGROUP = 0.2
 """Share of the lesions in a subgroup, which has the same true scores as the others."""
 

@@ -118,8 +118,8 @@ def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
 def num_pixels(content: tf.Tensor) -> tf.Tensor:
     """Returns the number of pixels according to the header of a file, int64.
 
-    The result is the largest int64 for a format that TensorFlow does not read to the pixels
-    that the dataset builder stores. Among these are BMP files with a palette and GIF files,
+    The result is the largest int64 for a format in which TensorFlow would not read the
+    pixels that the dataset builder stores, such as BMP files with a palette and GIF files,
     whose first frame may be smaller than the image. A truncated header raises
     `tf.errors.InvalidArgumentError` for JPEG, and the result is arbitrary otherwise.
     """

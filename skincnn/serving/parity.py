@@ -20,8 +20,8 @@ from skincnn.reporting.parity_result import ClassParity, ParityResult
 NUM_IMAGES = 256
 """Maximum number of evenly spaced test images on which an export is checked."""
 MIN_PER_CLASS, MAX_PER_CLASS = 20, 100
-"""For each class with fewer than `MIN_PER_CLASS` of these images, up to `MAX_PER_CLASS`
-images of the class are added."""
+"""If a class has fewer than `MIN_PER_CLASS` of the evenly spaced images, up to
+`MAX_PER_CLASS` images of the class are added."""
 MAX_OOD_DIFFERENCE = 0.1
 """Maximum difference in OOD distance between a LiteRT or ONNX file and the Keras model, as
 a fraction of the OOD limit. Otherwise, OOD detection is switched off in the file."""
@@ -142,7 +142,7 @@ def measure_parity(
 
 
 def find_ood_fault(model: Output, export: Output, rule: DecisionRule) -> str:
-    """Returns why an export must not use the OOD distance of `rule`; "" if it may."""
+    """Returns why OOD detection must be off in an export; "" if there is no reason."""
     difference = _distance_difference(model, export, rule) or 0.0
     # This condition also finds NaN.
     if rule.max_distance is None or difference <= MAX_OOD_DIFFERENCE:

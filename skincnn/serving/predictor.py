@@ -282,9 +282,9 @@ def _predict_with(
 def _converting_files(predict: Predict) -> Predict:
     """Returns a prediction function that first converts the files with `convert_file`.
 
-    It predicts every file that the dataset builder reads, from the same pixels. Small files
-    can be large after the conversion, so the files are predicted in parts of about
-    `PART_BYTES`.
+    The function predicts all formats that the dataset builder reads, from the same pixels.
+    Small files can be large after the conversion, so the files are predicted in parts of
+    about `PART_BYTES`.
     """
 
     def predict_part(files: Sequence[bytes | str], metadata: pd.DataFrame) -> Predictions:

@@ -45,10 +45,11 @@ WARMUP_BATCH_SIZES = (1, 8)
 def write_saved_model(networks: Sequence[Network], rule: DecisionRule, path: Path) -> None:
     """Writes a SavedModel with the signatures `serving_default` and `images`.
 
-    `serving_default` decodes image files in TensorFlow. See `serving.images` for the
-    formats, in which it reads the pixels that the dataset builder stores.
-
-    Each signature averages the predictions over the networks.
+    `serving_default` takes the contents of image files, string [batch], and decodes the
+    formats that `serving.images` describes. `images` takes decoded images, uint8 [batch,
+    height, width, 3] in 0..255. If a network requires clinical metadata, both also take the
+    inputs in `METADATA_SIGNATURE`. Both return the outputs of `postprocess`, averaged over
+    the networks.
     """
 
     def from_bytes(image_bytes: tf.Tensor, *metadata: tf.Tensor) -> dict[str, tf.Tensor]:

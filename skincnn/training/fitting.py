@@ -174,8 +174,8 @@ class _Loop:
     def is_over(self) -> bool:
         """Returns whether to stop early.
 
-        The reason is that a callback of the user has stopped training, or that the
-        monitored metric no longer improves.
+        Training stops early if a callback of the user has stopped it, or if the monitored
+        metric no longer improves.
         """
         first_epoch = start_of_last(self.setup.stages)
         patience = self.setup.config.train.patience

@@ -126,8 +126,9 @@ class FeatureFile(Mapping[str, ImageFeatures]):
 def extract_features(image: Image.Image, num_images: int = 1) -> ImageFeatures:
     """Returns the features of an image in a dataset of `num_images`. Thread-safe.
 
-    The contrast is equalized locally first, because most structures of a lesion differ
-    little from the skin around them.
+    The number of images determines the size of the image and the number of features; see
+    `FULL_SIZE`. The contrast is first equalized locally, because most structures of a
+    lesion differ little from the skin around them.
     """
     gray = image.convert("L")
     side, count = LONGEST_SIDE, MAX_FEATURES

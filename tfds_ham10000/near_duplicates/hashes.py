@@ -29,9 +29,10 @@ def similar_hashes(hashes: Bytes, max_distance: int = MAX_DISTANCE) -> Indices:
     """Returns the pairs (i, j), i < j, whose hashes are similar in some orientation.
 
     The hash of i is compared with the hashes of j in all orientations. The search is exact:
-    of the w parts of 32 bits of two hashes, one differs in at most max_distance / w bits,
-    and of the two halves of this part, one in at most half as many. Only pairs with such a
-    half are compared; an index finds them. Uses all CPU cores.
+    if two hashes of w parts of 32 bits differ in at most max_distance bits, one part
+    differs in at most max_distance / w bits, and one half of this part in at most half as
+    many. An index finds the pairs with such a half, and only these are compared. Uses all
+    CPU cores.
 
     Args:
         hashes: uint8 [num_images, 8, num_bytes], from `perceptual_hashes`; num_bytes is a
@@ -79,7 +80,7 @@ def _similar_halves(
 
 
 class _Index:
-    """The images by one half of a part of their hashes.
+    """An index of images by one half of a 32-bit part of their hashes.
 
     Args:
         code: The half by which images are found, uint16 [num_images].

@@ -36,7 +36,7 @@ MAX_PAIRS = 4_000_000
 Pairs = npt.NDArray[np.int64]
 """Indices (i, j) of two images, i < j, in each row, [num_pairs, 2]."""
 Load = Callable[[int], ImageFeatures]
-"""Returns the features of the image with an index."""
+"""Function that returns the features of the image with a given index."""
 
 
 @dataclass(frozen=True, order=True)
@@ -64,7 +64,7 @@ def find_near_duplicates(
 
     Args:
         features: `extract_features` of each image, by image_id.
-        skip: Pairs of two of these image_ids are left out, to save time.
+        skip: image_ids; pairs of two of them are left out, to save time.
     """
     image_ids = sorted(features)
     skipped = np.array([image_id in skip for image_id in image_ids], bool)

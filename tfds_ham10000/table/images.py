@@ -74,7 +74,7 @@ class TableImages(ImageFiles):
         case is ignored.
 
         Returns:
-            The paths of all images that match, for each cell with none or several.
+            The paths of the matching images, for each cell that does not match exactly one.
         """
         keys_of = defaultdict(list)
         for key in self._keys():
@@ -122,7 +122,7 @@ class TableImages(ImageFiles):
 
 
 def image_id_of(cell: str) -> str:
-    """Returns the path in a cell without the suffix of an image, with forward slashes."""
+    """Returns the path in a cell, with forward slashes and without an image suffix."""
     path = cell.replace("\\", "/").lstrip("./")
     stem, dot, suffix = path.rpartition(".")
     return stem if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES else path

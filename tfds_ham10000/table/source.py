@@ -166,7 +166,7 @@ def _parse_values(
 
 
 def _unique_lesions(values: pd.DataFrame, source: Source) -> pd.Series:
-    """Returns the lesion_ids, with the patient_id if patients have equal lesion_ids."""
+    """Returns the lesion_ids, with the patient_id where several patients have the same."""
     known = values[(values["lesion_id"] != "") & (values["patient_id"] != "")]
     patients = known.groupby("lesion_id")["patient_id"].nunique()
     repeated = patients.index[patients > 1]

@@ -114,7 +114,10 @@ def parse_age(cell: str) -> float:
 
 
 def parse_word(vocabulary: Mapping[str, str]) -> Callable[[str], str]:
-    """Returns a function that looks up cells; it returns "unknown" for a missing value."""
+    """Returns a function that looks up a cell in `vocabulary`.
+
+    Case and underscores in the cell are ignored. A missing value gives "unknown".
+    """
 
     def parse(cell: str) -> str:
         word = " ".join(cell.lower().replace("_", " ").split())

@@ -20,8 +20,9 @@ Reason = Literal[
     "no_threshold",
     "no_target",
 ]
-"""Why an image is referred (the first three) or not. With a model whose malignant classes
-are not known, no image is referred, and `no_target` replaces the last three."""
+"""Why an image is referred (the first three reasons) or not. With a model whose malignant
+classes are not known, no image is referred, and `no_target` replaces `malignant`,
+`below_threshold` and `no_threshold`."""
 NOT_RULED_OUT = "this does not rule out malignancy"
 WITHOUT_TARGET = {
     "unreadable": "The file is not a readable image and was not predicted.",
@@ -90,7 +91,7 @@ def explain_decision(prediction: Prediction, rule: DecisionRule) -> str:
 
 
 def explain_rule(rule: DecisionRule) -> str:
-    """Returns sentences on which images the model refers, and how this was chosen."""
+    """Returns which images the model refers and how the threshold was chosen, as text."""
     if rule.target is None:
         return (
             "It refers no image, because it is not known which of its classes are "

@@ -78,7 +78,7 @@ class Form:
 
 
 class MemoryParser(MultiPartParser):
-    """A parser that keeps files in memory; by default, larger ones are written to disk."""
+    """A parser that keeps all files in memory; its base class writes large ones to disk."""
 
     spool_max_size = 0  # no limit, as documented for `tempfile.SpooledTemporaryFile`
 

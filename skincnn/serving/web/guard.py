@@ -105,7 +105,7 @@ def problem_response(
 
 
 def is_local_request(headers: Headers) -> bool:
-    """Returns whether the host is a loopback address and the origin, if any, the same.
+    """Returns whether `Host` is a loopback address and `Origin`, if given, is the same.
 
     Only browsers send the header `Origin`.
     """

@@ -136,7 +136,7 @@ class ModelInfo(Part):
 
     Attributes:
         rule: Calibration, thresholds and OOD limit.
-        rule_text: Sentences on which images are referred, and how this was chosen.
+        rule_text: Which images are referred and how the threshold was chosen, as text.
         image_size: Height and width of the model input in pixels.
         clinical_metadata: The form fields; None for a model that uses images only.
         grad_cam: Whether /v1/explain is available.

@@ -92,8 +92,11 @@ def bind(host: str, port: int) -> socket.socket:
 def serve(app: FastAPI, listener: socket.socket) -> None:
     """Serves an application from `build_app` until a signal stops it.
 
-    Requests in progress are completed before the function ends like `StopRequest.exit`.
-    Environment variables, such as those of proxies, have no effect.
+    After the signal, requests in progress are completed. Environment variables, such as
+    those of proxies, have no effect.
+
+    Raises:
+        Terminated, KeyboardInterrupt: SIGTERM or Ctrl-C stopped the server.
     """
     import uvicorn
 
