@@ -92,6 +92,7 @@ class Data:
     """The splits of a configuration.
 
     Attributes:
+        train, val, test: The training, validation and test split.
         class_names: Class names, in the order of the labels.
         leakage: Result of the leakage audit of the three splits.
     """

@@ -63,9 +63,9 @@ class Model:
         Args:
             images: One of the following, or a list of them: a file, a directory (searched
                 for image files), a PIL image, or an array uint8 [height, width, 3] in
-                0..255. Or an array [num_images, height, width, 3], or a table with a column
-                `file` and, for a model with clinical metadata, the columns age, sex and
-                localization.
+                0..255. Alternatively, an array [num_images, height, width, 3], or a table
+                with a column `file` and, for a model with clinical metadata, the columns
+                age, sex and localization.
             clinical_metadata: A table with the columns age, sex and localization, and one
                 row per image, in their order. Missing values are unknown.
             batch_size: Number of images that are predicted at a time.

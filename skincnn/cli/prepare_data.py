@@ -37,9 +37,8 @@ class Arguments:
     row per image. The suffix _256 or _400 of an ISIC dataset limits the longest side in
     pixels."""
     name: str | None = None
-    """Name of your own dataset, for --config folder or table. Commands that train or
-    evaluate on it take this name as --data.dataset. The default is the name of the
-    config."""
+    """Name of your own dataset, for --config folder or table; by default, the name of the
+    config. To train on the dataset, use train.py --data.dataset NAME."""
     manual_dir: Path | None = None
     """Directory of the published files or of your own images. If omitted, the files of
     isic2018 are downloaded (3 GB)."""
@@ -60,8 +59,8 @@ class Arguments:
     """JSON file with the class of each label of the table, or null to leave out its
     images."""
     group_by: Literal["patient", "lesion"] | None = None
-    """patient: all images of a patient are in one fold (the default if the table has a
-    column of patients); lesion: only all images of a lesion are."""
+    """patient: keep all images of a patient in one fold (the default if patients are
+    known); lesion: keep all images of a lesion in one fold, and ignore patients."""
     verify: bool = False
     """Verify the checksums of the published files in --manual-dir."""
 
