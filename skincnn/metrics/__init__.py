@@ -1,6 +1,7 @@
 """Scores of predictions, with confidence intervals.
 
-`METRICS` and `PER_CLASS_METRICS` are tables of the scores; `bootstrap_ci` computes one.
+`METRICS` and `PER_CLASS_METRICS` contain the metrics by name. `bootstrap_ci` computes the
+value of one metric with its interval.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def bootstrap_ci(
         metric: A key of `METRICS`, or of `PER_CLASS_METRICS` with a `label`.
         label: The class that a metric of `PER_CLASS_METRICS` refers to.
         groups: IDs of the groups that the bootstrap resamples, [num_images], such as
-            lesions or patients. By default, each image is a group of its own, which is
-            too optimistic if several images show the same lesion.
+            lesions or patients. By default, each image is a group of its own; the
+            interval is then too narrow if several images show the same lesion.
         num_resamples: Number of bootstrap resamples.
         confidence: Confidence level, between 0 and 1.
         seed: Seed of the resamples.

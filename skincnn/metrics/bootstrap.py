@@ -1,4 +1,4 @@
-"""Confidence intervals by a bootstrap over groups of images."""
+"""Bootstrap resamples of groups of images, and the values of metrics on them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Counts = npt.NDArray[np.intp]
 Resamples = npt.NDArray[np.uint8]
 Returned = TypeVar("Returned")
 BLOCK_CELLS = 50_000
-"""Approximate number of weights in a block of resamples, to fit the CPU cache."""
+"""Approximate number of weights in a block of resamples, which fit the CPU cache."""
 MIN_ROWS = 16
 """Minimum number of resamples in a block: metrics sort all images once for each block."""
 
@@ -39,7 +39,9 @@ class Estimate:
 
 
 class Weights:
-    """How often each image occurs in each resample, without large arrays of floats.
+    """The number of times each image occurs in each resample.
+
+    Products are computed block by block, so the whole array is never converted to floats.
 
     Attributes:
         counts: The numbers, uint8 [num_resamples, num_images].
@@ -56,7 +58,7 @@ class Weights:
         return np.array(self.counts, dtype, copy=copy)
 
     def __matmul__(self, values: npt.NDArray[Any]) -> Scores:
-        """Returns the sums of values [num_images, ...], [num_resamples, ...]."""
+        """Returns `counts @ values`, [num_resamples, ...], for values [num_images, ...]."""
         return np.concatenate(map_blocks(lambda _, block: block @ values, self))
 
     def sum(self, axis: int) -> Scores:
@@ -67,12 +69,21 @@ class Weights:
 def bootstrap_weights(
     image_ids: npt.ArrayLike, group_ids: npt.ArrayLike, num_resamples: int, seed: int = 0
 ) -> Resamples:
-    """Returns how often each image occurs in each resample, [num_resamples, num_images].
+    """Returns the number of times each image occurs in each resample.
 
     Images of one group (a lesion with its near-duplicates) are not independent. Therefore,
-    a resample draws as many groups as `group_ids` [num_images] contains, with replacement,
-    and includes all images of each drawn group. The draws do not depend on the order of the
-    images. The `image_ids` [num_images] must be unique.
+    groups are drawn instead of images: n of the n groups, with replacement. A resample
+    contains all images of each drawn group. The draws do not depend on the order of the
+    images.
+
+    Args:
+        image_ids: ID of each image, [num_images], without duplicates.
+        group_ids: ID of the group of each image, [num_images].
+        num_resamples: Number of resamples.
+        seed: Seed of the draws.
+
+    Returns:
+        uint8 [num_resamples, num_images].
     """
     order = np.argsort(np.asarray(image_ids, str))
     codes = pd.factorize(np.asarray(group_ids, str)[order])[0][np.argsort(order)]
@@ -81,7 +92,7 @@ def bootstrap_weights(
     uniform = np.full(num_groups, 1 / num_groups)
     weights = np.empty((num_resamples, len(codes)), np.uint8)
     for rows in _split(*weights.shape):
-        # More than 255 draws of one of many groups are as good as impossible.
+        # It is practically impossible to draw one group more than 255 times.
         counts = rng.multinomial(num_groups, uniform, size=len(weights[rows]))
         weights[rows] = counts.astype(np.uint8)[:, codes]
     return weights
@@ -90,10 +101,10 @@ def bootstrap_weights(
 def map_blocks(
     function: Callable[[slice, Scores], Returned], weights: npt.ArrayLike
 ) -> list[Returned]:
-    """Returns the results of a function for blocks of resamples, on all CPU cores.
+    """Calls a function for each block of resamples, and returns the results in order.
 
-    The arguments of the function are the rows of the block, and these rows of the weights
-    [num_resamples, num_images] as floats.
+    The blocks are processed in parallel on all CPU cores. The arguments of the function are
+    a slice of the rows of `weights` [num_resamples, num_images], and these rows as floats.
     """
     weights = np.asarray(weights)
     with ThreadPoolExecutor(os.cpu_count()) as pool:

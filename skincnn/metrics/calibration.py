@@ -1,4 +1,4 @@
-"""Calibration of probabilities, and how well the probability of a target is calibrated."""
+"""Calibration of probabilities, and scores that measure the calibration."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from skincnn.metrics.sample import Floats, Labels, Sample, Scores, divide
 from skincnn.records import Part
 
 TINY = float(np.finfo(np.float32).tiny)
-"""Smallest probability whose logarithm is used."""
+"""Smaller probabilities are replaced by this value before the logarithm is taken."""
 BANDS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
-"""Edges of the probability bands of `reliability_curve`; a band excludes its upper edge."""
+"""Edges of the probability bands of `reliability_curve`. A band excludes its upper edge,
+unless this is 1."""
 MAX_STEPS = 30
 """Maximum number of Newton steps of a logistic regression."""
 
@@ -65,15 +66,20 @@ def fit_calibration(y_true: Labels, y_prob: Floats) -> CalibrationMap:
     loss = sum over images of -log(calibrated probability of the true class)
            + log(temperature)^2 / 2 + sum over classes of bias^2 / 2
 
-    The penalty is that of standard normal priors around no change. It does not grow with
-    the number of images: with many images the loss is the likelihood, and with few images
-    the map stays close to the model's probabilities. At the minimum, the calibrated
-    probabilities of each class add up to its number of images minus its bias. Therefore
-    their mean is nearly the observed share of the class, and the bias of a class without
-    images is finite.
+    The penalty corresponds to standard normal priors of log(temperature) and the biases,
+    which favor probabilities without any change. It does not grow with the number of
+    images: with many images, the log loss dominates; with few images, the calibrated
+    probabilities stay close to those of the model. At the minimum, the calibrated
+    probabilities of a class add up to its number of images minus its bias. Therefore, their
+    mean is nearly the observed share of the class, and the bias of a class without images
+    is finite.
 
-    Use the validation split, because scores on the images used for fitting are optimistic.
-    For the shapes, see `Sample`. The values are rounded to 6 decimals.
+    Fit the map on the validation split: the calibration of the images used for fitting is
+    optimistic. The parameters are rounded to 6 decimals.
+
+    Args:
+        y_true: Integer labels, [num_images].
+        y_prob: Probabilities, [num_images, num_classes].
     """
     log_prob, num_classes = _log(y_prob), y_prob.shape[1]
     one_hot = np.eye(num_classes)[y_true]
@@ -165,10 +171,15 @@ def reliability_curve(sample: Sample) -> Scores:
 
 
 def reliability(y_true: Labels, y_prob: Floats) -> dict[str, Scores]:
-    """Returns the reliability diagram: arrays [15] with one element per bin, by name.
+    """Returns the reliability diagram of the largest probability (confidence).
 
-    `low` and `high` are the edges of the bins of the largest probability; `confidence` is
-    its mean in each bin. `confidence` and `accuracy` are NaN in empty bins.
+    Args:
+        y_true: Integer labels, [num_images].
+        y_prob: Probabilities, [num_images, num_classes].
+
+    Returns:
+        Arrays [15] by name, with one element per bin: the edges `low` and `high`,
+        `num_images`, and the mean `confidence` and `accuracy`, which are NaN in empty bins.
     """
     sample = Sample(y_true, y_prob)
     bins = confidence_bins(sample)
@@ -190,12 +201,12 @@ def _log(y_prob: Floats) -> Floats:
 
 
 def _recalibrate(sample: Sample, num_coefficients: int) -> Scores:
-    """Returns how to change the log odds to fit the target, [..., num_coefficients].
+    """Returns the intercept, and with two coefficients also the slope minus 1.
 
-    The coefficients are those of a logistic regression of the target on 1 and, if there are
-    two, the log odds, in addition to the log odds themselves (offset). Newton's method
-    starts at 0, and for resamples at the coefficients of all images; where it does not
-    converge, the coefficients are NaN. Probabilities are clipped to 1e-7..1-1e-7.
+    The coefficients, [..., num_coefficients], are those of a logistic regression of the
+    target with the log odds as offset. Newton's method starts at 0, and for resamples at
+    the coefficients of all images. If it does not converge, the coefficients are NaN.
+    Probabilities are clipped to 1e-7..1-1e-7.
     """
     log_odds = scipy.special.logit(np.clip(sample.y_prob[:, 1], 1e-7, 1 - 1e-7))
     features = np.stack([np.ones_like(log_odds), log_odds], axis=1)[:, :num_coefficients]

@@ -18,20 +18,22 @@ from skincnn.metrics.sample import Sample, Scores, divide
 MIN_PER_BIN = 4
 """Minimum mean number of groups in a bin. With fewer groups, the error is undefined."""
 MIN_POWER = 0.05
-"""Quantile of the errors of perfect probabilities that bounds the upper end from below.
+"""The upper end of the interval is at least that for an observed error at this quantile of
+the errors of perfectly calibrated probabilities.
 
-An error that is small by chance then does not give an interval around 0 alone: Cowan et
-al., Power-Constrained Limits (2011), arXiv:1105.3166."""
+Otherwise, an error that is small by chance could have an interval that contains only 0:
+Cowan et al., Power-Constrained Limits (2011), arXiv:1105.3166."""
 
 
 def calibration_gaps(sample: Sample) -> Scores:
-    """Returns mean confidence minus accuracy in each of 15 bins, [..., 15].
+    """Returns the calibration gap of each of 15 bins, [..., 15].
 
-    The bins contain equal numbers of images (differences of 1), ordered by the largest
-    probability; resamples use the same bins. Each gap is multiplied by the square root of
-    the share of images in the bin: the sum of the squares is the mean square calibration
-    error. Nguyen and O'Connor, Posterior calibration and exploratory analysis for natural
-    language processing models (2015), arXiv:1508.05154.
+    The gap is the mean confidence (largest probability) minus the accuracy. The images are
+    sorted by confidence and divided into bins whose sizes differ by at most one; resamples
+    use the same bins. Each gap is multiplied by the square root of the share of the images
+    in the bin, so that the sum of the squares is the mean square calibration error. Nguyen
+    and O'Connor, Posterior calibration and exploratory analysis for natural language
+    processing models (2015), arXiv:1508.05154.
     """
     confidence = sample.y_prob.max(axis=1)
     ranks = confidence.argsort(kind="stable").argsort(kind="stable")
@@ -46,42 +48,46 @@ def rms_calibration_error(
 ) -> Estimate:
     """Returns the root mean square calibration error in 0..1, with its interval.
 
-    The value is the square root of the mean square error minus its bias, or 0 if this is
-    negative. The interval contains each error that a test does not reject: the test
-    compares the observed mean square error with its distribution if the gaps were smaller
-    or larger by one factor and had the deviations of the resamples. Such an interval is
-    also valid near 0, where percentile intervals are not. Errors near 0 can hardly be
-    rejected because the observed one is too small; this tail of the distribution is
-    therefore smaller for them, and the other one larger: Puza and O'Neill, Interval
-    estimation via tail functions (2006), doi:10.1002/cjs.5550340207.
+    The value is the square root of the mean square error minus its bias, or 0 if the
+    difference is negative.
+
+    The interval contains each error that a test does not reject. Unlike a percentile
+    interval, it is therefore also valid near 0. For each tested error, all gaps are scaled
+    by one factor, so that they have this error. With the deviations of the resamples, they
+    give a distribution of the mean square error. The tested error is rejected if the
+    observed mean square error lies in a tail of this distribution. Both tails have the same
+    probability, except for errors near 0: the lower tail, which can hardly reject them, is
+    smaller, and the upper tail is larger. Puza and O'Neill, Interval estimation via tail
+    functions (2006), doi:10.1002/cjs.5550340207.
 
     Args:
         values: `calibration_gaps` from `bootstrap`, [1 + num_resamples, 15].
-        num_groups: Number of groups of images. Fewer than `MIN_PER_BIN` groups per bin have
-            no value.
+        num_groups: Number of groups of images. The error is undefined (None) for fewer than
+            `MIN_PER_BIN` groups per bin.
         confidence: Confidence level of the interval, between 0 and 1.
     """
     if num_groups < MIN_PER_BIN * NUM_BINS:
         return Estimate(None, None, None)
     gaps = values[0]
-    # Resamples vary less than samples: by the factor (n - 1) / n, n the groups in a bin.
+    # The variance of resamples of n groups, here those in a bin, is too small by the
+    # factor (n - 1) / n.
     deviations = np.nan_to_num(values[1:] - gaps)
     deviations *= np.sqrt(num_groups / (num_groups - NUM_BINS))
     noise = np.square(deviations).sum(axis=1)
     observed = float(np.square(gaps).sum())
     along = 2 * deviations @ np.nan_to_num(divide(gaps, np.sqrt(observed)))
-    # Above it, the observed mean square error rejects an error of 0.
+    # A larger observed mean square error rejects an error of 0.
     limit = _quantile(noise, confidence)
 
     def quantile(error: float, *, upper: bool) -> float:
-        """Returns the largest or smallest mean square that does not reject an error."""
+        """Returns the largest (`upper`) or smallest mean square that accepts an error."""
         squares = error**2 + error * along + noise
-        # Half of the usual tail for errors that a test cannot distinguish from 0.
+        # The lower tail is half as large for errors that differ undetectably from 0.
         tail = (1 - confidence) / 4 * (1 + np.mean(squares > limit))
         return _quantile(squares, tail + confidence if upper else tail)
 
     def end(square: float, *, upper: bool) -> float:
-        """Returns the error for which this mean square is just not rejected."""
+        """Returns the error, at least 0, that this mean square only just accepts."""
 
         def excess(error: float) -> float:
             return quantile(error, upper=upper) - square

@@ -136,8 +136,8 @@ def ece(sample: Sample) -> Scores:
     of equal width, weighted by the number of images in each bin. The best value is 0. Guo
     et al., On Calibration of Modern Neural Networks (2017), arXiv:1706.04599.
 
-    Small samples overestimate the error, and resamples do so even more. It therefore has
-    no interval; see `skincnn.metrics.calibration_error`.
+    The ECE of a small sample is too large, and that of its resamples is even larger. No
+    interval is therefore computed for it; see `skincnn.metrics.calibration_error`.
     """
     gaps = sample.y_prob.max(axis=1) - (sample.y_pred == sample.y_true)
     error = np.abs(sample.sums(confidence_bins(sample), NUM_BINS, values=gaps))
@@ -196,6 +196,7 @@ METRICS: dict[str, Metric] = {
     "brier": Metric(brier, higher_is_better=False),
     "ece": Metric(ece, higher_is_better=False, has_interval=False),
 }
+"""Metrics of all classes together, by name."""
 
 PER_CLASS_METRICS: dict[str, MetricFunction] = {
     "recall": recall_per_class,

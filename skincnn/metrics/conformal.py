@@ -52,16 +52,17 @@ def group_shares(y_true: Labels, group_ids: Sequence[str]) -> Scores:
 def choose_set_thresholds(
     y_true: Labels, y_prob: Floats, group_ids: Sequence[str], error: float = ERROR
 ) -> tuple[float, ...]:
-    """Returns the smallest probability with which each class is in a prediction set.
+    """Returns the threshold of each class, at or above which the class is in the set.
 
     Images of one group (a lesion with its near-duplicates) are not independent, so each
-    group counts once: an image of a class counts as `group_shares`. Of n groups, at most
-    (n + 1) * error - 1 have a probability of the class below its threshold. If an image is
-    drawn from another group, which is exchangeable with them, the probability that its set
-    lacks the class is then at most `error`: Lee, Barber and Willett, Distribution-free
-    inference with hierarchical data (2023), arXiv:2306.06342. With fewer than 1 / error - 1
-    groups, no threshold ensures this: it is 0, and the class is in every set. The coverage
-    for given validation images varies around its mean.
+    group counts once: an image is weighted by its `group_shares`. Of the n groups of a
+    class, at most (n + 1) * error - 1 have a probability of the class below its threshold.
+    The probability that the prediction set of an image of a new, exchangeable group lacks
+    its class is then at most `error`: Lee, Barber and Willett, Distribution-free inference
+    with hierarchical data (2023), arXiv:2306.06342. With fewer than 1 / error - 1 groups,
+    no positive threshold ensures this; the threshold is then 0, and the class is in every
+    set. The bound holds on average over validation splits; the coverage of the thresholds
+    from a given validation split can be higher or lower.
 
     A threshold is 0.1 % below a probability, but at most halfway to the next lower one, so
     that rounding errors do not change the sets.

@@ -21,8 +21,8 @@ DEFAULT_OPERATING_POINT = "sensitivity=0.90"
 class DecisionRule(Part):
     """The rule that decides which images are referred. Every export contains it.
 
-    The calibration map, the threshold and the maximum distance are chosen on the validation
-    split.
+    The calibration map, the thresholds and the maximum distance are chosen on the
+    validation split.
 
     Attributes:
         class_names: Class names, in the order of the model's outputs.
@@ -53,7 +53,7 @@ class DecisionRule(Part):
 
     @property
     def target(self) -> Target | None:
-        """`TARGET`; None, so that no image is referred, if it does not exist."""
+        """`TARGET`; None if it does not exist. Only OOD images are then referred."""
         return find_targets(self.class_names, self.declared).get(TARGET)
 
     def prediction_set(self, probabilities: Any) -> Any:

@@ -1,8 +1,8 @@
 """Confidence intervals of scores and of paired differences, from bootstrap resamples.
 
-The resamples give the variance of a score. The interval is not taken from their
-percentiles, which are too narrow for classes with few images; docs/coverage.md contains the
-measured coverage of each interval.
+An interval is computed from the variance of a score over the resamples. Intervals between
+percentiles of the resamples would be too narrow for classes with few images;
+docs/coverage.md contains the measured coverage of each interval.
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ class Support:
 
     @property
     def count(self) -> int:
-        """Number of groups of a rate with the same uncertainty if it is 0 or 1.
+        """Number of groups from which the interval is computed if no resample differs.
 
-        A mean over K classes is 1 only if the rate of every class is 1. If the classes have
-        n or more groups each and true rates p1, ..., pK, the probability of this is at most
-        (p1 ... pK)^n, which does not exceed mean(p)^(K n) (inequality of arithmetic and
-        geometric means). The same holds for a mean of 0.
+        For a rate, it is the number of groups in the denominator; for an AUC, that of the
+        positive images. A mean over K classes with n or more groups each counts as a rate
+        of K n groups. The mean is 1 only if the rate of every class is 1. With the true
+        rates p1, ..., pK, the probability of this is at most (p1 ... pK)^n, which does not
+        exceed mean(p)^(K n) (inequality of arithmetic and geometric means). The same holds
+        for a mean of 0.
         """
         return self.sizes[0] if self.kind == "auc" else len(self.sizes) * min(self.sizes)
 
@@ -53,9 +55,9 @@ class Support:
     def freedom(self) -> float:
         """Degrees of freedom of the variance; see `degrees_of_freedom`.
 
-        The variance of a class is taken to be proportional to 1 / n. The resampled variance
-        needs no factor n / (n - 1): the number of groups of a class varies between
-        resamples, which increases their variance by nearly the same factor.
+        The variance of the rate of a class with n groups is assumed to be proportional to
+        1 / n. The resampled variance is not multiplied by n / (n - 1): the number of groups
+        of a class varies between resamples, which has nearly the same effect.
         """
         sizes = self.sizes[:1] if self.kind == "auc" else self.sizes
         return degrees_of_freedom([(1 / size, size - 1) for size in sizes])
@@ -91,9 +93,9 @@ def degrees_of_freedom(variances: Sequence[tuple[float, float]]) -> float:
 def find_supports(
     group_ids: Sequence[str], y_true: Labels, y_prob: Floats
 ) -> dict[str, list[Support]]:
-    """Returns the support of each score by name: one element, or one for each class.
+    """Returns the `Support` of each score by name: a list of one, or of one per class.
 
-    Scores that are not in 0..1 have none.
+    Scores that are not in 0..1 have no support.
 
     Args:
         group_ids: ID of the group of each image, [num_images].
@@ -132,19 +134,21 @@ def estimate(
 ) -> list[Estimate]:
     """Returns one score, or one for each class, with intervals.
 
-    A rate has the score interval of Wilson, Probable inference, the law of succession, and
-    statistical inference (1927), for its effective number of groups: the number that would
-    give a binomial proportion the variance of the resamples. Franco et al., Comparative
-    study of confidence intervals for proportions in complex sample surveys (2019),
-    doi:10.1093/jssam/smy019. A mean has the same interval, with the quantile of Student's
-    t for `Support.freedom`. If the resamples do not vary, the effective number is
-    `Support.count`. For an AUC, see `_auc_interval`.
+    The interval of a rate is the score interval of Wilson, Probable inference, the law of
+    succession, and statistical inference (1927), for the effective number of groups: the
+    number for which a binomial proportion has the variance of the resamples. Franco et al.,
+    Comparative study of confidence intervals for proportions in complex sample surveys
+    (2019), doi:10.1093/jssam/smy019. A mean has the same interval, but with a quantile of
+    Student's t distribution with `Support.freedom` degrees of freedom. If all resamples
+    have the same value, the effective number is `Support.count`. For an AUC, see
+    `_auc_interval`.
 
-    Scores without support have intervals around the score that are as wide as the
-    percentile interval: Efron and Tibshirani, An Introduction to the Bootstrap (1993),
-    chapter 13. If a score is biased, its resamples are biased again in the same direction,
-    so their percentiles are not around the score. The ends are within the range of the
-    resamples. Resamples in which a score is undefined (NaN) are left out.
+    The interval of a score without support is as wide as the percentile interval, but
+    centered on the score, and is clipped to the range of the resamples: Efron and
+    Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. The percentile interval
+    itself is not used, because resamples repeat the bias of a biased score.
+
+    Resamples in which a score is undefined (NaN) are left out.
 
     Args:
         values: Values from `bootstrap`, [1 + num_resamples] or
@@ -164,19 +168,19 @@ def estimate_difference(
     support: Support | None = None,
     further: Sequence[tuple[float, float]] = (),
 ) -> Difference:
-    """Returns a paired difference with Student's interval.
+    """Returns a paired difference with an interval from Student's t distribution.
 
-    The resamples do not vary if two models differ in no group. A difference of 0 then has
-    the interval of Tango, Equivalence test and confidence interval for the difference in
-    proportions for the paired-sample design (1998): z^2 / (n + z^2) in both directions.
-    Without support, such a difference has no interval.
+    If two models differ in no group, the difference is 0 in all resamples. It then has the
+    interval of Tango, Equivalence test and confidence interval for the difference in
+    proportions for the paired-sample design (1998), from -z^2 / (n + z^2) to z^2 / (n +
+    z^2), or no interval if it has no support.
 
     Args:
         values: The difference between two results of `bootstrap` on the same resamples,
             [1 + num_resamples].
         confidence: Confidence level of the interval, between 0 and 1.
         support: The support of the score; None if it has none.
-        further: Variances that the resamples do not contain; see `degrees_of_freedom`.
+        further: Variances to add to that of the resamples; see `degrees_of_freedom`.
     """
     value, resampled = float(values[0]), _defined(values[1:])
     rounded = None if math.isnan(value) else round(value, 6)
@@ -195,7 +199,7 @@ def estimate_difference(
 
 
 def _no_difference(value: float, confidence: float, support: Support | None) -> Difference:
-    """Returns a difference that is the same in all resamples."""
+    """Returns the `Difference` for a value that is the same in all resamples."""
     rounded = round(value, 6)
     if support is None or value:
         return Difference(Estimate(rounded, None, None), None)
@@ -250,7 +254,10 @@ def _quantile(confidence: float, freedom: float = math.inf) -> float:
 def _wilson(
     rate: float, variance: float, quantile: float, count: int
 ) -> tuple[float, float]:
-    """Returns the interval of a rate with a variance, or of `count` groups without one."""
+    """Returns Wilson's interval of a rate, [low, high].
+
+    The effective number of groups follows from the variance; it is `count` if that is 0.
+    """
     square, binomial = quantile**2, rate * (1 - rate)
     effective = binomial / variance if variance * binomial > 0 else count
     center = (rate + square / (2 * effective)) / (1 + square / effective)
@@ -264,10 +271,12 @@ def _auc_interval(
 ) -> tuple[float, float]:
     """Returns the score interval of an AUC, [low, high].
 
-    It contains each AUC whose distance from the value is at most a normal quantile times
-    the standard error that the value would have: that of two normal distributions of equal
-    variance, and larger by the same factor as the error of the resamples. With few positive
-    images, the variance of the resamples alone is far too small. Obuchowski and McClish,
+    The interval contains each AUC that differs from `value` by at most a normal quantile
+    times the standard error for this AUC. The standard error is that for two normal
+    distributions of equal variance. If the resamples have a larger standard error than
+    these distributions at `value`, it is enlarged by the ratio of the two. With few
+    positive images, the variance of the resamples alone is far too small. Obuchowski and
+    McClish,
     Sample size determination for diagnostic accuracy studies involving binormal ROC curve
     indices (1997), doi:10.1002/(SICI)1097-0258(19970715)16:13<1529::AID-SIM565>3.0.CO;2-H.
     """
@@ -283,7 +292,7 @@ def _auc_interval(
 
 
 def _root(excess: Callable[[float], float], value: float, end: float) -> float:
-    """Returns where `excess` changes its sign between `value` and `end`."""
+    """Returns where `excess` becomes positive between `value` and `end`, or the end."""
     inside = min(max(value, 1e-9), 1 - 1e-9)
     if excess(end) <= 0 or excess(inside) >= 0:
         return float(round(end))
@@ -293,8 +302,9 @@ def _root(excess: Callable[[float], float], value: float, end: float) -> float:
 def _binormal_variance(auc: float, sizes: tuple[int, ...]) -> float:
     """Returns the variance of the AUC of two normal distributions of equal variance.
 
-    The probability that a positive scores above two negatives is that of two standard
-    normal variables with correlation 1/2 below the same limit, which Owen's T gives.
+    Owen's T function gives the probability that two standard normal variables with
+    correlation 1/2 are below the same limit. This is the probability that one positive
+    image scores above two negative images, or two positive images above a negative one.
     """
     if not 0 < auc < 1:
         return 0.0

@@ -78,11 +78,11 @@ def parse_operating_point(key: str) -> OperatingPoint:
 def find_targets(
     class_names: Sequence[str], declared: Mapping[str, LesionClass] = NOTHING_DECLARED
 ) -> dict[str, Target]:
-    """Returns, by name, the targets "melanoma" and "malignant" that exist.
+    """Returns, by name, those of the targets "melanoma" and "malignant" that exist.
 
-    "melanoma" requires a class that is melanoma; "malignant" requires that the malignancy
-    of every class is known, and malignant and benign classes. For `declared`, see
-    `describe`.
+    "melanoma" exists if a class is melanoma. "malignant" exists if the malignancy of every
+    class is known, and there are both malignant and benign classes. For `declared`, see
+    `skincnn.classes.describe`.
     """
     known = describe(class_names, declared)
     flags = [known[name].malignant for name in class_names]
@@ -97,7 +97,7 @@ def find_targets(
 def choose_threshold(positive: Flags, score: Scores, point: OperatingPoint) -> float | None:
     """Returns the threshold that an operating point selects on all images.
 
-    It is None where `choose_thresholds` returns NaN.
+    See `choose_thresholds`; None replaces NaN.
     """
     [threshold] = choose_thresholds(positive, score, point, np.ones((1, len(score))))
     return None if np.isnan(threshold) else float(threshold)
@@ -106,7 +106,7 @@ def choose_threshold(positive: Flags, score: Scores, point: OperatingPoint) -> f
 def choose_thresholds(
     positive: Flags, score: Scores, point: OperatingPoint, weights: Floats
 ) -> Scores:
-    """Returns the threshold that an operating point selects on each resample; see `rates`.
+    """Returns the threshold that an operating point selects, [num_resamples].
 
     The threshold lies halfway between two scores, or between the lowest score and 0, so
     that rounding errors do not change decisions. It is NaN if no threshold reaches the

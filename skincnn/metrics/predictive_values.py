@@ -21,7 +21,7 @@ THRESHOLD_PROBABILITY = 0.05
 It is an assumption, not a recommendation: missing one of the lesions to detect is as bad as
 19 unnecessary referrals."""
 Function = Callable[[float, float], float]
-"""Returns a score from a sensitivity and a specificity; it increases with both of them."""
+"""Function of sensitivity and specificity that increases with both of them."""
 
 
 class PrevalenceScores(Part):
@@ -79,9 +79,11 @@ def score_prevalences(
     rates: Mapping[str, Estimate],
     prevalences: Sequence[float] = PREVALENCES,
 ) -> tuple[PrevalenceScores, ...]:
-    """Returns the scores at each of the prevalences, with intervals; see `_estimate`.
+    """Returns the scores at each of the prevalences, with intervals.
 
-    Sensitivity and specificity are assumed not to depend on the prevalence.
+    Sensitivity and specificity are assumed not to depend on the prevalence. The intervals
+    are computed from those of the sensitivity and the specificity: Zou and Donner,
+    Construction of confidence limits about effect measures (2008), doi:10.1002/sim.3095.
 
     Args:
         values: "sensitivity" and "specificity" on all images, then on each resample,
@@ -118,10 +120,9 @@ def _estimate(
 ) -> Estimate:
     """Returns the score with an interval from those of the rates.
 
-    Each limit of a rate changes the score by some amount if the other rate stays the same.
-    The two changes are added like standard deviations of correlated variables: Zou and
-    Donner, Construction of confidence limits about effect measures (2008),
-    doi:10.1002/sim.3095. The limits are within those for both rates at their limits.
+    Moving one rate to its limit changes the score by x, and moving the other rate to its
+    limit by y. The distance of the score from its limit is sqrt(x^2 + y^2 + 2 r x y) with
+    the correlation r of the rates, but at most the change for both rates at their limits.
     """
     first, second = (math.nan if rate.value is None else rate.value for rate in rates)
     value = function(first, second)

@@ -18,8 +18,9 @@ Scores = npt.NDArray[np.float64]
 class Sample:
     """Labels, probabilities and weights of a set of images.
 
-    Properties that several metrics use are computed once and cached. In their shapes, `...`
-    is num_resamples if `weights` has this dimension, and nothing otherwise.
+    Properties that several metrics use are computed once and cached. In the shapes of the
+    results, `...` stands for num_resamples if `weights` has this dimension, and for no
+    dimension otherwise.
 
     Attributes:
         y_true: Integer labels [num_images], in 0..num_classes-1.

@@ -1,16 +1,17 @@
 """Variance of scores between training runs that differ only by their seed.
 
 A recipe is a training configuration without its seed. Two recipes are compared by the mean
-scores of their runs on the same images. Such a difference varies for two reasons: other
-images, and other seeds. Its variance is estimated as
+scores of their runs on the same images. The difference varies with the sample of images and
+with the seeds. Its variance is estimated as
 
     resampled variance + (1 / first + 1 / second) * max(0, between - within)
 
-where `first` and `second` are the numbers of runs. The resampled variance is that of the
-difference over bootstrap resamples of the images with these runs. `between` is the variance
-of the scores of the runs of a recipe. Part of it, `within`, arises because the runs err on
-different images; the resampled variance already contains this part. `within` is the
-variance between the runs of what a resample changes in their scores.
+where `first` and `second` are the numbers of runs of the two recipes. The resampled
+variance is that of the difference over bootstrap resamples of the images, for these runs.
+`between` is the variance of the scores between the runs of a recipe. Part of it, `within`,
+arises because the runs err on different images; the resampled variance already contains
+this part. To estimate `within`, the change of each run's score from all images to a
+resample is computed. The variance of these changes between runs is averaged over resamples.
 """
 
 from __future__ import annotations
@@ -51,9 +52,12 @@ def pool_seed_variance(
 ) -> SeedVariance | None:
     """Returns the variance between the runs of a recipe, pooled over recipes.
 
-    `recipes` contains, for each run of each recipe, the values of its scores by name, from
-    `bootstrap`, [1 + num_resamples], all on the same resamples. Returns None if no recipe
-    has several runs.
+    Args:
+        recipes: For each run of each recipe, the values of its scores by name, from
+            `bootstrap`, [1 + num_resamples]. All runs have the same resamples.
+
+    Returns:
+        The variance, or None if no recipe has several runs.
     """
     repeated = [runs for runs in recipes if len(runs) > 1]
     if not repeated:
@@ -79,7 +83,8 @@ def estimate_recipe_difference(
 ) -> Difference:
     """Returns the difference between two recipes, with an interval for images and seeds.
 
-    See `estimate_difference`; the further variance is the second term above.
+    The interval is that of `estimate_difference`, with the second term of the variance in
+    the description of this module as a further variance.
 
     Args:
         name: Name of the score.
