@@ -5,8 +5,8 @@ Corruptions and Perturbations (2019), arXiv:1903.12261, and, for dermatoscopy, o
 al., A benchmark for neural network robustness in skin cancer classification (2021),
 doi:10.1016/j.ejca.2021.06.047. A model must not be tested on corruptions that it was
 trained on. Therefore this module shares no code with `skincnn.model.augment`, and each
-corruption is either absent from the default augmentation or stronger than the maximum of
-the default augmentation, as the docstrings explain.
+corruption is either absent from the default augmentation or stronger than its maximum, as
+the docstrings explain.
 
 A corruption takes an image (uint8 [height, width, 3]), a strength and a random generator,
 and returns a new image of the same shape and type. The random numbers are the same at all

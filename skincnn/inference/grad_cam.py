@@ -17,7 +17,7 @@ from skincnn.inference.predict import predict
 from skincnn.model.classifier import IMAGES_LAYER
 
 Maps = npt.NDArray[np.float32]
-"""Relevance of each image region for a class, in 0..1."""
+"""Relevance of each image region to a class, in 0..1."""
 COLORMAP = "viridis"
 """Colormap of the maps: perceptually uniform, color-blind safe, not similar to skin."""
 MAX_OPACITY = 0.55
@@ -30,8 +30,8 @@ class GradCam:
     spatially averaged gradients of a class's logit as weights, and negative values are set
     to 0. If global average pooling and a dense layer follow the feature maps, these weights
     equal those of the dense layer up to a factor (Zhou et al., CAM, 2016), so that no
-    gradients are needed. Clinical metadata contribute to the logit, but not to the map. Nor
-    do features that are equal at all positions, such as the class token of a ViT.
+    gradients are needed. Clinical metadata, and features that are equal at all positions
+    (such as the class token of a ViT), contribute to the logit but not to the map.
     """
 
     def __init__(self, classifier: keras.Model):
@@ -65,7 +65,7 @@ class GradCam:
         else:
             batches = pipeline.evaluation_batches(inputs)
         [features] = predict(self._features, batches)
-        # The image features come before the features of the metadata.
+        # The first rows of the weights belong to image features, the others to metadata.
         weights = self._dense.get_weights()[0][: features.shape[-1], class_indices]
         if features.shape[1:3] != (1, 1):
             varies = np.ptp(features, axis=(1, 2), keepdims=True) > 0

@@ -14,8 +14,10 @@ from skincnn.metrics.sample import Floats, Labels, Sample
 
 ADJUSTED = "adjusted"
 STRENGTHS = np.linspace(-1, 1.5, 51)
-"""Candidate strengths. Menon et al. use a strength of 1 for models trained without class
-balancing. Negative strengths undo excessive balancing in training."""
+"""Candidate strengths, from -1 to 1.5 in steps of 0.05.
+
+Menon et al. (see `adjust`) use 1 for models that are trained without class balancing.
+Negative strengths undo excessive balancing in training."""
 
 
 def adjusted_name(variant: str) -> str:
@@ -29,10 +31,10 @@ def unadjusted_name(variant: str) -> str:
 
 
 def class_priors(class_names: Sequence[str], class_counts: Mapping[str, int]) -> Floats:
-    """Returns the frequency of each class in training, [num_classes].
+    """Returns the frequency of each class in training, [num_classes], with the sum 1.
 
-    `class_counts` are numbers of training images by class, of which each counts as at
-    least 1.
+    `class_counts` are the numbers of training images by class. A class without images is
+    treated as if it had one image.
     """
     counts = np.array([max(class_counts[name], 1) for name in class_names], float)
     return np.asarray(counts / counts.sum())
@@ -48,7 +50,7 @@ def adjust(y_prob: Floats, class_priors: Floats, strength: float) -> Floats:
         y_prob: Probabilities [num_images, num_classes], clipped to at least 1.2e-38.
         class_priors: Positive frequency of each class in training, [num_classes].
         strength: Strength of the adjustment. 0 changes nothing; 1 is optimal for the
-            balanced accuracy if the probabilities are correct.
+            balanced accuracy if the probabilities are correct for `class_priors`.
     """
     logits = np.log(np.maximum(y_prob, np.finfo(np.float32).tiny))
     adjusted = logits - strength * np.log(class_priors)
@@ -75,7 +77,8 @@ def adjust_tables(
 ) -> tuple[dict[str, pd.DataFrame], float]:
     """Returns the adjusted predictions tables by split, and the strength.
 
-    The strength is chosen on "val"; `class_counts` are numbers of training images by class.
+    The strength is chosen on the table "val". `class_counts` are the numbers of training
+    images by class. The adjusted tables have no column `ENERGY`.
     """
     priors = class_priors(class_names, class_counts)
     strength = choose_strength(*arrays(tables["val"], class_names), priors)
@@ -83,6 +86,6 @@ def adjust_tables(
     for split, table in tables.items():
         y_prob = adjust(arrays(table, class_names)[1], priors, strength)
         columns = probability_columns(y_prob, class_names)
-        # The energy column is no longer valid, because it belongs to the original logits.
+        # The energy is that of the original logits.
         adjusted[split] = table.assign(**columns).drop(columns=ENERGY)
     return adjusted, strength

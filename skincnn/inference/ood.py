@@ -25,11 +25,13 @@ OOD_FILE = "ood.npz"
 """File with the `ReferenceFeatures` of a run."""
 NUM_NEIGHBORS = 10
 MAX_REFERENCES = 512
-"""Maximum number of validation images whose features are kept. Keeping all 1001 images of a
-validation fold raised the mean share of rejected images over the 22 sets in docs/guide.md
-from .91 to .93 for MobileNetV2, and did not change it (.98) for MobileNet."""
+"""Maximum number of validation images whose features are kept.
+
+With all 1001 images of a validation fold instead, the mean share of rejected images over
+the 22 sets in docs/guide.md rose from 0.91 to 0.93 for MobileNetV2, and remained 0.98 for
+MobileNet."""
 MIN_NORM = 1e-12
-"""Features are divided by their Euclidean norm or by this value, if that is larger."""
+"""Smallest divisor of the features, which are otherwise divided by their Euclidean norm."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,18 @@ class ReferenceFeatures:
         (2022), arXiv:2204.06507.
 
     Attributes:
-        references: Features of unit length, float32 [num_references, num_features],
-            rounded to float16, which halves the file.
+        references: Features of unit length, float32 [num_references, num_features]. The
+            values are rounded to float16, which halves the size of the file.
     """
 
     references: npt.NDArray[np.float32]
 
     @classmethod
     def fit(cls, features: Floats) -> ReferenceFeatures:
-        """Keeps those of the features [num_images, num_features] that are references."""
+        """Selects the references from features of validation images.
+
+        `features` are [num_images, num_features]; see `choose_references`.
+        """
         chosen = _unit_length(features[choose_references(len(features))])
         return cls(chosen.astype(np.float16).astype(np.float32))
 
@@ -68,9 +73,13 @@ class ReferenceFeatures:
     def validation_distances(self, features: Floats, groups: Sequence[str]) -> Floats:
         """Returns the distances of the validation images from references of other groups.
 
-        `features` are those that were passed to `fit`, and `groups` the lesion or group of
-        near-duplicates of each image. A reference image would otherwise be its own nearest
-        neighbor. An image with too few references in other groups gets the distance 2.
+        References of the same group are ignored; otherwise, a reference image would be its
+        own nearest neighbor. An image with fewer than `num_neighbors` references in other
+        groups gets the maximum distance, 2.
+
+        Args:
+            features: The features that were passed to `fit`, [num_images, num_features].
+            groups: ID of the group (a lesion with its near-duplicates) of each image.
         """
         ids = np.asarray(groups)
         own = ids[:, None] == ids[choose_references(len(features))]
@@ -107,7 +116,10 @@ class ReferenceFeatures:
 
 
 def choose_references(num_images: int) -> npt.NDArray[np.int64]:
-    """Returns the indices of the reference images: at most `MAX_REFERENCES` at random."""
+    """Returns the sorted indices of at most `MAX_REFERENCES` images, drawn at random.
+
+    The seed is fixed, so the result depends only on `num_images`.
+    """
     order = np.random.default_rng(0).permutation(num_images)
     return np.sort(order[:MAX_REFERENCES])
 

@@ -29,6 +29,7 @@ IMAGES_PER_SET = 48
 IMAGE_SIZE = 224
 """Height and width in pixels of generated images, except photographs and documents."""
 PAGE_SIZE = (450, 600)
+"""Width and height in pixels of documents."""
 WORDS = (
     "patient",
     "report",
@@ -146,10 +147,16 @@ OOD_SETS = (*GENERATED, *RUINED)
 def make_ood_images(config: DataConfig, validation: Images) -> tuple[pd.DataFrame, Images]:
     """Returns a table of the built-in OOD images, and the preprocessed images.
 
-    The columns are `set` (one of `OOD_SETS`) and `image_id`. The images are uint8
-    [num_images, image_size, image_size, 3]. Each set has `IMAGES_PER_SET` images; those of
-    `RUINED` are made from evenly spaced images of `validation`, which are preprocessed
-    images of the validation split, and are fewer if this split is smaller.
+    Each set has `IMAGES_PER_SET` images, or fewer for the sets of `RUINED` if the
+    validation split is smaller. These sets are made from evenly spaced validation images.
+
+    Args:
+        config: The preprocessing of the generated images.
+        validation: Preprocessed validation images, uint8 [n, image_size, image_size, 3].
+
+    Returns:
+        A table with the columns `set` (one of `OOD_SETS`) and `image_id`, and the images,
+        uint8 [num_images, image_size, image_size, 3], in the order of the rows.
     """
     rng = np.random.default_rng(0)
     sets = {
@@ -202,7 +209,7 @@ def _read_file(path: Path, config: DataConfig) -> Images:
         content = convert(path.read_bytes())
         return np.asarray(read_image(tf.constant(content), config))
     except (OSError, SourceError, tf.errors.OpError) as error:
-        reason = getattr(error, "message", error)  # of TensorFlow
+        reason = getattr(error, "message", error)  # exceptions of TensorFlow have one
         raise DataError(
             f"{path} cannot be decoded as an image: {reason}. Remove the file."
         ) from error

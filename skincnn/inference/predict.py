@@ -16,8 +16,8 @@ from skincnn.model.classifier import POOLING_LAYER
 def with_features(classifier: keras.Model) -> keras.Model:
     """Returns the classifier with the pooled features of the backbone as a second output.
 
-    The features are [num_images, num_features]. The first prediction of a model
-    traces its graph, so reuse the returned model instead of calling this function again.
+    The features are [num_images, num_features]. Reuse the returned model: the first
+    prediction of each new model is slow, because Keras traces its graph.
     """
     features = classifier.get_layer(POOLING_LAYER).output
     return keras.Model(classifier.input, [classifier.output, features])

@@ -23,16 +23,19 @@ ENERGY = "energy"
 
 Liu et al., Energy-based Out-of-distribution Detection (2020), arXiv:2010.03759."""
 LEFT_OUT = "left_out"
-"""Column of the table of an external dataset: why an image is not scored; "" if it is."""
+"""Column of the table of an external dataset with the reason why an image is not scored; ""
+for scored images."""
 DISTANCE = "distance"
 """Column with the distances from `skincnn.inference.ood.ReferenceFeatures.distances`."""
 SUM_TOLERANCE = 1e-3
+"""Maximum difference between the sum of an image's probabilities and 1."""
 FINGERPRINT_DECIMALS = 2
 """Number of decimals of the probabilities in `table_fingerprint`.
 
-Of 100 copies of a table of 1,001 images with relative errors of 1e-6, all have the same
-fingerprint with 2 decimals, 48 with 3 decimals and none with 4 or 5, because some of the
-7,007 probabilities are always close to a rounding limit."""
+Relative errors of 1e-6 were added to 100 copies of a table of 1,001 images. With 2
+decimals, all copies had the fingerprint of the table; with 3 decimals, 48 copies had it;
+with 4 or 5, none had it, because a few of 7,007 probabilities are close to a rounding
+limit."""
 
 
 def predictions_table(
@@ -71,10 +74,10 @@ def mean_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def mean_over_images(predictions: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Returns one row for each value of a column, such as "lesion_id", and label.
+    """Returns one row for each value of `column` (such as "lesion_id") with each label.
 
-    It is the first of the rows with this value and label, with the mean of their
-    probabilities.
+    It is the first row with this value and label, but the probabilities are the means over
+    all rows with this value and label.
     """
     unit = [column, "label"]
     names = [f"{PROBABILITY_PREFIX}{name}" for name in class_names_of(predictions)]
@@ -90,8 +93,8 @@ def as_written(table: pd.DataFrame) -> pd.DataFrame:
 def read_predictions(path: Path) -> pd.DataFrame:
     """Reads a predictions table from a CSV file. Labels and IDs are strings.
 
-    A lesion_id or patient_id is "" where it is not known.
-    Images that are not scored (`LEFT_OUT`) are omitted.
+    A lesion_id or patient_id that is not known is "". Images that are not scored
+    (`LEFT_OUT`) are omitted.
 
     Raises:
         DataError: The file cannot be read or is not a valid predictions table.

@@ -51,11 +51,10 @@ class Provenance(Part):
 
 
 class NearDuplicateSearch(Part):
-    """How many pairs of images with the same lesion_id are found as near-duplicates.
+    """How many pairs of images with the same lesion_id the search finds as near-duplicates.
 
-    The share of these known pairs that is found estimates the share of the near-duplicates
-    with different lesion_ids that is found. Near-duplicates that are not found can be in
-    different splits.
+    `found_pairs` / `known_pairs` is an estimate of the share of near-duplicates with
+    different lesion_ids that the search finds. The others can be in different splits.
     """
 
     known_pairs: int
@@ -63,7 +62,7 @@ class NearDuplicateSearch(Part):
 
 
 class LabelConflict(Part):
-    """Two nearly identical images with different labels, of which one must be wrong."""
+    """Two near-duplicates with different labels, of which at least one is wrong."""
 
     first: str
     second: str
@@ -96,19 +95,23 @@ class Teacher(Part):
 class RunInfo(Record):
     """run.json: what was trained, with which software, on which data.
 
+    "Several models" are those of an ensemble or a cross-validation.
+
     Attributes:
+        kind: Whether the directory contains a run, an ensemble or a cross-validation.
         skincnn: Version of this package.
         versions: Versions of Python and of the packages that affect training, by name.
         device: The devices of the training run; None if they differ between models.
         provenance: Code and hardware; None if they differ between models.
         class_names: Class names, in the order of the model's outputs.
         declared: The classes that the dataset declares; see `skincnn.classes.describe`.
+        synthetic: Whether the images are synthetic.
         dataset: Full name of the TFDS dataset.
         attribution: Source and license of the images; "" for the user's own images.
         stored_longest_side: Longest side of the stored images in pixels; None if they have
             their original size.
         audit: Result of the leakage audit; for several models, the largest values.
-        identifiers: For how many images of the splits the lesion and patient are known.
+        identifiers: Number of images of the splits whose lesion and patient are known.
         near_duplicates: The search by which the dataset was built.
         label_conflicts: Near-duplicates in the dataset with different labels.
         flow: Number of images from the source files to the splits; None for several models
@@ -116,10 +119,12 @@ class RunInfo(Record):
         training_characteristics: Characteristics of the training images; None for several
             models with different training images.
         preprocessing: All settings that determine how images are read and preprocessed.
-        data_fingerprint: `data.pipeline.fingerprint` by split; empty for several models.
+        data_fingerprint: `skincnn.data.pipeline.fingerprint` of each split, by name; empty
+            for several models.
         class_counts: Number of training images by class; empty for several models.
         best_epoch: The selected epoch, counted from 1; None for several models.
-        num_parameters: Number of parameters of one model, or of all models of an ensemble.
+        num_parameters: Number of parameters of the model, of all models of an ensemble
+            together, or of the first model of a cross-validation.
         training_seconds: Training time, summed over all models.
         sha256: SHA-256 of the model file, by file name; empty for several models.
         members: The models of an ensemble or a cross-validation; empty for a run.

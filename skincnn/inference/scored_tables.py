@@ -1,6 +1,7 @@
 """The record of the predictions tables that were scored on the folds of a dataset.
 
-The more models are compared on the same images, the more optimistic is the best score.
+The best score becomes more optimistic with the number of models that are compared on the
+same images. Reports therefore state how many tables were scored before.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pandas as pd
 from skincnn.inference.predictions import table_fingerprint
 
 FILE = "scored_tables.csv"
-"""Name of the file in the directory of a built dataset; it has a row per fold and table."""
+"""File in the directory of a built dataset, with one row for each fold of each table."""
 COLUMNS = ("fold", "fingerprint")
 
 
@@ -22,10 +23,10 @@ def record_scored(
 ) -> dict[str, int | None]:
     """Records tables as scored, and returns their positions.
 
-    The position of a table, from 1, is its position among all tables that were scored on
-    its folds. A table that is scored again keeps its position, because rows are only added
-    at the end of the record, also by several processes at a time. The positions are None if
-    the record cannot be written.
+    The position of a table is its position, counted from 1, among all tables that were
+    scored on its folds. Rows are only appended to the record, even if several processes
+    write to it, so that a table that is scored again keeps its position. The positions are
+    None if the record cannot be written.
 
     Args:
         folder: Directory of the built dataset.

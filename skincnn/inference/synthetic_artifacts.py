@@ -20,7 +20,7 @@ ImageArray = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.floating[Any]]
 """Opacity of each pixel, [height, width] in 0..1."""
 OVERSAMPLING = 4
-"""Resolution at which hairs and rulers are drawn, divided by that of the image."""
+"""Factor by which the canvas for hairs and rulers is larger than the image."""
 HAIR_POINTS = 24
 
 

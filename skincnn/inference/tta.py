@@ -44,7 +44,7 @@ def d4_views(config: Config, count: int) -> list[View]:
 
 
 def augmented_views(config: Config, count: int) -> list[View]:
-    """Returns `count` views that augment images at random, as in training.
+    """Returns `count` views, each of which augments images at random, as in training.
 
     Raises:
         ConfigError: The run was trained without augmentation.
