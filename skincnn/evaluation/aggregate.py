@@ -47,7 +47,10 @@ L = TypeVar("L", LeakageAudit, SplitLeakage)
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """The run.json, config.json and results (by name, such as "test.d4") of a run."""
+    """A run and its evaluation: the contents of run.json, config.json and results/.
+
+    `results` are by name, such as "test.d4".
+    """
 
     workdir: Path
     info: RunInfo
@@ -62,7 +65,7 @@ class EvaluatedRun:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """An ensemble or a cross-validation: its run.json, and tables and results by name."""
+    """An ensemble or a cross-validation: run.json, and predictions and results by name."""
 
     info: RunInfo
     predictions: dict[str, pd.DataFrame]
@@ -126,7 +129,7 @@ def combine_info(
 def describe_member(
     run: EvaluatedRun, differences: dict[str, Estimate] | None = None
 ) -> MemberScores:
-    """Returns the test scores of a run. `differences`, if given, are ensemble minus run."""
+    """Returns the test scores of a run, with paired differences, ensemble minus run."""
     metrics = run.results["test"].metrics
     return MemberScores(name=run.name, metrics=metrics, differences=differences or {})
 
@@ -207,7 +210,7 @@ def pool(workdirs: Sequence[Path]) -> Aggregate:
 
     The runs must have the configurations from `cross_validation_configs`. The calibration
     and the thresholds are chosen on the pooled validation predictions. The referral rule
-    uses the distances if out-of-distribution detection is on in all runs.
+    includes out-of-distribution detection only if it is switched on in all runs.
 
     Raises:
         ConfigError: An image is in the test split, or in the validation split, of two runs;
@@ -251,8 +254,8 @@ def _common(values: Sequence[T]) -> T | None:
 def _worst(parts: Sequence[L]) -> L:
     """Returns an object with the largest value of each field and each dictionary key.
 
-    A number that is not known for one object (None) is not known. A share can also be None
-    because there are no such images; it is the largest of those that exist.
+    A number is None if it is not known (None) in one of the objects. A share can also be
+    None because there are no such images, so it is None only if it is None in all objects.
     """
     fields = {
         field.name: _largest(
@@ -265,9 +268,9 @@ def _worst(parts: Sequence[L]) -> L:
 
 
 def _largest(values: Sequence[Any], *, skip_none: bool) -> Any:
-    """Returns the largest value; for dictionaries, that of each key.
+    """Returns the largest value; for dictionaries, the largest value of each key.
 
-    It is None if one value is None, or with `skip_none`, if all are.
+    The result is None if one value is None, or, with `skip_none`, if all values are None.
     """
     if isinstance(values[0], dict):
         return {

@@ -58,8 +58,8 @@ class Row:
         recipe_differences: `differences` with intervals and p-values that include the
             variance between seeds; empty if `spread` is None or `_find_recipes` does not
             return `runs`.
-        spread: The variance between seeds; None if `average_seeds` of `compare` is False or
-            no recipe has several seeds.
+        spread: The variance between seeds; None if `average_seeds` of `compare` is False,
+            or if no recipe has runs with several seeds.
     """
 
     name: str
@@ -196,7 +196,7 @@ def _group_seeds(runs: Sequence[ComparedRun]) -> list[Group]:
 
 
 def _find_recipes(runs: Sequence[ComparedRun], seeds: Sequence[Group]) -> list[Group]:
-    """Returns, for each recipe comparable with `runs[0]`, the group of all its seeds.
+    """Returns, for each recipe comparable with that of `runs[0]`, the group of its runs.
 
     Comparable groups have the same images and variant. An ensemble has no recipe, so the
     list is empty if `runs[0]` is an ensemble.

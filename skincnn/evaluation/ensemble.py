@@ -29,7 +29,7 @@ def combine_runs(workdirs: Sequence[Path]) -> Aggregate:
     """Returns the results of an ensemble of several evaluated runs.
 
     The probabilities in the predictions tables of the runs are averaged; no model is
-    loaded. The ensemble has the splits and the variants (test-time augmentation, logit
+    loaded. The ensemble has only those splits and variants (test-time augmentation, logit
     adjustment) that all runs have. The calibration and the thresholds are chosen on the
     validation predictions of the ensemble.
 

@@ -59,8 +59,8 @@ class EvaluateOptions:
         splits: Other splits of the dataset, such as "fold_3" or "test_official".
         tta: Kinds of test-time augmentation (keys of `VIEWS`).
         num_views: Number of views of each image for test-time augmentation.
-        logit_adjustment: Whether to also apply logit adjustment to the model as is and to
-            each test-time augmentation of this evaluation or an earlier one.
+        logit_adjustment: Whether to also apply logit adjustment to the model as is, and to
+            each kind of test-time augmentation in this evaluation or an earlier one.
         corruptions: Whether to evaluate on corrupted images of `splits[0]` (default: test).
         ood_dir: A directory of OOD images to use in addition to the built-in ones.
     """
@@ -77,8 +77,9 @@ class EvaluateOptions:
 class Evaluation:
     """The predictions tables and results, by name, for `write_evaluation`.
 
-    `headline` is the split to report first. `references` are features of the validation
-    images. `mistakes` is from `collect_all_mistakes`.
+    `headline` is the split to report first. `dataset_dir` is the directory of the built
+    dataset. `references` are features of validation images for OOD detection. `mistakes`
+    are from `collect_all_mistakes`.
     """
 
     headline: str
@@ -172,10 +173,10 @@ def write_evaluation(workdir: Path, evaluation: Evaluation) -> None:
 def remove_replaced(workdir: Path, predictions: Tables) -> None:
     """Removes results that would be inconsistent with new predictions.
 
-    If a new table with test-time augmentation differs from the table that it replaces, for
-    example in the number of views, all earlier results with this augmentation, with and
-    without logit adjustment, are outdated. They are removed, with their tables, unless new
-    tables replace them.
+    If a new table with test-time augmentation differs from the table that it replaces (for
+    example, in the number of views), all earlier results with this augmentation are
+    outdated, with and without logit adjustment. These results and their tables are removed,
+    except for those that new tables replace.
     """
     existing = {path.stem for path in (workdir / FOLDER).glob("[!.]*.json")}
     for tta in VIEWS:

@@ -121,9 +121,9 @@ def find_mistakes(
 ) -> pd.DataFrame:
     """Returns at most `count` confident errors, one image per lesion.
 
-    Where the lesion is not known, it is one image per group. At most `count // 2` melanomas
-    (or malignant lesions, if melanoma is not a class) that are missed come first, followed
-    by the other errors. Both parts are sorted by decreasing confidence. The columns are
+    If the lesion of an image is not known, its group counts as the lesion. First come up to
+    `count // 2` missed melanomas (missed malignant lesions, if melanoma is not a class),
+    then the other errors. Both parts are sorted by decreasing confidence. The columns are
     `position` (the row number in `predictions`) and `COLUMNS`.
     """
     class_names = class_names_of(predictions)
@@ -156,7 +156,7 @@ def find_mistakes(
 def _find_missed(
     y_true: Labels, y_pred: Labels, targets: Mapping[str, Target]
 ) -> tuple[Flags, Flags]:
-    """Returns `is_missed` of `Mistakes`, and whether an error comes first, [num_images].
+    """Returns `is_missed` of `Mistakes`, and whether each image comes first, [num_images].
 
     Missed melanomas come first; if melanoma is not a class, all missed images do.
     """

@@ -59,9 +59,14 @@ class Resampled:
     """A predictions table and its bootstrap resamples over groups of images.
 
     A group (`group_id`) is a patient, a lesion or an image with its near-duplicates; see
-    `Identifiers.unit`. `seed` is the seed of the resamples. That of validation tables
-    differs, so that thresholds chosen on their resamples are independent of the resamples
-    of other splits. For `declared`, see `skincnn.classes.describe`.
+    `Identifiers.unit`.
+
+    Attributes:
+        config: Number of resamples and confidence level of the intervals.
+        seed: Seed of the resamples. Validation tables have another seed
+            (`VALIDATION_SEED`), so that thresholds chosen on their resamples do not depend
+            on the resamples of other splits.
+        declared: See `skincnn.classes.describe`.
     """
 
     table: pd.DataFrame
@@ -91,7 +96,7 @@ class Resampled:
 
     @functools.cached_property
     def num_groups(self) -> int:
-        """Number of groups, which is the number of units that a resample draws."""
+        """Number of groups. Each resample draws this number of groups with replacement."""
         return len(set(self.groups))
 
     @functools.cached_property
@@ -112,10 +117,9 @@ class Resampled:
     ) -> dict[str, Scores]:
         """Returns each metric on all images and on each resample, [1 + num_resamples, ...].
 
-        See `skincnn.metrics.bootstrap.bootstrap`.
-
-        If given, `y_prob` [num_images, num_classes] replaces the probabilities. A metric
-        without valid intervals is NaN in each resample.
+        See `skincnn.metrics.bootstrap.bootstrap`. If given, `y_prob` [num_images,
+        num_classes] replaces the probabilities of the table. A metric without valid
+        intervals is NaN on each resample.
         """
         y_true, own = self.arrays
         y_prob = own if y_prob is None else y_prob
@@ -131,20 +135,26 @@ class Resampled:
         return find_supports(self.groups, y_true, own if y_prob is None else y_prob)
 
     def estimate(self, values: Scores, support: Support | None = None) -> Estimate:
-        """Returns a score with its interval.
+        """Returns a score with its interval; see `skincnn.metrics.intervals.estimate`.
 
-        `values` [1 + num_resamples] are from `bootstrap`; see `estimate` for the support.
+        `values` are from `bootstrap`, [1 + num_resamples].
         """
         return estimate(values, self.config.confidence, [support])[0]
 
     def estimate_difference(
         self, values: Scores, support: Support | None = None
     ) -> Estimate:
-        """Returns a paired difference with its interval; see `estimate`."""
+        """Returns a paired difference with its interval; see `estimate_difference`.
+
+        `values` are differences between values from `bootstrap`, [1 + num_resamples].
+        """
         return estimate_difference(values, self.config.confidence, support).estimate
 
     def auc(self, positive: Flags, score: Scores) -> Estimate:
-        """Returns the AUC of a score with its interval; see `auc_values`."""
+        """Returns the AUC of a score with its interval; see `auc_values`.
+
+        `positive` contains whether each image is positive, [num_images].
+        """
         masks = np.stack([positive, ~positive], axis=1)
         sizes = tuple(count_groups(self.groups, masks).tolist())
         return self.estimate(self.auc_values(positive, score), Support("auc", sizes))
@@ -174,11 +184,14 @@ class Resampled:
     def rates(
         self, positive: Flags, score: Scores, threshold: float | Scores | None
     ) -> dict[str, Estimate]:
-        """Returns the `RATES` with intervals; empty if there is no threshold.
+        """Returns the `RATES` with intervals, by name; empty if there is no threshold.
 
-        If `threshold` contains the threshold on all images and on each resample of the
-        images on which it is chosen, [1 + num_resamples], the intervals include the
-        uncertainty of the threshold.
+        Args:
+            positive: Whether each image is positive, [num_images].
+            score: Score of the positive class, [num_images].
+            threshold: One number (None or NaN if there is no threshold), or an array from
+                `resample_thresholds`, [1 + num_resamples], with which the intervals
+                include the uncertainty of the threshold.
         """
         if threshold is None or np.isnan(np.ravel(threshold)[0]):
             return {}
@@ -188,7 +201,7 @@ class Resampled:
         images = np.stack([positive, ~positive, predicted, ~predicted], axis=1)
         counts = dict(zip(RATES, count_groups(self.groups, images), strict=True))
         kinds: dict[str, Literal["mean"]]
-        kinds = {"ppv": "mean", "npv": "mean"}  # their denominators vary
+        kinds = {"ppv": "mean", "npv": "mean"}  # denominators that vary with predictions
         return {
             name: self.estimate(
                 values[name], Support(kinds.get(name, "rate"), (int(counts[name]),))

@@ -31,7 +31,7 @@ R = TypeVar("R", bound=Record)
 class ClassScores(Part):
     """One-vs-rest scores of one class: the value of each of `PER_CLASS_METRICS`.
 
-    `num_lesions` is None unless all are known.
+    `num_lesions` is None unless the lesion of every image is known.
     """
 
     num_images: int
@@ -42,9 +42,9 @@ class ClassScores(Part):
 class Calibration(Part):
     """Calibration metrics by name, before and after calibration.
 
-    `num_changed` is the number of images for which calibration changes the most probable
-    class. It does not change the predicted class.
     The names are "rms_calibration_error" and, from `METRICS`, "ece", "brier", "log_loss".
+    For `num_changed` images, calibration changes the most probable class; the predicted
+    class remains the most probable class before calibration.
     """
 
     before: dict[str, Estimate]
@@ -53,11 +53,11 @@ class Calibration(Part):
 
 
 class ProbabilityBand(Part):
-    """The images whose calibrated probability of a target is in low..high.
+    """The images whose calibrated probability of a target is in one band.
 
     Attributes:
-        low: Smallest probability of the band.
-        high: Largest probability, which belongs to the next band unless it is 1.
+        low: Lower edge of the band, inclusive.
+        high: Upper edge of the band, exclusive unless it is 1.
         predicted: Mean probability of these images; None without images.
         observed: Share of these images that show the target.
     """
@@ -118,9 +118,9 @@ class OperatingPointScores(Part):
 class TargetScores(Part):
     """Scores for the detection of melanoma, or of malignant lesions, after calibration.
 
-    `class_names` are the classes to detect; `num_images` and `num_lesions` count their
-    images and lesions (None unless all are known). The keys of `operating_points` are those
-    of `OPERATING_POINTS`, such as "specificity=0.90".
+    `class_names` are the classes to detect; `num_images` and `num_lesions` are the numbers
+    of their images and lesions (None unless all are known). The keys of `operating_points`
+    are those of `OPERATING_POINTS`, such as "specificity=0.90".
     """
 
     class_names: tuple[str, ...]
@@ -202,7 +202,7 @@ class UnitScores(Part):
             once for each.
         scores: "balanced_accuracy" and "macro_f1" (per lesion), "melanoma_auc" and, if
             there is a threshold for `HEADLINE_POINT`, "melanoma_sensitivity" and
-            "melanoma_specificity". Per patient, without melanoma, "malignant_auc" etc.
+            "melanoma_specificity" (per patient, "malignant_..." if no class is melanoma).
     """
 
     num_units: int
@@ -232,7 +232,7 @@ class SplitResult(Record):
         predictions_sha256: SHA-256 of the predictions table.
         validation_sha256: SHA-256 of the validation table on which the calibration map
             and the thresholds were chosen.
-        num_lesions: None unless known for all images.
+        num_lesions: Number of lesions; None unless known for all images.
         num_groups: Number of groups, which the bootstrap resamples; see `unit`.
         missing_classes: Classes without images. Means over classes exclude them.
         calibration_map: Calibrates the probabilities; fitted on validation.
@@ -240,18 +240,18 @@ class SplitResult(Record):
         metrics: Value of each of `METRICS`.
         confusion_matrix: Number of images of class i (row) predicted as class j (column).
         targets: Scores of the targets from `find_targets`.
-        triage: Scores of the referral rule, if it refers any image.
+        triage: Scores of the referral rule; None if there is no rule (see `make_rule`).
         subgroups: Scores by each attribute from `find_subgroups`.
         units: Scores by "lesion" and "patient", each if known for all images.
         characteristics: Column of the split in the baseline table.
         leakage: Overlap of the split with the training and validation data; None for
             "val", "test" and "out_of_fold", whose leakage audit is in run.json.
-        logit_adjustment: Its strength; None without adjustment, and for an ensemble.
+        logit_adjustment: Strength; None without logit adjustment, and for an ensemble.
         differences: Paired differences from `score_differences`, variant minus model as is;
             empty for the model as is.
         position: Position, from 1, among the predictions tables that were scored on these
-            folds of this copy of the dataset (`record_scored`); None if this is not known,
-            and for "val", an ensemble and a cross-validation.
+            folds of this copy of the dataset (`record_scored`); None if it is not known,
+            for "val", and for an ensemble and a cross-validation.
         confidence: Confidence level of the intervals, 0..1.
         num_bootstrap: Number of bootstrap resamples.
     """
@@ -319,10 +319,10 @@ class OodSplit(Part):
 class OodResult(Record):
     """results/[<split>.]ood[.<directory>].json: detection of out-of-distribution images.
 
-    The OOD images are compared with the images of <split>, or of the test split if the file
-    name contains no split. An image is rejected if its distance from the reference images
-    (`ReferenceFeatures`) is above `limit`, which accepts the share `accepted_validation` of
-    the validation images.
+    The OOD images in `sets` are compared with those of <split> (by default, the test split)
+    in `splits`. An image is rejected if its distance from the reference images
+    (`ReferenceFeatures`) exceeds `limit`. The share of the validation images that do not
+    exceed the limit is `accepted_validation`.
 
     Attributes:
         min_rejected: Share of each built-in set that must be rejected, 0..1.

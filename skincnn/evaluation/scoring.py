@@ -77,14 +77,15 @@ MELANOMA_SCORES = {
     MELANOMA_SENSITIVITY: "recall",
     MELANOMA_SPECIFICITY: "specificity",
 }
-"""The score of the class in `find_supports` for each score of melanoma."""
+"""For each score of melanoma, the per-class score in `find_supports` with its support."""
 
 
 @dataclass(frozen=True)
 class InferenceVariant:
-    """Predictions tables by split, including "val", and cost of one inference variant.
+    """The predictions tables of one inference variant by split, and its prediction time.
 
-    See `variant` and `logit_adjustment` of `SplitResult` for `name` and `logit_adjustment`.
+    The splits include "val". `name` and `logit_adjustment` are `variant` and
+    `logit_adjustment` of `SplitResult`.
     """
 
     name: str
@@ -190,7 +191,11 @@ def score_split(
 
 
 def resample_thresholds(validation: Resampled, choices: ValidationChoices) -> Thresholds:
-    """Returns the thresholds, then those chosen on each resample of validation."""
+    """Returns the thresholds by target and operating point, [1 + num_resamples].
+
+    The first is the one in `choices`; the others are chosen on each resample of validation.
+    They are NaN where no threshold reaches the operating point.
+    """
     y_true, y_prob = validation.arrays
     calibrated = choices.calibration_map.apply(y_prob)
     thresholds: dict[str, dict[str, Scores]] = {}
@@ -217,7 +222,7 @@ def score_calibration_metrics(sample: Resampled, y_prob: Floats) -> dict[str, Es
 
 
 def score_classes(sample: Resampled) -> tuple[dict[str, Estimate], dict[str, ClassScores]]:
-    """Returns the `METRICS` by name, and the `PER_CLASS_METRICS` by class."""
+    """Returns the value of each of `METRICS`, and the scores of each class, by name."""
     supports = sample.supports()
     estimates = {
         name: estimate(values, sample.config.confidence, supports.get(name))
@@ -235,7 +240,7 @@ def score_classes(sample: Resampled) -> tuple[dict[str, Estimate], dict[str, Cla
 
 
 def melanoma_recall(sample: Resampled) -> dict[str, MetricFunction]:
-    """Returns the metric `MELANOMA_RECALL` by name; empty if no class is melanoma."""
+    """Returns {`MELANOMA_RECALL`: metric}, or {} if no class is melanoma."""
     melanoma = sample.targets.get("melanoma")
     if melanoma is None:
         return {}
@@ -299,7 +304,7 @@ def score_target(
 ) -> TargetScores:
     """Returns how well a target is detected by the calibrated probabilities.
 
-    `thresholds` are those from `Resampled.thresholds`, by operating point.
+    `thresholds` are those of the target from `resample_thresholds`, by operating point.
     """
     positive, score = target.positive(sample.arrays[0]), target.score(calibrated)
     return TargetScores(
@@ -335,8 +340,8 @@ def detect(
 ) -> dict[str, Flags]:
     """Returns whether each image reaches the threshold of `HEADLINE_POINT`, by target.
 
-    Targets without a threshold are left out. The calibrated probabilities are
-    [num_images, num_classes], the results [num_images].
+    Targets without a threshold are left out. The calibrated probabilities are [num_images,
+    num_classes]; the result of each target is [num_images].
     """
     key = HEADLINE_POINT.key
     return {

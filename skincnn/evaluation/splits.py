@@ -51,9 +51,9 @@ class Split:
 class LoadedRun:
     """A trained model and the splits on which it is evaluated, "val" first.
 
-    `feature_model` returns the features as a second output; see `with_features`. `leakage`
-    does not contain validation and test, which were audited before training. `dataset_dir`
-    is the directory of the built dataset.
+    `dataset_dir` is the directory of the built dataset. `feature_model` returns the
+    features as a second output; see `with_features`. `leakage` does not contain validation
+    and test, which were audited before training.
     """
 
     dataset_dir: Path
@@ -107,15 +107,17 @@ def load_run(
 def load_split(
     builder: tfds.core.DatasetBuilder, table: pd.DataFrame, config: Config, cache: Cache
 ) -> Split:
-    """Returns the inputs of a run for the rows of a table, and estimates the skin tone.
+    """Returns the inputs of a run for the rows of a table.
 
-    The images are preprocessed as in `config`. See `load_images` for errors.
+    The images are preprocessed as in `config`. The table of the split also contains the
+    estimated skin tone (`ITA`), unless the colors of the images were corrected. See
+    `load_images` for errors.
     """
     images = pipeline.load_images(builder, table, config.data, cache)
     metadata = None
     if config.model.clinical_metadata:
         metadata = encode_clinical_metadata(table)
-    if not config.data.color_constancy:  # which changes the color of the skin
+    if not config.data.color_constancy:  # it changes the color of the skin
         table = table.assign(**{ITA: estimate_ita(images)})
     return Split(table, images, metadata)
 

@@ -30,8 +30,8 @@ from skincnn.metrics.sample import Flags, Scores, divide
 
 MIN_GROUPS = 5
 """Minimum number of groups (patients, lesions or images; near-duplicates count once) from
-which a score of a subgroup is computed. With fewer, the score would be noise and could
-reveal the result of a single patient."""
+which a score of a subgroup is computed. With fewer groups, the score would be very
+uncertain and could reveal the result of a single patient."""
 SUBGROUP_SCORES = ("balanced_accuracy", "accuracy")
 LESION_SCORES = ("balanced_accuracy", "macro_f1")
 UNIT_RATES = ("sensitivity", "specificity")
@@ -79,8 +79,8 @@ def score_subgroups(
 ) -> tuple[SubgroupScores, ...]:
     """Returns the scores of each subgroup from `find_subgroups`.
 
-    `detected` contains, by target, whether each image reaches the threshold [num_images].
-    The threshold is taken as fixed.
+    `detected` contains, by target, whether each image reaches the threshold, [num_images].
+    The intervals do not include the uncertainty of the threshold.
     """
     subgroups = find_subgroups(sample.table)
     if not subgroups:
@@ -114,9 +114,9 @@ def score_units(
 ) -> dict[str, UnitScores]:
     """Returns the scores per lesion and per patient, if these are known for all images.
 
-    Per lesion, the probabilities of its images are averaged, and then calibrated, as for
-    test-time augmentation. Per patient, see `score_patients`. The thresholds are from
-    `resample_thresholds`.
+    The probabilities of all images of a lesion are averaged and then calibrated, as for
+    test-time augmentation. For the score of a patient, see `score_patients`. The thresholds
+    are from `resample_thresholds`.
     """
     lesions, results = sample, {}
     if count_ids(sample.table, "lesion") is not None:
@@ -154,13 +154,14 @@ def score_patients(
 ) -> UnitScores:
     """Returns how well patients with melanoma, or a malignant lesion, are detected.
 
-    A patient shows the target if one of the lesions does. The score of a patient is the
-    largest probability of the lesions, so a patient is detected if a lesion is.
+    A patient is positive if at least one of the patient's lesions is. The score of a
+    patient is the largest probability among these lesions, so that a patient is detected if
+    one of the lesions is.
 
     Args:
         lesions: One row per lesion, or per image if lesions are not known.
         calibration_map: Calibrates the probabilities.
-        thresholds: From `resample_thresholds`, chosen on single images.
+        thresholds: From `resample_thresholds`. They were chosen on single images.
     """
     name, target = next(iter(lesions.targets.items()))
     y_true, y_prob = lesions.arrays
@@ -184,9 +185,9 @@ def difference_from(group: Estimate, others: Estimate) -> Estimate:
     """Returns the difference between two independent rates, group minus others.
 
     The interval is computed from those of the rates: Newcombe, Interval estimation for the
-    difference between independent proportions (1998), method 10; for other intervals than
-    Wilson's, Zou and Donner, Construction of confidence limits about effect measures
-    (2008), doi:10.1002/sim.3095.
+    difference between independent proportions (1998), method 10, for Wilson's intervals;
+    Zou and Donner, Construction of confidence limits about effect measures (2008),
+    doi:10.1002/sim.3095, for other intervals.
     """
     if group.value is None or others.value is None:
         return Estimate(None, None, None)

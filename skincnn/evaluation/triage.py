@@ -1,4 +1,4 @@
-"""Choices made on validation, and scores of the referral rule and of prediction sets."""
+"""Thresholds chosen on validation, and scores of the referral rule and prediction sets."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def score_calibration(
 ) -> TargetCalibration:
     """Returns how well the calibrated probabilities of a target match its frequency.
 
-    `positive` contains whether each image shows the target, and `score` its calibrated
-    probability, both [num_images].
+    `positive` contains whether each image shows the target, and `score` the calibrated
+    probability of the target, both [num_images].
     """
     two_classes = np.stack([1 - score, score], axis=1)
     functions = {**CALIBRATION_SCORES, "curve": reliability_curve}
@@ -110,7 +110,7 @@ def score_calibration(
 
 
 def make_rule(sample: Resampled, choices: ValidationChoices) -> DecisionRule | None:
-    """Returns the rule at `DEFAULT_OPERATING_POINT`.
+    """Returns the referral rule with the threshold of `DEFAULT_OPERATING_POINT`.
 
     Returns None if there is no target "malignant", or if there is neither a threshold nor a
     maximum distance.

@@ -95,9 +95,10 @@ def read_tta(
 
 
 def reread(variant: InferenceVariant) -> InferenceVariant:
-    """Returns a variant with the values that writing and reading its tables would give.
+    """Returns a variant with its tables as if they had been written and read again.
 
-    Logit adjustment then gives the same values in this evaluation and in a later one.
+    Logit adjustment in this evaluation then gives the same values as in a later evaluation,
+    which reads the tables from files.
     """
     tables = {split: as_written(table) for split, table in variant.tables.items()}
     return dataclasses.replace(variant, tables=tables)

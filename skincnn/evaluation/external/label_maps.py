@@ -42,7 +42,7 @@ class LabelMap(Part):
 
     Attributes:
         classes: Class by label; None if the model has no such class.
-        sources: Sources of the mappings of labels to a class with another name or to None.
+        sources: Sources of the mappings to a class with a different name, or to None.
         notes: Notes on these sources.
     """
 
@@ -69,11 +69,15 @@ def find_label_map(
 ) -> LabelMap:
     """Returns the class of a model for each label of another dataset.
 
-    The class of a label is, in this order: that of the user's map; the class of the same
-    name or with a synonym as its name; the only class that contains everything that the
-    label contains, according to `published_taxonomies`. The model has no class for a
-    published label that no class contains, such as `akiec` if the model distinguishes
-    actinic keratosis and squamous cell carcinoma.
+    The class of a label is the first of the following that exists:
+
+    1. the class in the user's map;
+    2. the class with the same name or a synonym;
+    3. if the label and all classes are in `published_taxonomies`, the only class that
+       contains everything that the label contains. If there is no such class, the label has
+       no class (None): for example, `akiec` if the model distinguishes actinic keratosis
+       and squamous cell carcinoma;
+    4. the entry `ANY_OTHER` in the user's map.
 
     Raises:
         ConfigError: A label has no entry in the user's map and no default.
@@ -149,7 +153,10 @@ def _name(label: str) -> str:
 
 
 def _find_published(labels: Sequence[str]) -> dict[str, Taxonomy]:
-    """Returns the taxonomy of each published label, preferably the same for all."""
+    """Returns the taxonomy of each published label.
+
+    Taxonomies that contain more of the labels are preferred.
+    """
 
     def count(taxonomy: Taxonomy) -> int:
         return sum(normalize(label) in taxonomy.labels for label in labels)

@@ -40,8 +40,10 @@ PUBLISHED_ID = re.compile(
     r"(?<![A-Za-z0-9])(?:(?:ISIC|HAM|BCN|MSK\d?|IL|IP)_\d{7,}|PAT_\d+(?:_\d+_\d+)?|[0-9a-f]{32})"
     r"(?![A-Za-z0-9])"
 )
-"""IDs that mean the same in all datasets, within names such as
-"nv/ISIC_0012653_downsampled". Other IDs, such as "001", can be equal by chance."""
+"""Pattern of IDs that identify the same image, lesion or patient in all datasets.
+
+Such an ID can be part of a name, such as "nv/ISIC_0012653_downsampled". Other IDs, such as
+"001", can be equal by chance."""
 CHUNK = 256
 """Number of encoded images in memory while features are computed."""
 
@@ -85,7 +87,9 @@ def find_overlap(
     external: tuple[tfds.core.DatasetBuilder, pd.DataFrame],
     trained: tuple[tfds.core.DatasetBuilder, pd.DataFrame],
 ) -> pd.Series[str]:
-    """Returns the first of `KINDS` for each external image, and "" for no overlap.
+    """Returns the kind of overlap of each external image, and "" for no overlap.
+
+    If there are several kinds of overlap, the first one in `KINDS` is returned.
 
     Args:
         external: Dataset and table (from `read_table`) of the external images.
@@ -133,7 +137,7 @@ def find_similar(
 def _extract_all(
     images: tuple[tfds.core.DatasetBuilder, pd.DataFrame], num_images: int
 ) -> FeatureFile:
-    """Returns the features of the images of a table. Uses all CPU cores.
+    """Returns the features of the images of a table, computed on all CPU cores.
 
     See `extract_features` for `num_images`.
     """

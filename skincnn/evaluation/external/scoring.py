@@ -37,8 +37,12 @@ ORIGINAL_LABEL = "original_label"
 class RunChoices:
     """The calibration, thresholds and OOD limit of a run, and its validation table.
 
-    `cost` is that of the model as is. `config` contains the number of resamples. For
-    `declared`, see `skincnn.classes.describe`.
+    Attributes:
+        validation: The validation predictions table of the run.
+        choices: The calibration, the thresholds and the OOD limit, chosen on this table.
+        cost: The prediction time of the model as is.
+        config: Number of resamples and confidence level of the intervals.
+        declared: See `skincnn.classes.describe`.
     """
 
     validation: pd.DataFrame
@@ -52,7 +56,7 @@ class RunChoices:
         return Resampled(table, self.config, seed, self.declared)
 
     def thresholds(self) -> Thresholds:
-        """Returns the thresholds, then those chosen on each resample of validation."""
+        """Returns the thresholds from `resample_thresholds` for the validation table."""
         validation = self.resample(self.validation, VALIDATION_SEED)
         return resample_thresholds(validation, self.choices)
 
