@@ -23,7 +23,9 @@ from report_runs import (
 from run_dirs import CONFIG, make_info, make_tables, write_run
 
 from skincnn.config import ModelConfig
+from skincnn.data.skin_tone import ATTRIBUTE
 from skincnn.errors import ConfigError
+from skincnn.evaluation.results import SubgroupScores
 from skincnn.reporting.checklist import (
     BY_AUTHORS,
     FROM_RUN,
@@ -188,6 +190,22 @@ def test_classes_without_a_target_or_metadata(tmp_path: Path) -> None:
         assert "Melanoma" not in text
         assert "thresholds were chosen" not in text
         assert "undefined" not in text
+
+
+def test_estimated_skin_tone_is_an_assessed_attribute(results: RunResults) -> None:
+    def assess_bias(*subgroups: SubgroupScores) -> str:
+        headline = results.headline.model_copy(update={"subgroups": subgroups})
+        run = dataclasses.replace(results, headline=headline)
+        items = complete_checklist(run, "clear-derm").items
+        return next(item.answer for item in items if item.number == "23")
+
+    [group, *_] = results.headline.subgroups
+    without = assess_bias(group)
+    assert without.endswith("Not done by skin color.")
+    assert "skin tone" not in without
+    estimated = assess_bias(group, group.model_copy(update={"attribute": ATTRIBUTE}))
+    assert "skin tone, estimated" in estimated
+    assert "Not done" not in estimated
 
 
 def test_authors_complete_the_items(tmp_path: Path) -> None:

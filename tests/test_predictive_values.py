@@ -130,5 +130,5 @@ def test_predictive_values_are_described_in_lesions_of_100() -> None:
     # 1.6 of 11.4 flagged lesions are melanomas, and 0.4 of 88.6 other lesions.
     assert sentences("prevalence", "melanoma", [scores], "reach it") == (
         "If 2 of 100 lesions are melanomas, 14 [10, 25] of 100 lesions that reach it are "
-        "melanomas, and 5 [2, 7] of 1,000 other lesions."
+        "melanomas, and so are 5 [2, 7] of 1,000 other lesions."
     )

@@ -218,6 +218,19 @@ def test_the_smallest_class_is_named(results: RunResults) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("position", "start"),
+    [(None, ""), (1, "No other"), (2, "1 other set of"), (3, "2 other sets of")],
+)
+def test_earlier_predictions_are_counted(
+    position: int | None, start: str, results: RunResults
+) -> None:
+    result = results.headline.model_copy(update={"position": position})
+    text = report_text.describe_position(result)
+    assert text.startswith(start)
+    assert (" was scored" in text) == (position == 2)
+
+
 def test_variants_are_explained_and_compared(tmp_path: Path) -> None:
     assert {*VIEWS} == {*report_text.TTA_TEXT}
     variants = {"d4": VARIANT, f"augment_{ADJUSTED}": VARIANT}

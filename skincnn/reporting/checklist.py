@@ -39,9 +39,10 @@ class StandardItem(Part):
 
     Attributes:
         section: Heading of the section that starts with this item, or "".
-        topic: What the item asks for, in short and in our own words.
-        answer: Template of the answer; it renders to "" if the run does not know it.
-        authors: Template of what only the authors can add; "" if nothing.
+        topic: Short description of what the item asks for, in our own words.
+        answer: Template of the answer. It renders to "" if the results of the run do not
+            contain the answer.
+        authors: Template of what only the authors can add; "" if nothing is missing.
         field: Name of the field of `Authors` that answers the item, or "".
     """
 
@@ -67,7 +68,7 @@ class Standard(Part):
 class CompletedItem:
     """An item with its answer and one of `STATUSES`.
 
-    `missing` is what the authors have to add; "" if nothing.
+    `missing` is what the authors have to add; "" if nothing is missing.
     """
 
     section: str

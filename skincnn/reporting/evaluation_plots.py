@@ -32,7 +32,8 @@ from skincnn.reporting.labels import class_label, corruption_label, subgroup_lab
 from skincnn.reporting.plots import BLUE, GRAY, ORANGE, draw_estimate
 
 MAX_DECISION_THRESHOLD = 0.5
-"""Largest threshold of the curves. A biopsy is usually indicated at a lower probability."""
+"""Largest threshold of the decision curves. A biopsy is usually indicated at a lower
+probability of melanoma."""
 LINE_LENGTH = 22
 """Maximum number of characters in a line of a class label."""
 LINE_HEIGHT = 0.17
@@ -269,7 +270,7 @@ def plot_flow(flow: ImageFlow, splits: Sequence[str], title: str) -> Figure:
         (0.92, f"images in the source files\n{flow.num_read:,}", "excluded", flow.excluded),
         (0.58, f"images in the dataset\n{flow.num_stored:,}", "not used", flow.unused),
     )
-    if not flow.splits:  # of several models, which leave out different images
+    if not flow.splits:  # several models, which leave out different images
         steps = steps[:1]
     places = (np.arange(len(splits)) + 0.5) / len(splits)
     bar = 0.25

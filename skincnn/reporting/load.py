@@ -44,7 +44,7 @@ class Authors(Part):
         contact: Whom to ask about the model.
         ethics: Ethical approval and informed consent.
         conflicts: Conflicts of interest, including commercial ones.
-        protocol: Where the study protocol is, or that there is none.
+        protocol: Where the study protocol is, or a statement that none exists.
         registration: Register and number, or that the study is not registered.
         items: Answers to items of reporting standards, by standard and item, such as
             "tripod-ai" and "3a".
@@ -74,7 +74,7 @@ class RunResults:
         parity: Parity of each export with the model.
         external: Results on other datasets.
         history: Metrics of each epoch, one row per epoch; None for several models.
-        authors: What the authors wrote; empty without a file.
+        authors: Content of authors.toml; all fields are empty without this file.
     """
 
     workdir: Path

@@ -9,7 +9,7 @@ from skincnn.records import Part, Record, read_record, write_record
 
 
 class ClassParity(Part):
-    """Parity on the images of one class. All scores are None if there are no images."""
+    """Parity on the images of one class. All scores are None if it has no images."""
 
     num_images: int
     same_class: float | None
@@ -30,7 +30,7 @@ class ParityResult(Record):
         num_bytes: Size of the export in bytes.
         same_class: Share of images with the same predicted class.
         same_refer: Share of images with the same referral decision; None if the predictions
-            table has no distances, or if the malignancy of the classes is not known.
+            table has no OOD distances, or if the malignancy of the classes is not known.
         same_out_of_distribution: Share of images with the same OOD decision; None without
             distances.
         largest_difference: Largest difference in probability.

@@ -1,6 +1,6 @@
-"""Style of all figures, the figures of a training run, and that of confident errors.
+"""Style of all figures; figures of training runs and of confident errors.
 
-Figures stay readable at half their size and with color vision deficiency.
+All figures remain readable at half their size and with color vision deficiency.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def plot_learning_rates(test: pd.DataFrame, suggestion: float | None, title: str
         text = f"suggested rate: {suggestion:.1e}"
         axes.axvline(suggestion, color=ORANGE, linestyle="--", label=text)
     axes.set_xscale("log")
-    # The last losses may be huge or infinite; the axis shows the decrease before them.
+    # The last losses can be huge or infinite; the axis shows the decrease before them.
     smoothed = test["smoothed_loss"].replace([np.inf, -np.inf], np.nan)
     low, first = smoothed.min(), smoothed.iloc[0]
     if np.isfinite(first) and first > low:
@@ -122,8 +122,10 @@ def draw_estimate(axes: Axes, y: float, score: Estimate, color: str) -> None:
 def plot_mistakes(mistakes: Mistakes, title: str, missed: str) -> Figure:
     """Draws each image beside its Grad-CAM map; missed lesions have a frame.
 
-    At least one error is required. `title` is a description of the images for the heading,
-    and `missed` says which errors are marked as missed; "" for none.
+    Args:
+        mistakes: At least one error.
+        title: Description of the images for the heading.
+        missed: Which errors are marked as missed; "" if none are.
     """
     rows = list(mistakes.table.itertuples())
     captions = [_caption(row) for row in rows]

@@ -1,4 +1,4 @@
-"""The report of a run directory: figures, report.html, the model card, a summary."""
+"""The report of a run directory: figures, report.html, the model card and a summary."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def draw_figures(results: RunResults) -> dict[str, Figure]:
 def figure_title(results: RunResults, result: SplitResult | None = None) -> str:
     """Returns the name of the dataset, followed by the split of `result`, if given.
 
-    For an external dataset, the training data are named after it.
+    For an external dataset, its label comes first, followed by the training data.
     """
     images = "SYNTHETIC images" if results.info.synthetic else data_label(results)
     if result is None:

@@ -14,8 +14,9 @@ from PIL import Image
 def environment(package: str, autoescape: bool) -> jinja2.Environment:
     """Returns the Jinja environment for the templates in the directory of a package.
 
-    Undefined variables raise an error. Set `autoescape` for HTML, but not for Markdown. The
-    environment is cached and shared, so filters and globals that are added to it remain.
+    Undefined variables raise an error. Set `autoescape` for HTML, but not for Markdown. All
+    calls with the same arguments return the same environment, so filters and globals that
+    are added to it persist.
     """
     return jinja2.Environment(
         loader=jinja2.PackageLoader(package, "."),

@@ -19,7 +19,7 @@ COMPARED_ATTRIBUTES = {
     "ground truth by": "how the diagnosis was established",
     "source": "the source of the images",
 }
-"""Subgroup attributes that the summary compares, and what they are."""
+"""Subgroup attributes that the summary compares, and their descriptions."""
 
 
 def outcomes(
@@ -39,7 +39,7 @@ def outcomes(
 def prevalence_scores(
     target: TargetScores, triage: TriageScores | None
 ) -> list[tuple[str, tuple[PrevalenceScores, ...]]]:
-    """Returns how lesions are flagged, and the scores at each prevalence.
+    """Returns rows of how lesions are flagged and the scores at each prevalence.
 
     The rows are those of `HEADLINE_POINT` and of the referral rule, if `triage` is given.
     Rows without a threshold are left out.
@@ -80,8 +80,8 @@ def unit_scores(result: SplitResult, unit: str) -> list[tuple[str, Estimate, Est
 def describe_different_subgroups(result: SplitResult) -> str:
     """Returns for which of `COMPARED_ATTRIBUTES` the accuracy differs; "" for none.
 
-    The subgroups with the lowest and the highest accuracy are compared. It differs if their
-    intervals do not overlap.
+    The accuracy differs if the intervals of the subgroups with the lowest and the highest
+    accuracy do not overlap.
     """
     parts = []
     for attribute, text in COMPARED_ATTRIBUTES.items():

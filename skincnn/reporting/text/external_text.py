@@ -29,7 +29,7 @@ KIND_LABELS = dict(
         strict=True,
     )
 )
-"""What the images of each kind of overlap are."""
+"""Description of the images with each kind of overlap."""
 MAX_PREDICTED = 3
 """Number of predicted classes shown for a label that is not a class of the model."""
 

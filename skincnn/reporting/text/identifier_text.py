@@ -87,7 +87,7 @@ def describe_unseen(results: RunResults, *, is_split_by_image: bool) -> str:
 
 
 def describe_overlap(leakage: LeakageAudit | SplitLeakage) -> tuple[str, str]:
-    """Returns the number of shared lesions as text, and those of images and groups."""
+    """Returns two texts: the number of shared lesions, and of other shared units."""
     lesions = count_or_unknown(leakage.num_shared_lesions, "lesions")
     counts = [f"{leakage.num_shared_images:,} images"]
     if leakage.num_shared_patients is not None:
@@ -96,7 +96,10 @@ def describe_overlap(leakage: LeakageAudit | SplitLeakage) -> tuple[str, str]:
 
 
 def describe_separation(results: RunResults) -> str:
-    """Returns what the splits share and what is not known, for splits without leakage."""
+    """Returns which lesions and patients the splits share, as far as they are known.
+
+    The splits have no leakage.
+    """
     known, audit = results.info.identifiers, results.info.audit
     if results.info.synthetic:
         return "Training, validation and test share no lesion."

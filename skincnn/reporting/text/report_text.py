@@ -56,7 +56,7 @@ SYNTHETIC = (
 )
 NO_MELANOMA = "No image shows melanoma, so the sensitivity for melanoma is unknown."
 OOD_NOTE = (
-    "The photographs are 48 crops of two photographs of scikit-learn. Documents, noise, "
+    "The photographs are 48 crops of two photographs from scikit-learn. Documents, noise, "
     "plain colors and stripes are generated. Inverted, blurred, nearly black, nearly white "
     "and incomplete images are made from validation images. These sets are only examples "
     "of unsuitable images, so their shares of flagged images have no confidence intervals. "
@@ -212,8 +212,8 @@ def describe_intervals(results: RunResults) -> str:
     thresholds = ""
     if result.targets:
         thresholds = (
-            " Those of rates at an operating point also cover the choice of the threshold "
-            "on the validation split."
+            " The intervals of rates at an operating point also cover the choice of the "
+            "threshold on the validation split."
         )
     return (
         f"Numbers in brackets are {100 * result.confidence:.0f} % confidence intervals "
@@ -251,7 +251,7 @@ def exported_variants(results: RunResults) -> list[SplitResult]:
 
 
 def describe_smallest_class(result: SplitResult) -> str:
-    """Returns by how much an image of the smallest class can change balanced accuracy."""
+    """Returns how much one image of the smallest class can change balanced accuracy."""
     sizes = {name: part.num_images for name, part in result.classes.items()}
     sizes = {name: size for name, size in sizes.items() if size}
     name, count = min(sizes.items(), key=lambda item: item[1])
@@ -288,14 +288,16 @@ def worst_corruption(corruptions: CorruptionResult) -> CorruptionRow:
 
 
 def describe_position(result: SplitResult) -> str:
-    """Returns how many predictions were scored on the folds before; "" if not known."""
+    """Returns how many other tables were scored on these folds before; "" if not known."""
     if result.position is None:
         return ""
     if result.position == 1:
         return "No other predictions were scored on these folds before."
+    count = result.position - 1
+    sets = "1 other set" if count == 1 else f"{count} other sets"
     return (
-        f"Before, {result.position - 1} other sets of predictions (models and variants "
-        "such as test-time augmentation) were scored on these folds; the best of many "
+        f"{sets} of predictions (models and variants such as test-time augmentation) "
+        f"{'was' if count == 1 else 'were'} scored on these folds before; the best of many "
         "scores is optimistic."
     )
 

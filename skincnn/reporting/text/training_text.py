@@ -210,7 +210,7 @@ def dataset_id(results: RunResults) -> str:
 
 
 def is_split_by_image(results: RunResults) -> bool:
-    """Returns whether images of a lesion are in different splits, as configured."""
+    """Returns whether `split_by` image is configured and splits share lesions or groups."""
     by_image = any(config.data.split_by == "image" for config in results.configs)
     audit = results.info.audit
     return by_image and bool(audit.num_shared_lesions or audit.num_shared_groups)
