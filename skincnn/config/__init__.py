@@ -1,8 +1,8 @@
 """The configuration of a run: a tree of frozen, validated dataclasses.
 
 The configuration contains all settings that can change a result. Directories, caching and
-overwriting are arguments of the commands instead. Each field has a command-line flag:
-`optimizer.learning_rate` is `--optimizer.learning-rate`.
+overwriting are arguments of the commands, not part of the configuration. Each field has a
+command-line flag: that of `optimizer.learning_rate` is `--optimizer.learning-rate`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class EvaluateConfig:
     """Confidence intervals of the scores."""
 
     num_bootstrap: Annotated[int, Field(ge=100)] = 2000
-    """Number of bootstrap resamples of the lesions."""
+    """Number of bootstrap resamples of the groups of images (patients, or lesions with
+    their near-duplicates)."""
     confidence: OpenInterval = 0.95
     """Confidence level of each interval."""
 

@@ -14,8 +14,8 @@ FINAL_TEST_FOLD = 0
 """The fold that is kept for the score of a final model.
 
 Scores on test folds become optimistic when many models are compared on them. Models may be
-trained on this fold, but of all runs without a split by image, only those with
-`DataConfig.final_test` are scored on it.
+trained on this fold, but only runs with `DataConfig.final_test` are validated or tested on
+it. This does not apply to a split by image.
 """
 Folds = tuple[Annotated[int, Field(ge=0, lt=NUM_FOLDS)], ...]
 
@@ -49,17 +49,17 @@ class DataConfig:
     """Folds for training, each in 0..9."""
     validation_folds: Folds = (8,)
     """Folds for validation, on which the epoch, the calibration and the thresholds are
-    selected."""
+    chosen."""
     test_folds: Folds = (9,)
-    """Held-out folds for testing after training. No setting is selected on these folds."""
+    """Held-out folds for testing after training. Nothing is chosen on these folds."""
     final_test: bool = False
-    """Whether fold 0 is the test fold. It is kept for the score of a final model, and no
-    other run is validated or tested on it. Use train.py --final-test."""
+    """Whether this run is the final test, with fold 0 as the test fold. Other runs are
+    neither validated nor tested on fold 0. Use train.py --final-test to set this field."""
     split_by: Literal["lesion", "image"] = "lesion"
     """What is assigned to folds. lesion: the groups of the dataset, so that all images of a
     lesion, and of a patient where patients are known, are in the same fold; image: single
-    images, which causes leakage, as in many published studies. The
-    report then states how many test images show a lesion of the training split."""
+    images. A split by image causes leakage, as in many published studies; the report then
+    states how many test images show a lesion of the training split."""
     one_image_per_lesion: Literal["none", "train", "evaluation", "all"] = "none"
     """Splits that contain only one image of each lesion. none: no split; train: the
     training split; evaluation: validation and test; all: all three splits. Requires a
@@ -70,9 +70,9 @@ class DataConfig:
     split, even with `split_by` image. In HAM10000, fewer of these lesions are melanomas.
     Requires a dataset in which the lesion of each image is known."""
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the groups of training images of each class (patients, or lesions with their
-    near-duplicates) that is used, to measure how the scores depend on the amount of data.
-    Smaller shares are subsets of larger ones."""
+    """Share of the groups (patients, or lesions with their near-duplicates) of each class
+    whose images are used for training, to measure how the scores depend on the amount of
+    data. The groups of a smaller share are among those of a larger share."""
     batch_size: PositiveInt = 32
     """Number of images per training step."""
 
@@ -127,14 +127,16 @@ class AugmentConfig:
     choose: Literal["all", "one"] = "all"
     """Which of the `parts` are applied to an image. all: all; one: one, drawn at random."""
     border: Literal["reflect", "black"] = "reflect"
-    """What geometric augmentations show beyond the border of an image. reflect: its mirror
-    image; black: black."""
+    """What geometric augmentations show beyond the border of an image. reflect: the mirror
+    image; black: black pixels."""
     magnitude: UnitInterval = 0.5
-    """All strengths are multiplied by 2 * magnitude, up to the maximum of each strength. 0
-    for no augmentation, 0.5 for the strengths as given, 1 for twice the strengths."""
+    """All strengths below are multiplied by 2 * magnitude, up to the maximum of each
+    strength. 0 for no augmentation, 0.5 for the strengths as given, 1 for twice the
+    strengths."""
     orientation_share: UnitInterval = 1.0
-    """`flip`, `flip_vertical`, `transpose`, `quarter_turn`: probability that each draws a
-    random orientation, which for the first three is the original with probability 1/2."""
+    """`quarter_turn`: probability that one of the four rotations (including 0 degrees) is
+    drawn; `flip`, `flip_vertical`, `transpose`: each is applied with half this
+    probability."""
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 30.0
     """`rotate`: maximum angle in degrees, in either direction."""
     zoom: UnitInterval = 0.2
@@ -162,8 +164,8 @@ class AugmentConfig:
     """`blur`: height and width of the kernel in pixels, to which the Gaussian is truncated;
     odd, or 0 for three standard deviations on either side."""
     sharpness: Annotated[float, Field(ge=0, le=4)] = 0.5
-    """`sharpen`: maximum amount of unsharp masking, the factor of the difference from a
-    slightly blurred image."""
+    """`sharpen`: maximum amount of unsharp masking. The difference between the image and a
+    slightly blurred image is multiplied by the amount and added to the image."""
     erase: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """`erase`: maximum fraction of the image that the erased rectangle covers."""
     hairs: Annotated[int, Field(ge=0, le=30)] = 6
@@ -174,8 +176,9 @@ class AugmentConfig:
     """How pairs of training images and their labels are mixed. none: no mixing; mixup:
     weighted mean; cutmix: a rectangle of one image is replaced by that of the other."""
     mix_alpha: Annotated[float, Field(ge=0, le=10)] = 0.2
-    """Parameter a of the larger mixing weight, max(x, 1 - x) with x from Beta(a, a). 0 for
-    no mixing. On ImageNet, the authors of MixUp use 0.2, and those of CutMix use 1."""
+    """Parameter a of the mixing weights x and 1 - x, where x is drawn from Beta(a, a). An
+    image gets the larger weight, and its partner the smaller one. 0 for no mixing. On
+    ImageNet, the authors of MixUp use 0.2, and those of CutMix use 1."""
 
     def __post_init__(self) -> None:
         valid = all(size == 0 or size % 2 for size in self.blur_kernel)

@@ -36,7 +36,7 @@ def section(name: str) -> Callable[[type[T]], type[T]]:
 
     The class becomes a frozen dataclass. The constructor raises a `ConfigError` if a value
     is invalid, or a field is unknown or missing. `name` is the dotted name of the section
-    in error messages, and "" for the root.
+    for error messages, or "" for the root of the tree.
     """
 
     def decorate(cls: type[T]) -> type[T]:
@@ -72,7 +72,7 @@ def require(condition: bool, name: str, expected: str, value: object) -> None:
 def describe_error(error: ValidationError, cls: type[Any], name: str) -> str:
     """Returns a message for the first error: the field, what is expected, and the value.
 
-    `name` is the dotted name of the section `cls`, and "" for the root.
+    `name` is the dotted name of the section `cls`, or "" for the root of the tree.
     """
     first = error.errors(include_url=False)[0]
     cause = first.get("ctx", {}).get("error")
@@ -93,7 +93,7 @@ def describe_error(error: ValidationError, cls: type[Any], name: str) -> str:
 def _field_names(cls: type[Any], path: Sequence[int | str]) -> list[str]:
     """Returns the field names of the section at a path below `cls`."""
     for name in path:
-        if isinstance(name, str):  # an int is the index of a stage
+        if isinstance(name, str):  # an integer is the index of a training stage
             annotation = typing.get_type_hints(cls)[name]
             cls = next(iter(typing.get_args(annotation)), annotation)
     return list(typing.get_type_hints(cls))

@@ -45,13 +45,13 @@ class ModelConfig:
     batch_norm_momentum: Fraction = 0.99
     """Momentum of the moving statistics of BatchNorm."""
     channel_mean: tuple[UnitInterval, UnitInterval, UnitInterval] = IMAGENET_MEAN
-    """Mean of the red, green and blue channel of the images, for values in 0..1. Images are
-    shifted by this mean and divided by `channel_std`, in the units in which the backbone
-    expects images with the mean and the standard deviation of ImageNet. The default is
-    therefore the normalization of the pretrained backbone; (0, 0, 0) is no shift."""
+    """Mean of the red, green and blue channels, for values in 0..1. Images are normalized
+    with this mean and with `channel_std`, and then converted to the scale in which the
+    pretrained backbone expects normalized ImageNet images. The default is therefore the
+    normalization of the pretrained backbone. With (0, 0, 0), no mean is subtracted."""
     channel_std: tuple[PositiveFraction, PositiveFraction, PositiveFraction] = IMAGENET_STD
-    """Standard deviation of the red, green and blue channel of the images, for values in
-    0..1; see `channel_mean`."""
+    """Standard deviation of the red, green and blue channels, for values in 0..1; see
+    `channel_mean`."""
     clinical_metadata: bool = False
     """Whether age, sex and anatomical site are additional inputs of the model."""
 
@@ -89,8 +89,8 @@ class ImbalanceConfig:
     margin: NonNegativeFloat = 0.5
     """`ldam`: margin of the rarest class, in units of the logits."""
     drw_start: Fraction = 0.8
-    """`ldam`: fraction of the epochs of the last stage after which rare classes have larger
-    weights (deferred re-weighting)."""
+    """`ldam`: fraction of the epochs of the last stage after which rare classes get larger
+    weights in the loss (deferred re-weighting)."""
 
 
 @section("loss")
@@ -106,19 +106,19 @@ class LossConfig:
 
 @section("distillation")
 class DistillationConfig:
-    """Training also on the predictions of other models, the teacher."""
+    """Training on the labels and on the predictions of other models, the teacher."""
 
     teacher: tuple[str, ...] = ()
     """Directories of runs, ensembles or cross-validations, whose predictions for the
-    training images are averaged; () for no distillation. If each training image was not
-    used in training by some of the models, only their predictions of it are averaged.
-    Models that were trained on images of the validation or test split are rejected."""
+    training images are averaged; () for no distillation. If there is, for each training
+    image, a model that was not trained on it, only the predictions of such models are
+    averaged. Models that were trained on validation or test images are rejected."""
     weight: UnitInterval = 0.5
     """Weight of the teacher's probabilities in the loss; the labels have 1 - weight."""
     temperature: PositiveFloat = 2.0
-    """Temperature of the probabilities of the teacher and the model; larger values count
-    the differences between improbable classes more. The defaults are those of Hinton et al.
-    (2015) for speech recognition."""
+    """Temperature of the probabilities of the teacher and the model. With larger values,
+    differences between improbable classes have more influence. The defaults of `weight` and
+    `temperature` are those of Hinton et al. (2015) for speech recognition."""
 
 
 @section("optimizer")
@@ -129,17 +129,18 @@ class OptimizerConfig:
     """Name in `OPTIMIZERS`. sgd: gradient descent with momentum; adam: adaptive learning
     rates; adamw: adam with decoupled weight decay; lion: sign of the momentum."""
     schedule: str = "cosine"
-    """Name in `SCHEDULES`: the learning rate after the warm-up. constant: no decay; step:
-    drops at `milestones`; cosine: falls along half a cosine to 1/100 of the peak;
-    one_cycle: rises along half a cosine from 1/25 of the peak, then falls along half a
-    cosine to 1/100,000 of the peak."""
+    """Name in `SCHEDULES`. constant: no decay after the warm-up; step: drops at
+    `milestones`; cosine: decays along half a cosine to 1/100 of the peak; one_cycle: rises
+    along half a cosine from 1/25 of the peak, without another warm-up, then falls along
+    half a cosine to 1/100,000 of the peak."""
     learning_rate: PositiveFloat = 1e-3
     """Peak learning rate of stages that train the backbone; for `staged`, of all stages,
     multiplied by the `rate` of each stage."""
     head_learning_rate: PositiveFloat = 3e-3
     """Peak learning rate of stages that train only the head, except for `staged`."""
     warmup_epochs: NonNegativeFloat = 0.5
-    """Epochs of linear warm-up in stages that train the backbone; not for `one_cycle`."""
+    """Number of epochs of linear warm-up in stages that train the backbone; ignored by
+    `one_cycle`."""
     milestones: tuple[OpenInterval, ...] = (0.5, 0.75)
     """`step`: fractions of a stage after which the learning rate is multiplied by
     `milestone_factor`."""
@@ -152,11 +153,13 @@ class OptimizerConfig:
     nesterov: bool = False
     """Whether `sgd` uses Nesterov momentum."""
     weight_decay: NonNegativeFloat = 1e-2
-    """Weight decay of every optimizer. Decoupled, `adam` with weight decay is `adamw`."""
+    """Weight decay, for every optimizer. `adam` with decoupled weight decay is the same as
+    `adamw`."""
     decay_mode: Literal["decoupled", "l2"] = "decoupled"
-    """How weight decay acts. decoupled: in each step, a weight is reduced by learning rate
-    * weight_decay * weight; l2: weight_decay * weight is added to the gradient, as in `SGD`
-    and `Adam` of PyTorch and for an L2 penalty of weight_decay / 2 * weight ** 2."""
+    """How weight decay acts. decoupled: in each step, the product of learning rate,
+    weight_decay and weight is subtracted from a weight; l2: weight_decay * weight is added
+    to its gradient, as in `SGD` and `Adam` of PyTorch. This is the gradient of the L2
+    penalty weight_decay / 2 * weight ** 2."""
     decay_all: bool = False
     """Whether weight decay applies to all weights. By default, it does not apply to biases,
     normalization weights and layer scales."""
@@ -164,13 +167,13 @@ class OptimizerConfig:
     """Maximum norm of the gradient; 0 for no clipping."""
     clip_by: Literal["variable", "global"] = "variable"
     """What `clip_norm` limits. variable: the gradient of each variable; global: the
-    gradient of all variables together, which keeps its direction."""
+    gradient of all variables together, whose direction clipping does not change."""
     layer_decay: PositiveFraction = 1.0
     """Ratio of the learning rate of each block of the backbone to the learning rate of the
     following block, or of the head; 1 for equal learning rates."""
     ema_momentum: Fraction = 0.0
-    """Momentum of the moving average of the weights in stages that train the backbone. The
-    averaged weights are evaluated and saved; 0 for no averaging."""
+    """Momentum of the exponential moving average (EMA) of the weights in stages that train
+    the backbone. The averaged weights are evaluated and saved; 0 for no averaging."""
 
     def __post_init__(self) -> None:
         increasing = sorted(set(self.milestones)) == list(self.milestones)
@@ -220,20 +223,20 @@ class TrainConfig:
     """Number of epochs of the last stage that use `progressive_image_size`. All epochs of
     earlier stages use this size as well."""
     monitor: str = "balanced_accuracy"
-    """Name in `METRICS` of skincnn/metrics/classification.py. The epoch with the best value
-    of this metric on validation is kept, unless `keep_epoch` is last."""
+    """Name in `METRICS` of skincnn/metrics/classification.py. The weights of the epoch with
+    the best value on validation are kept, unless `keep_epoch` is last."""
     keep_epoch: Literal["best", "last"] = "best"
-    """Epoch whose weights are kept. best: see `monitor`; last: the last epoch, without a
-    choice on validation."""
+    """Epoch whose weights are kept. best: the best epoch by `monitor`; last: the last
+    epoch, without a choice on validation."""
     patience: NonNegativeInt = 0
     """Number of epochs of the last stage without a better value of `monitor` after which
     training stops; 0 for no early stopping."""
     cached_views: Literal[0, 1, 2, 4, 8] = 0
     """Number of orientations of each image whose features are computed once and reused in
     stages that train only the head; 0 to compute the features in each epoch. With cached
-    features, an epoch costs almost nothing, and one orientation of each image is drawn
-    without other augmentation. 8 orientations of 10,000 images with 1,280 features
-    (mobilenet_v2) take 410 MB."""
+    features, an epoch takes almost no time. Images are then not augmented, except that one
+    of these orientations is drawn. 8 orientations of 10,000 images with 1,280 features
+    (mobilenet_v2) require 410 MB."""
     deterministic: bool = False
     """Whether runs on the same machine give identical results, at some cost in speed."""
     precision: Literal["auto"] | Precision = "auto"

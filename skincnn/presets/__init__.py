@@ -32,8 +32,8 @@ PRESETS: dict[str, Callable[[], Config]] = {
 }
 
 ENSEMBLES: dict[str, Callable[[Config], tuple[Config, ...]]] = {"ensemble5": ours.ensemble5}
-"""Ensembles by name. Each function returns the configurations of all models for that of the
-first model, which is the preset `<name>_member` with the flags of the command line."""
+"""Ensembles by name. Each function takes the configuration of the first model (the preset
+`<name>_member`, changed by command-line flags) and returns those of all models."""
 
 
 def vary_seed(config: Config, num_models: int) -> tuple[Config, ...]:
@@ -49,7 +49,7 @@ def preset(name: str) -> Config:
     'demo'
 
     Raises:
-        ConfigError: There is no preset of this name.
+        ConfigError: No preset has this name.
     """
     return look_up(PRESETS, name, "PRESET")()
 
@@ -57,8 +57,8 @@ def preset(name: str) -> Config:
 def to_command(config: Config) -> str | None:
     """Returns the scripts/train.py command that trains with a configuration.
 
-    The command uses the preset that requires the fewest flags; --seed is the last flag.
-    Returns None if no preset has the same number of stages, which flags cannot change.
+    The command uses the preset that requires the fewest flags. --seed is the last flag.
+    Returns None if no preset has the same number of stages, because flags cannot change it.
     """
     candidates = [
         (name, _flags(base, config))
@@ -75,7 +75,7 @@ def to_command(config: Config) -> str | None:
 
 
 def _flags(base: Any, target: Any, prefix: str = "--") -> dict[str, str]:
-    """Returns the flags, with their values, that change the section `base` to `target`."""
+    """Returns the flags, with their values, that turn the section `base` into `target`."""
     flags: dict[str, str] = {}
     for field in dataclasses.fields(base):
         old, new = getattr(base, field.name), getattr(target, field.name)

@@ -74,15 +74,14 @@ def ensemble5_member() -> Config:
     Cost: 277 minutes on one or two slow cores for all five members, plus 10 to 12 minutes
     per member for test-time augmentation.
     Score, measured with an earlier version of the code and on folds of version 1: on images
-    of 200x150 px, for training on folds 0 to 6, validation on fold 7 and
-    test on folds 8 and 9 (docs/results). The command above trains on folds 0 to 7 and
-    validates on fold 8.
+    of 200x150 px, for training on folds 0 to 6, validation on fold 7 and test on folds 8
+    and 9 (docs/results). The command above trains on folds 0 to 7 and validates on fold 8.
 
     - Ensemble with --tta augment: macro F1 .719 [.669, .760], balanced accuracy .709 [.654,
       .759], melanoma AUC .933 [.916, .949].
     - Ensemble with --tta augment --logit-adjustment: macro F1 .691 [.640, .733], balanced
       accuracy .754 [.699, .804], melanoma AUC .931 [.913, .947].
-    - This member with neither flag: macro F1 .630 [.574, .679], balanced accuracy .631
+    - This member without these flags: macro F1 .630 [.574, .679], balanced accuracy .631
       [.574, .691], melanoma AUC .890 [.866, .915].
     """
     imbalance = ImbalanceConfig(strategy="effective_number_sampling", power=0.7)
@@ -90,10 +89,10 @@ def ensemble5_member() -> Config:
 
 
 def ensemble5(config: Config) -> tuple[Config, ...]:
-    """Five diverse models: `ensemble5_member` and four changes of it.
+    """Five diverse models: `config`, usually `ensemble5_member`, and four variants of it.
 
-    The changes are fewer augmentations, the LDAM loss, cropped instead of stretched images,
-    and color constancy. For the cost and the scores, see `ensemble5_member`.
+    The variants have fewer augmentations, the LDAM loss, cropped instead of stretched
+    images, and color constancy. For the cost and the scores, see `ensemble5_member`.
     """
     augment = dataclasses.replace(config.augment, parts=("flip", "quarter_turn"))
     imbalance = dataclasses.replace(config.imbalance, strategy="ldam")

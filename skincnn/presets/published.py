@@ -1,8 +1,8 @@
 """Published recipes, for a comparison under one protocol.
 
 The presets have the settings of five public repositories. "Not stated" lists settings that
-no source states, with the values that were chosen here. "Differs" lists deviations of a
-preset. All presets deviate as follows:
+no source states, with the values that were chosen here. "Differs" lists deviations of one
+preset from its recipe. All presets deviate as follows:
 
 - No known lesion is in two splits. `--data.split-by image` assigns single images to folds,
   as in most of the reports; report.html then quantifies the leakage.
@@ -41,7 +41,7 @@ from skincnn.config import (
 NO_AUGMENTATION = AugmentConfig(parts=())
 UNBALANCED = ImbalanceConfig(strategy="none")
 RESNET50 = ModelConfig(backbone="resnet50", dropout=0.0, batch_norm_momentum=0.9)
-"""Without dropout, and with the momentum of BatchNorm in PyTorch."""
+"""ResNet-50 without dropout, and with the BatchNorm momentum of PyTorch."""
 FLIPS = ("flip", "flip_vertical")
 CONSTANT_RATE = OptimizerConfig(
     schedule="constant", warmup_epochs=0, weight_decay=0, clip_norm=0
@@ -57,8 +57,8 @@ def cnn() -> Config:
     balancing, and transfer learning. ISIC 2018, 7 classes; compared by macro F1.
 
     Not stated: all settings, and the split. Chosen: eight convolutions (`small_cnn`), 96
-    px, Adam 1e-3, batch size 32, 30 epochs, no dropout, the best epoch by macro F1. The
-    strategies are flags: --optimizer.*, --augment.parts flip quarter_turn rotate,
+    px, Adam 1e-3, batch size 32, 30 epochs, no dropout, the best epoch by macro F1. For the
+    strategies, use the flags --optimizer.*, --augment.parts flip quarter_turn rotate,
     --imbalance.strategy class_weights, and the preset `mobilenet_160`.
 
     Command: python scripts/train.py cnn
@@ -199,12 +199,11 @@ def vgg19_stages() -> Config:
     transposition, rotation by up to 180 degrees, crop, shear. The test set was evaluated
     after each epoch, and the best epoch was quoted.
 
-    Not stated: whether 16 times includes the original; strengths of crop and shear; whether
-    a drawn flip is always applied; the border of rotated images; dropout; the scope of the
-    L2 penalty; whether the scale and shift of BatchNorm were trained. Chosen: it does; crop
-    of up to 20 %, shear by up to 8 degrees; half of the drawn flips; black; no dropout; all
-    weights except biases and BatchNorm, as in TF-Slim; they are trained. The last epoch is
-    kept.
+    Not stated, and chosen here: 16 times includes the original; crop of up to 20 %, shear
+    by up to 8 degrees; flips and transpositions, if drawn, are applied with probability
+    1/2; rotated images have black corners; no dropout; the L2 penalty applies to all
+    weights except biases and BatchNorm, as in TF-Slim; the scale and shift of BatchNorm are
+    trained. The last epoch is kept.
 
     Differs: the linear head replaces the fully connected layers of VGG19. A fault is not
     reproduced: the recipe drew the parameters of the augmentations once for the whole
@@ -277,8 +276,8 @@ def resnet50_one_image() -> Config:
     images. Test-time augmentation: five random flips and rotations (evaluate.py --tta
     augment --num-views 5).
 
-    Differs: the recipe kept the first image of each lesion in the table, here an arbitrary
-    image is kept; the recipe did not rotate 1 % of the images.
+    Differs: the recipe kept the first image of each lesion in the table; here, an arbitrary
+    image is kept. The recipe left 1 % of the images unrotated; here, all are rotated.
 
     Command: python scripts/train.py resnet50_one_image
     Cost: not measured here; 12 hours on one P100 according to the notebook.
