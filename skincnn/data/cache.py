@@ -27,6 +27,7 @@ ALIGNMENT = 64
 MEMORY_SHARE = 0.5
 """Share of the available memory above which "auto" caches images on disk."""
 STALE_SECONDS = 24 * 3600
+"""Age from which a temporary file is assumed to be left over from a killed process."""
 
 
 def cached_images(

@@ -1,4 +1,4 @@
-"""Which images a run uses: their flow into the splits, and their characteristics."""
+"""The images that a run uses: their flow into the splits, and their characteristics."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ImageFlow(Part):
     """The number of images from the source files to the splits of a run.
 
     Attributes:
-        num_read: Number of images in the source files, with those that were excluded.
+        num_read: Number of images in the source files, including excluded images.
         excluded: Number of images that are not in the dataset, by reason.
         unused: Number of images that are in the dataset but in none of the splits, by
             reason.

@@ -27,7 +27,7 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 def class_names(dataset: str, data_dir: Path | None = None) -> tuple[str, ...]:
     """Returns the class names of a dataset, in the order of the labels.
 
-    Only the user's own datasets have to be built first.
+    Published and synthetic datasets need not be built first; the user's own datasets must.
 
     Raises:
         ConfigError: There is no dataset of this name.
@@ -67,7 +67,7 @@ def prepare_dataset(
 
     Args:
         dataset: The name of a config of `tfds_ham10000`, such as "demo" or "isic2018".
-        data_dir: The directory of built datasets; by default the data directory of TFDS.
+        data_dir: The directory of built datasets; None for the default of TFDS.
         manual_dir: The directory of the source files; ignored for synthetic datasets.
             If None, HAM10000 is downloaded, unless TFDS's manual directory contains it.
         name: The name of the dataset, if `dataset` is "folder" or "table". Datasets with
@@ -204,7 +204,7 @@ def _build(builder: tfds.core.DatasetBuilder, manual_dir: Path | None) -> None:
 
 
 def _builder(dataset: str, data_dir: Path | None) -> tfds.core.DatasetBuilder:
-    # Whether the images of a built dataset were in folders is no longer relevant.
+    # A built dataset is read in the same way, whether it was built from folders or a table.
     own = {name: own_config(name, "table") for name in built_datasets(data_dir)}
     configs = {**own, **_configs()}
     config = look_up(configs, dataset, "The dataset (--data.dataset or --config)")

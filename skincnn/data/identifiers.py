@@ -1,4 +1,4 @@
-"""For which images the lesion and the patient are known, and by what images are grouped."""
+"""For how many images the lesion and the patient are known, and how images are grouped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 from skincnn.records import Part
 
 Unit = Literal["patient", "lesion", "image"]
-"""The unit by which images and their near-duplicates are grouped."""
+"""What images are grouped by. Near-duplicates are in the same group in any case."""
 ID_COLUMNS = {"lesion": "lesion_id", "patient": "patient_id"}
 """Column of a table of images with the IDs of each unit; "" where the ID is not known."""
 
@@ -18,9 +18,9 @@ class Identifiers(Part):
     """For how many images of a table the lesion and the patient are known.
 
     Attributes:
-        unit: What no two groups share. "patient" if patients are known and all images of a
-            patient are in one group; otherwise "lesion" if lesions are known, or else
-            "image". An image without the ID counts as a patient or lesion of its own.
+        unit: What the images are grouped by: "patient" if patients are known and all images
+            of each patient are in one group; otherwise "lesion" if lesions are known;
+            otherwise "image". An image without an ID counts as a unit of its own.
     """
 
     num_images: int
@@ -30,7 +30,7 @@ class Identifiers(Part):
 
 
 def find_identifiers(table: pd.DataFrame) -> Identifiers:
-    """Returns what is known of the images of a table.
+    """Returns for how many images of a table the lesion and the patient are known.
 
     The table has the columns lesion_id and group_id, and may have patient_id.
     """
@@ -48,7 +48,7 @@ def find_identifiers(table: pd.DataFrame) -> Identifiers:
 
 
 def known_ids(table: pd.DataFrame, unit: str) -> pd.Series[str]:
-    """Returns the lesion or patient of each image for which it is known.
+    """Returns the lesion or patient IDs of the images for which they are known.
 
     `unit` is a key of `ID_COLUMNS`.
     """

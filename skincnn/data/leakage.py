@@ -29,7 +29,7 @@ images with the `dx_type` follow_up are always nevi, and class proportions diffe
 source datasets."""
 
 MAX_INPUT_SCORE = 0.9
-"""Balanced accuracy from which a single input is taken to encode the diagnosis."""
+"""Balanced accuracy at or above which a single input is assumed to encode the diagnosis."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class LeakageAudit:
 
     `num_lesions` and `num_patients` are None for a split unless they are known for all of
     its images. `num_shared_*` are the numbers of images, lesions, patients and groups in
-    more than one split; None if no lesion or patient is known. `share_test_*` are the
-    shares, in 0..1, of the test images and of the test melanomas whose lesion is known to
-    have a training image. A share is None if no lesion is known, or if there are no test
-    images or no test melanomas, respectively.
+    more than one split; None unless lesions (or patients) are known in two splits or more.
+    `share_test_*` are the shares, in 0..1, of the test images and of the test melanomas
+    whose lesion is known to have a training image. A share is None if no lesion is known in
+    the training or the test split, or if there are no test images or test melanomas.
     """
 
     num_images: dict[str, int]  # by split
@@ -60,8 +60,9 @@ class SplitLeakage:
     """The overlap of a split with the training and validation data.
 
     `num_shared_*` are the numbers of images, lesions, patients and groups of the split that
-    are also in that data; None if no lesion or patient is known in both. `num_leaky_images`
-    is the number of images of the split that are shared, or whose lesion or group is.
+    are also in that data; None unless lesions (or patients) are known in both.
+    `num_leaky_images` is the number of images of the split that are shared, or whose lesion
+    or group is shared.
     """
 
     num_shared_images: int
@@ -85,9 +86,9 @@ def audit(
             sha256, lesion_id, group_id, label (the class index) and optionally patient_id.
             "val" and "test" are optional.
         class_names: The class names, in the order of the labels.
-        inputs: The names of the model inputs. No word in them may start with one of
-            `FORBIDDEN_INPUTS`, and none that is a column of the training table may predict
-            the label almost perfectly.
+        inputs: The names of the model inputs. No word in a name may start with one of
+            `FORBIDDEN_INPUTS`. An input that is a column of the training table must not
+            predict the label almost perfectly (`MAX_INPUT_SCORE`).
         siblings_allowed: Whether images of one lesion may be in several splits, as in a
             split by image. Shared lesions and groups are then counted but are not an error.
 
@@ -159,7 +160,7 @@ def count_shared(known: pd.DataFrame, split: pd.DataFrame) -> SplitLeakage:
 def _count_shared(
     tables: Collection[pd.DataFrame],
 ) -> tuple[int, int | None, int | None, int]:
-    """Returns the numbers of images, lesions, patients and groups in several tables.
+    """Returns the numbers of images, lesions, patients and groups that tables share.
 
     The number of lesions or patients is None unless some are known in two tables or more.
     """

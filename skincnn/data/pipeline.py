@@ -37,7 +37,7 @@ Rows = npt.NDArray[np.int64]
 EVALUATION_BATCH_SIZE = 128
 READING_BATCH_SIZE = 64
 READING_THREADS = 2 * (os.cpu_count() or 1)
-"""Number of images decoded in parallel: two per core, so that no core waits for a batch."""
+"""Number of images that are decoded in parallel: two per core, so that no core is idle."""
 GATHERING_THREADS = 2
 CACHE_FOLDER = "skincnn_images"
 CACHE_VERSION = 1
@@ -148,7 +148,8 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Returns the batches of some epochs: (inputs, int32 labels [batch_size]).
 
-    With `targets`, the labels are the rows of `targets`, float32 [batch_size, num_targets].
+    With `targets`, each batch contains rows of `targets`, float32 [batch_size,
+    num_targets], instead of labels.
 
     Inputs are uint8 images [batch_size, height, width, 3] or features [batch_size,
     num_features]. With `metadata`, inputs are a dict with the keys "images" (images or
@@ -167,8 +168,8 @@ def training_batches(
         first_step: The number of batches to skip in the first of these epochs.
         variants: The number of variants of each image. One of them is drawn each time the
             image occurs in a batch.
-        targets: What the model is trained to predict, if not the labels, [num_images,
-            num_targets].
+        targets: What the model is trained to predict instead of the labels, [num_images,
+            num_targets]; None for the labels.
         metadata: Encoded clinical metadata, [num_images, num_clinical_features].
         sampling_weights: See `skincnn.data.sampling.epoch_batches`.
         epoch_counts: See `skincnn.data.sampling.epoch_batches`.
@@ -332,7 +333,7 @@ def _gather_batches(
         )
 
     batches = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(read_epoch)
-    # TensorFlow never deletes Python functions. Their reference to the images is cleared.
+    # TensorFlow never deletes Python functions; clear their reference to the images.
     weakref.finalize(batches, shared.clear)
     return batches
 

@@ -15,9 +15,9 @@ import tensorflow as tf
 from skincnn.config import DataConfig
 
 DARK = 32
-"""A bright pixel's largest channel exceeds this value, in 0..255; see `crop_border`."""
+"""A pixel is bright if its largest channel, in 0..255, exceeds this; see `crop_border`."""
 MIN_BRIGHT_SHARE = 0.05
-"""Smallest share of bright pixels in a bright row or column; see `crop_border`."""
+"""Minimum share of bright pixels in a bright row or column; see `crop_border`."""
 
 
 def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
@@ -66,19 +66,20 @@ def preprocess(image: tf.Tensor, config: DataConfig) -> tf.Tensor:
     if (height, width) != (size, size):
         image = tf.image.resize_with_crop_or_pad(image, size, size)
     if config.color_constancy:
-        # This follows resizing, so that fewer pixels have to be raised to a power.
+        # After resizing, fewer pixels have to be raised to a power.
         image = tf.minimum(shades_of_gray(image), 255.0)
     # Resizing weights are non-negative and sum to 1, so values stay in 0..255.
     return tf.cast(tf.round(image), tf.uint8)
 
 
 def crop_border(image: tf.Tensor) -> tf.Tensor:
-    """Returns the image without the dark frame around it.
+    """Returns the image without the dark border around it.
 
     A pixel is bright if its largest channel exceeds `DARK`; a row or column is bright if
     at least `MIN_BRIGHT_SHARE` of its pixels are bright. The image is cropped to the range
     from the first to the last bright row and column; all rows (columns) are kept if none is
-    bright. If the range is less than a third of the height or width, nothing is cropped.
+    bright. If less than a third of the height or the width would remain, nothing is
+    cropped.
 
     Args:
         image: uint8 [height, width, 3].
@@ -100,8 +101,8 @@ def center_crop(image: tf.Tensor) -> tf.Tensor:
 def pad(image: tf.Tensor) -> tf.Tensor:
     """Returns an image [height, width, 3], padded with black to a square.
 
-    Black resembles the frame of a dermatoscope and does not affect the illuminant color
-    that `shades_of_gray` estimates.
+    Black resembles the dark border of dermatoscope images, and does not affect the color of
+    the illuminant that `shades_of_gray` estimates.
     """
     side = tf.reduce_max(tf.shape(image)[:2])
     return tf.image.resize_with_crop_or_pad(image, side, side)
@@ -119,9 +120,10 @@ resizing changes the aspect ratio."""
 def shades_of_gray(image: tf.Tensor) -> tf.Tensor:
     """Returns the image corrected for the color of the illuminant.
 
-    The illuminant of each channel is estimated as e = mean(I ** p) ** (1 / p) with p = 6,
-    and I becomes I * |e| / (sqrt(3) * e). A gray illuminant leaves the image unchanged. The
-    image is float [height, width, 3] in 0..255; the result may exceed 255.
+    With the values I of a channel, the illuminant of the channel is estimated as
+    e = mean(I ** p) ** (1 / p) with p = 6, and I becomes I * |e| / (sqrt(3) * e), where |e|
+    is the norm over the channels. A gray illuminant leaves the image unchanged. The image
+    is float [height, width, 3] in 0..255; the result may exceed 255.
 
     References:
         Finlayson, Trezzi, Shades of Gray and Color Constancy (2004), CIC 12.

@@ -9,8 +9,8 @@ from __future__ import annotations
 from skincnn.config import DataConfig
 
 PREPROCESSING_VERSION = 1
-"""Increment this when the same images and `FIELDS` yield different pixels. Models with
-another version are rejected."""
+"""Increment this when the same images and `FIELDS` yield different pixels. Models that were
+trained with another version are rejected."""
 
 FIELDS = (
     *("image_size", "resize_mode", "resize_method", "crop_height", "crop_width"),

@@ -31,15 +31,19 @@ BORDER = 0.1
 MIN_LIGHTNESS = 25
 """Pixels with a lower L* (0..100) are dark corners or hairs, not skin."""
 MIN_SHARE = 0.1
-"""Minimum share of the pixels at the border that are not too dark."""
+"""Minimum share of the border pixels that must be bright enough for an estimate."""
 
 
 def typology_angle(lightness: float, yellowness: float) -> float:
     """Returns the individual typology angle in degrees; light skin has large angles.
 
-    arctan((L* - 50) / b*). Chardon, Cretois and Hourseau, Skin colour typology and
-    suntanning pathways (1991), doi:10.1111/j.1467-2494.1991.tb00561.x. It is NaN if b* is
-    not positive: the light was then too blue.
+    The angle is arctan((L* - 50) / b*): Chardon, Cretois and Hourseau, Skin colour typology
+    and suntanning pathways (1991), doi:10.1111/j.1467-2494.1991.tb00561.x. It is NaN if b*
+    is not positive, because the light was then too blue.
+
+    Args:
+        lightness: L* of CIELAB, 0..100.
+        yellowness: b* of CIELAB.
     """
     if yellowness <= 0:
         return math.nan
@@ -49,10 +53,10 @@ def typology_angle(lightness: float, yellowness: float) -> float:
 def estimate_ita(images: Iterable[npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
     """Returns the individual typology angle of each image in degrees, [num_images].
 
-    It is computed from the median L* and b* (CIELAB, D65) of the pixels at the border that
-    are not too dark, and is NaN if these are too few or bluish. It is an estimate: the
-    light and the polarization of dermatoscopes are not calibrated, and a large lesion
-    reaches the border.
+    The angle is computed from the median L* and b* (CIELAB, D65) of the pixels at the
+    border that are not too dark. It is NaN if there are too few such pixels, or if they are
+    bluish. The angle is only an estimate: the light and the polarization of dermatoscopes
+    are not calibrated, and a large lesion can reach the border.
 
     Args:
         images: sRGB images, each uint8 [height, width, 3].

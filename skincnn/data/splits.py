@@ -100,19 +100,23 @@ def _require_lesions(table: pd.DataFrame, split: str) -> None:
 def one_image_per_lesion(table: pd.DataFrame) -> pd.DataFrame:
     """Returns one row per lesion, in the order of `table`.
 
-    The image whose image_id has the smallest SHA-256 is kept: an arbitrary, reproducible
-    choice that does not depend on image content.
+    The image whose image_id has the smallest SHA-256 is kept. This choice is arbitrary and
+    reproducible, and does not depend on the content of the images.
     """
     digests = table["image_id"].map(_digest)
     return table.loc[digests.groupby(table["lesion_id"]).idxmin().sort_values()]
 
 
 def fraction_of_groups(table: pd.DataFrame, fraction: float) -> pd.DataFrame:
-    """Returns all images of a share, in 0..1, of the groups of each class.
+    """Returns all images of a share of the groups of each class.
 
-    At least one group of each class is kept. The groups with the smallest SHA-256 are kept,
-    so that smaller shares are subsets of larger ones. The class of a group is that of its
-    first image.
+    The groups whose IDs have the smallest SHA-256 are kept, at least one of each class. The
+    groups of a smaller share are therefore among those of a larger share. The class of a
+    group is that of its first image.
+
+    Args:
+        table: Images with the columns group_id and label.
+        fraction: Share of the groups, above 0 and at most 1.
     """
     groups = table.groupby("group_id")["label"].first()
     digests = pd.Series(groups.index.map(_digest), groups.index)
