@@ -16,7 +16,8 @@ class LesionClass:
     """Short name, such as a `dx` of HAM10000 or a lower-case column name of ISIC 2019."""
     full_name: str
     malignant: bool | None
-    """Whether the class counts as malignant, as `akiec` and `ak` do; None if unknown."""
+    """Whether the class counts as malignant; None if unknown. `akiec` and `ak`, which are
+    precancerous or in situ, count as malignant."""
 
 
 HAM10000 = (
@@ -46,7 +47,7 @@ TWO_CLASSES = (
 """Classes of datasets that only distinguish benign from malignant lesions."""
 
 NOTHING_DECLARED: Mapping[str, LesionClass] = MappingProxyType({})
-"""The declared classes of a dataset whose classes are described by their names alone."""
+"""The declared classes of a dataset that only states the names of its classes."""
 
 SYNONYMS = {
     "ak": ("actinic keratosis", "solar or actinic keratosis"),
@@ -86,7 +87,7 @@ SYNONYMS = {
     ),
     "vasc": ("vascular lesion",),
 }
-"""Published names of each class besides its short name, as `_key` returns them.
+"""Published names of each class other than its short name, in the form that `_key` returns.
 
 They are the labels of the ISIC challenges and the ISIC Archive (`diagnosis_3`), of
 PAD-UFES-20, Derm7pt, Fitzpatrick17k and DDI. Other names, such as lentigo maligna, are not
@@ -94,7 +95,8 @@ assigned to a class.
 """
 
 KNOWN = {lesion.name: lesion for lesion in (*HAM10000, *ISIC2019_ONLY, *TWO_CLASSES)}
-KNOWN |= {"ack": KNOWN["ak"], "nev": KNOWN["nv"], "sek": KNOWN["bkl"]}  # PAD-UFES-20
+# Short names of PAD-UFES-20.
+KNOWN |= {"ack": KNOWN["ak"], "nev": KNOWN["nv"], "sek": KNOWN["bkl"]}
 SHORT_NAMES = {key: short for short, keys in SYNONYMS.items() for key in keys}
 
 
@@ -103,8 +105,9 @@ def describe(
 ) -> dict[str, LesionClass]:
     """Returns the class of each short name or synonym; the keys are `names`.
 
-    Case and punctuation are ignored. A synonym, and an unknown name, is its own full name.
-    `declared` contains the classes that the dataset itself describes.
+    `declared` contains the classes that the dataset itself describes, which have priority.
+    For other names, case and punctuation are ignored. The full name of a class that is
+    given by a synonym or an unknown name is that name.
     """
     return {name: declared.get(name) or _describe(name) for name in names}
 

@@ -13,8 +13,8 @@ import pandas as pd
 from skincnn.errors import DataError
 
 CLINICAL_COLUMNS = ("age", "sex", "localization")
-"""Encoded columns: age in years; sex and body site as words. An exported model that uses
-clinical metadata has inputs with these names."""
+"""Columns of clinical metadata: age in years; sex and body site as words. An exported model
+that uses clinical metadata has inputs with these names."""
 
 UNKNOWN = "unknown"
 SEXES = ("female", "male")
@@ -53,8 +53,8 @@ def encode_clinical_metadata(table: pd.DataFrame) -> npt.NDArray[np.float32]:
 
     Age is divided by 100; sex and body region are one-hot encoded. A missing age (NaN or
     an empty cell) is encoded as 0 with `age_unknown` 1. A missing sex or site (NaN, an
-    empty cell or "unknown") sets `sex_unknown` or `site_unknown`. Matching of words ignores
-    case and surrounding whitespace; underscores match spaces.
+    empty cell or "unknown") sets `sex_unknown` or `site_unknown` to 1. The case of words
+    and surrounding whitespace are ignored, and underscores are equivalent to spaces.
 
     Returns:
         float32 [len(table), len(CLINICAL_FEATURES)], in the order of `CLINICAL_FEATURES`.
@@ -65,7 +65,7 @@ def encode_clinical_metadata(table: pd.DataFrame) -> npt.NDArray[np.float32]:
     missing = [name for name in CLINICAL_COLUMNS if name not in table]
     if missing:
         raise DataError(
-            f"The clinical metadata lacks the column(s) {', '.join(missing)}. Expected: "
+            f"The clinical metadata lack the column(s) {', '.join(missing)}. Expected: "
             f"{', '.join(CLINICAL_COLUMNS)}. Cells may be empty."
         )
     age = _parse_ages(table["age"])
@@ -97,7 +97,7 @@ def _parse_ages(cells: pd.Series) -> npt.NDArray[np.float64]:
 
 
 def _parse_words(cells: pd.Series, values: dict[str, str]) -> npt.NDArray[np.str_]:
-    """Returns `values[word]` for each cell, or "unknown" if it is empty or "unknown"."""
+    """Returns `values[word]` for the word in each cell; "unknown" for an empty cell."""
     values = {**values, UNKNOWN: UNKNOWN, "": UNKNOWN}
     words = cells.fillna("").astype(str).str.strip().str.lower().str.replace("_", " ")
     invalid = sorted(set(words) - set(values))

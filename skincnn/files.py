@@ -25,7 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
     file at `path`. If the block raises an exception, `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The name keeps its suffixes: Keras infers the format of a file from them.
+    # The temporary file has the same suffixes, from which Keras infers the file format.
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         yield temporary
@@ -75,7 +75,8 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
 def require_writable_folder(path: Path, flag: str) -> None:
     """Raises a `ConfigError` if files cannot be written to the directory `path`.
 
-    The directory need not exist. `flag`, which sets the path, is named in the message.
+    The directory need not exist. `flag` is the command-line flag of the path, for the error
+    message.
     """
     existing = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
     if not existing.is_dir():
@@ -90,7 +91,10 @@ def require_writable_folder(path: Path, flag: str) -> None:
 
 
 def require_writable_file(path: Path, flag: str) -> None:
-    """Raises a `ConfigError` that names `flag` unless `replacing` can write to `path`."""
+    """Raises a `ConfigError` if `replacing` cannot write the file `path`.
+
+    `flag` is the command-line flag of the path, for the error message.
+    """
     if os.path.exists(path) and not os.path.isfile(path):
         raise ConfigError(
             f"{flag} must be a file. Received: {path}, which is not a regular file."

@@ -18,7 +18,8 @@ class StopRequest:
     """Records SIGTERM and Ctrl-C inside a `with` block instead of raising an exception.
 
     The caller checks `requested` and calls `exit`. A second signal takes effect at once.
-    Python handles signals only in the main thread; other threads record no signals.
+    In a thread other than the main thread, no signals are recorded, because Python handles
+    signals only in the main thread.
     """
 
     def __init__(self) -> None:
@@ -57,6 +58,7 @@ class StopRequest:
     def _record(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None or self._immediate:
             self.signal = number
-            StopRequest.exit(self)  # without waiting for other processes
+            # `exit` of a subclass would wait for other processes.
+            StopRequest.exit(self)
         self.signal = number
         print("\nfinishing the step, then saving ...", file=sys.stderr)

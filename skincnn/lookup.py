@@ -45,7 +45,7 @@ def suggest(valid: Iterable[str], name: str) -> str:
 def import_function(name: str, what: str) -> Callable[..., Any]:
     """Returns the user's function with the name `package.module:function`.
 
-    The module is installed, or in the current working directory, which is added to
+    The module must be installed or in the current working directory, which is added to
     `sys.path`. See `look_up` for `what`.
 
     Raises:

@@ -80,7 +80,7 @@ def parse_record(values: object, cls: type[R], where: str, fix: str) -> R:
 
 
 def describe_error(error: ValidationError) -> str:
-    """Returns the first validation error on one line: field, cause and value, if any."""
+    """Returns one line on the first error: the field, the cause and the received value."""
     first = error.errors(include_url=False)[0]
     field = ".".join(map(str, first["loc"])) or "content"
     cause = " ".join(first["msg"].split()).rstrip(".")

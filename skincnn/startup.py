@@ -1,4 +1,4 @@
-"""The startup of TensorFlow, without messages that require no action."""
+"""Starts TensorFlow, and hides its startup messages that require no action."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ NOISE = re.compile(
 def load_tensorflow() -> None:
     """Imports TensorFlow and initializes its devices, hiding messages that match `NOISE`.
 
-    Standard error is buffered meanwhile; all other messages are written afterward. With
-    another Keras backend, the GPUs are hidden from TensorFlow.
+    Standard error is buffered during the import, and the other messages are written
+    afterward. With a Keras backend other than TensorFlow, the GPUs are hidden from
+    TensorFlow.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     with _without_noise():

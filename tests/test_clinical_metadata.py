@@ -99,7 +99,7 @@ def test_invalid_values_are_rejected(
 
 
 def test_a_missing_column_is_named() -> None:
-    with pytest.raises(DataError, match=r"lacks the column\(s\) sex"):
+    with pytest.raises(DataError, match=r"lack the column\(s\) sex"):
         encode_clinical_metadata(table(age=[1.0]).drop(columns="sex"))
 
 
