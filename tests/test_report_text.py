@@ -10,10 +10,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import sklearn.datasets
-from report_runs import NAMES, OOD, TABLES, VARIANT, WITH_OFFICIAL, make_table, sentences
+from report_runs import (
+    EXTERNAL,
+    NAMES,
+    OOD,
+    TABLES,
+    VARIANT,
+    WITH_OFFICIAL,
+    make_table,
+    sentences,
+)
 from run_dirs import CONFIG, write_run
 
 from skincnn.data.leakage import SplitLeakage
+from skincnn.evaluation.external.result import IMAGE_ID, Overlap
 from skincnn.evaluation.results import ProbabilityBand, TargetCalibration
 from skincnn.inference import ood_images
 from skincnn.inference.logit_adjustment import ADJUSTED
@@ -26,7 +36,7 @@ from skincnn.reporting import labels
 from skincnn.reporting.html import render_html
 from skincnn.reporting.load import RunResults, load_results
 from skincnn.reporting.report import summary
-from skincnn.reporting.text import report_text, training_text
+from skincnn.reporting.text import external_text, report_text, training_text
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +239,21 @@ def test_earlier_predictions_are_counted(
     text = report_text.describe_position(result)
     assert text.startswith(start)
     assert (" was scored" in text) == (position == 2)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_external_images_are_counted(count: int) -> None:
+    overlap = Overlap(counts={IMAGE_ID: count}, searched=True, num_test_images=count)
+    text = external_text.describe_overlap(EXTERNAL.model_copy(update={"overlap": overlap}))
+    assert f"{count} image{' was' if count == 1 else 's were'} left out" in text
+    assert f"images {'is' if count == 1 else 'are'} also in the test split" in text
+    [label, *_] = EXTERNAL.other_labels
+    labels = (label.model_copy(update={"num_images": count}),)
+    text = external_text.describe_images(
+        EXTERNAL.model_copy(update={"other_labels": labels})
+    )
+    have = "image has a label that is not" if count == 1 else "images have labels that are"
+    assert f"{count} {have}" in text
 
 
 def test_variants_are_explained_and_compared(tmp_path: Path) -> None:

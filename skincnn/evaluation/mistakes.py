@@ -121,10 +121,10 @@ def find_mistakes(
 ) -> pd.DataFrame:
     """Returns at most `count` confident errors, one image per lesion.
 
-    If the lesion of an image is not known, its group counts as the lesion. First come up to
-    `count // 2` missed melanomas (missed malignant lesions, if melanoma is not a class),
-    then the other errors. Both parts are sorted by decreasing confidence. The columns are
-    `position` (the row number in `predictions`) and `COLUMNS`.
+    If the lesion of an image is not known, its group counts as the lesion. The first rows
+    are at most `count // 2` missed melanomas (missed malignant lesions, if melanoma is not
+    a class); the other errors follow. Both parts are sorted by decreasing confidence. The
+    columns are `position` (the row number in `predictions`) and `COLUMNS`.
     """
     class_names = class_names_of(predictions)
     y_true, y_prob = arrays(predictions, class_names)

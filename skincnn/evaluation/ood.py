@@ -85,8 +85,13 @@ def score_ood(
 ) -> OodResult:
     """Returns how well the distance separates the images of a split from OOD images.
 
-    The limit is `distance_limit(predictions["val"])`. `is_on` states whether
-    `choose_max_distance` found it good enough to be used.
+    Args:
+        predictions: Predictions tables by split, including "val", on which the limit is
+            chosen (`distance_limit`).
+        split: The split that is compared with the OOD images.
+        ood: Table of OOD images.
+        config: Number of resamples and confidence level of the intervals.
+        is_on: Whether OOD detection is switched on; see `choose_max_distance`.
     """
     limit, table = distance_limit(predictions["val"]), predictions[split]
     sets = []

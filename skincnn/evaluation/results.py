@@ -1,7 +1,6 @@
 """The results of an evaluation, each an immutable JSON file in results/.
 
-A result is not changed when a report is rendered from it. A `SplitResult` contains the
-SHA-256 of the predictions tables from which it was computed.
+A `SplitResult` contains the SHA-256 of the predictions tables it was computed from.
 """
 
 from __future__ import annotations
@@ -163,7 +162,8 @@ class SubgroupTargetScores(Part):
 
     Attributes:
         num_images: Number of images of the target in the subgroup.
-        rates: "sensitivity" and "specificity", each if there are `MIN_GROUPS` groups.
+        rates: "sensitivity" and "specificity", without rates from fewer than `MIN_GROUPS`
+            groups.
         differences: The difference of each rate from that of all other images for which the
             attribute is known; see `difference_from`.
     """

@@ -84,8 +84,8 @@ MELANOMA_SCORES = {
 class InferenceVariant:
     """The predictions tables of one inference variant by split, and its prediction time.
 
-    The splits include "val". `name` and `logit_adjustment` are `variant` and
-    `logit_adjustment` of `SplitResult`.
+    The splits include "val". For `name`, see `SplitResult.variant`; for `logit_adjustment`,
+    see `SplitResult.logit_adjustment`.
     """
 
     name: str

@@ -86,6 +86,6 @@ def adjust_tables(
     for split, table in tables.items():
         y_prob = adjust(arrays(table, class_names)[1], priors, strength)
         columns = probability_columns(y_prob, class_names)
-        # The energy is that of the original logits.
+        # The energy is that of the original logits, not of the adjusted ones.
         adjusted[split] = table.assign(**columns).drop(columns=ENERGY)
     return adjusted, strength

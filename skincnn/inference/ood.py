@@ -31,7 +31,7 @@ With all 1001 images of a validation fold instead, the mean share of rejected im
 the 22 sets in docs/guide.md rose from 0.91 to 0.93 for MobileNetV2, and remained 0.98 for
 MobileNet."""
 MIN_NORM = 1e-12
-"""Smallest divisor of the features, which are otherwise divided by their Euclidean norm."""
+"""Features are divided by their Euclidean norm, or by this value if the norm is smaller."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ class NearDuplicateSearch(Part):
     """How many pairs of images with the same lesion_id the search finds as near-duplicates.
 
     `found_pairs` / `known_pairs` is an estimate of the share of near-duplicates with
-    different lesion_ids that the search finds. The others can be in different splits.
+    different lesion_ids that the search finds. Near-duplicates that are not found can be in
+    different splits.
     """
 
     known_pairs: int

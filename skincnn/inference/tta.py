@@ -72,7 +72,10 @@ VIEWS: dict[str, Callable[[Config, int], list[View]]] = {
 def predict_views(
     classifier: keras.Model, batches: tf.data.Dataset, views: Sequence[View]
 ) -> list[npt.NDArray[np.float32]]:
-    """Returns the logits for each view, [num_images, num_classes]; see `predict`."""
+    """Returns a list of the logits for each view, each [num_images, num_classes].
+
+    For the batches, see `predict`.
+    """
     progress = tqdm(views, desc="Views", unit="view")
     return [predict(classifier, _apply(view, batches))[0] for view in progress]
 

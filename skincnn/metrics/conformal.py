@@ -18,7 +18,7 @@ from skincnn.metrics.sample import Floats, Labels, Scores
 from skincnn.records import Part
 
 ERROR = 0.1
-"""Share of each class whose prediction sets may lack the class, 0..1.
+"""Largest intended share of the images of a class whose prediction sets lack the class.
 
 Each group of images counts once; see `group_shares`."""
 

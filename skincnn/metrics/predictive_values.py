@@ -14,7 +14,7 @@ from skincnn.records import Part
 PREVALENCES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 """Prevalences for which predictive values are reported."""
 EXAMPLE_PREVALENCE = 0.02
-"""The one of `PREVALENCES` that sentences describe."""
+"""The prevalence that sentences in reports describe; one of `PREVALENCES`."""
 THRESHOLD_PROBABILITY = 0.05
 """Threshold probability of the reported net benefit.
 
@@ -53,7 +53,10 @@ def ppv_at(sensitivity: Floats, specificity: Floats, prevalence: float) -> Score
 
 
 def npv_at(sensitivity: Floats, specificity: Floats, prevalence: float) -> Scores:
-    """Returns the negative predictive value at a prevalence; see `ppv_at`."""
+    """Returns the negative predictive value at a prevalence; NaN if all are flagged.
+
+    See `ppv_at` for the source and the ranges.
+    """
     return ppv_at(specificity, sensitivity, 1 - prevalence)
 
 
@@ -63,11 +66,13 @@ def net_benefit_at(
     prevalence: float,
     threshold_probability: float = THRESHOLD_PROBABILITY,
 ) -> Scores:
-    """Returns the net benefit at a prevalence: net true positives per lesion, up to 1.
+    """Returns the net benefit at a prevalence: net true positives per lesion, at most 1.
 
-    sensitivity * prevalence - (1 - specificity) * (1 - prevalence) * odds, with the odds of
-    the threshold probability, at which harm and benefit of flagging a lesion are equal.
-    Vickers and Elkin, Decision curve analysis (2006), doi:10.1177/0272989X06295361.
+    net benefit = sensitivity * prevalence - (1 - specificity) * (1 - prevalence) * odds
+
+    The odds are those of the threshold probability, at which harm and benefit of flagging a
+    lesion are equal. Vickers and Elkin, Decision curve analysis (2006),
+    doi:10.1177/0272989X06295361. All arguments are in 0..1.
     """
     odds = threshold_probability / (1 - threshold_probability)
     harm = (1 - specificity) * (1 - prevalence) * odds

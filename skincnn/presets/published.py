@@ -270,7 +270,7 @@ def resnet50_one_image() -> Config:
     HAM10000 with one image per lesion, 7,470 images. ImageNet weights, all layers trained,
     Adam 1e-3 with weight decay 1e-4 (added to the gradients of all weights), batch size 64,
     at most 999 epochs, stopped after 50 epochs without a lower validation loss; the best
-    epoch was kept (240 of 290). Resized to 224x280 pixels, of which the central 224x224
+    epoch, 240 of 290, was kept. Resized to 224x280 pixels, of which the central 224x224
     were used; ImageNet mean and standard deviation; horizontal flip, rotation by up to 180
     degrees with black corners. No balancing. The validation set consisted of training
     images. Test-time augmentation: five random flips and rotations (evaluate.py --tta

@@ -43,9 +43,10 @@ def describe_images(result: ExternalResult) -> str:
     )
     if other:
         names = ", ".join(class_label(label.label) for label in result.other_labels)
-        text += (
-            f" {other:,} images have labels that are not classes of the model ({names})."
-        )
+        have = "images have labels that are not classes"
+        if other == 1:
+            have = "image has a label that is not a class"
+        text += f" {other:,} {have} of the model ({names})."
     return text
 
 
@@ -60,14 +61,16 @@ def describe_overlap(result: ExternalResult) -> str:
     text = "No overlap with the training and validation images was found."
     if audit.num_images:
         parts = [f"{count:,} {KIND_LABELS[kind]}" for kind, count in audit.counts.items()]
+        were = "image was" if audit.num_images == 1 else "images were"
         text = (
-            f"{audit.num_images:,} images were left out because of overlap with the "
-            f"training or validation images: {', '.join(parts)}."
+            f"{audit.num_images:,} {were} left out because of overlap with the training or "
+            f"validation images: {', '.join(parts)}."
         )
     if audit.num_test_images:
+        are = "is" if audit.num_test_images == 1 else "are"
         text += (
-            f" {audit.num_test_images:,} of the scored images are also in the test split "
-            "of this run: they are not new evidence."
+            f" {audit.num_test_images:,} of the scored images {are} also in the test split "
+            f"of this run and {are} therefore no new evidence."
         )
     search = "near-duplicates only as far as the image search finds them"
     if not audit.searched:
