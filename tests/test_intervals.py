@@ -63,9 +63,16 @@ def test_degrees_of_freedom_are_those_of_welch() -> None:
     assert Support("mean", (9, 10**6)).freedom == pytest.approx(8, rel=1e-3)
 
 
+def test_the_variance_of_a_mean_over_classes_is_corrected_by_class() -> None:
+    assert Support("mean", (9,)).correction == pytest.approx(9 / 8)
+    assert Support("mean", (9, 9)).correction == pytest.approx(9 / 8)
+    # Large classes hardly matter beside a small one.
+    assert Support("mean", (9, 10**6)).correction == pytest.approx(9 / 8, rel=1e-3)
+
+
 @pytest.mark.parametrize("count", [5, 9, 30])
 def test_resamples_of_a_class_vary_as_much_as_samples(count: int) -> None:
-    """Its number of groups varies too, so no factor n / (n - 1) is needed."""
+    """Its number of groups varies too, so a paired difference has no factor n / (n - 1)."""
     rng = np.random.default_rng(count)
     values = rng.normal(size=count)
     drawn = rng.multinomial(600, np.full(600, 1 / 600), 20_000)[:, :count]
@@ -95,7 +102,8 @@ def test_the_variance_of_the_auc_is_that_of_normal_scores(auc: float) -> None:
 def test_the_interval_of_an_auc_contains_the_auc_and_shrinks_with_the_sizes() -> None:
     widths = []
     for sizes in ((8, 700), (80, 700), (800, 7000)):
-        [result] = estimate(resamples(0.9, 1e-4), 0.95, [Support("auc", sizes)])
+        deviation = math.sqrt(_binormal_variance(0.9, sizes))
+        [result] = estimate(resamples(0.9, deviation), 0.95, [Support("auc", sizes)])
         assert 0 < result.low < 0.9 < result.high < 1
         widths.append(result.high - result.low)
     assert widths == sorted(widths, reverse=True)
@@ -105,6 +113,15 @@ def test_the_interval_of_an_auc_contains_the_auc_and_shrinks_with_the_sizes() ->
     [perfect] = estimate(np.ones(101), 0.95, [Support("auc", (8, 700))])
     assert (perfect.value, perfect.high) == (1, 1)
     assert perfect.low < 0.9
+    # With many groups, the resamples decide; with few, normal scores do.
+    for sizes, expected in (((2001, 5000), 4), ((21, 5000), 2.5)):
+        variance = 4 * _binormal_variance(0.7, sizes)
+        [result] = estimate(
+            resamples(0.7, math.sqrt(variance)), 0.95, [Support("auc", sizes)]
+        )
+        width = result.high - result.low
+        error = math.sqrt(expected * _binormal_variance(0.7, sizes))
+        assert width == pytest.approx(2 * 1.96 * error, rel=0.08)
     [wide] = estimate(resamples(0.9, 0.2), 0.95, [Support("auc", (80, 700))])
     assert wide.high - wide.low > 0.4
 

@@ -22,6 +22,12 @@ from skincnn.metrics.sample import Floats, Labels, Scores
 
 SMALLEST_VARIANCE = 1e-20
 """Resamples with a smaller variance differ by rounding errors only."""
+AUC_PRIOR_FREEDOM = 20
+"""Weight of the variance of normal scores in the interval of an AUC (`_auc_interval`).
+
+The value was chosen by simulation: with it, the coverage is between .93 and .97 for each
+class of `benchmarks/coverage`, of which the rarest has about 9 groups.
+"""
 
 
 @dataclass(frozen=True)
@@ -56,11 +62,22 @@ class Support:
         """Degrees of freedom of the variance; see `degrees_of_freedom`.
 
         The variance of the rate of a class with n groups is assumed to be proportional to
-        1 / n. The resampled variance is not multiplied by n / (n - 1): the number of groups
-        of a class varies between resamples, which has nearly the same effect.
+        1 / n.
         """
         sizes = self.sizes[:1] if self.kind == "auc" else self.sizes
         return degrees_of_freedom([(1 / size, size - 1) for size in sizes])
+
+    @property
+    def correction(self) -> float:
+        """Factor of the resampled variance of a mean: n / (n - 1) for each class.
+
+        As in `freedom`, the variance of a class is taken to be proportional to 1 / n.
+        Resamples of skewed scores of few groups vary too little. In the simulation of
+        docs/coverage.md, the factor raises the coverage of balanced accuracy from .934 to
+        .942. Paired differences are less skewed and are not corrected.
+        """
+        total = sum(1 / size for size in self.sizes)
+        return sum(1 / (size - 1) for size in self.sizes) / total
 
 
 @dataclass(frozen=True)
@@ -242,6 +259,7 @@ def _estimate(
             low, high = _wilson(value, variance, _quantile(confidence), support.count)
         else:
             quantile = _quantile(confidence, support.freedom)
+            variance *= support.correction
             low, high = _wilson(value, variance, quantile, support.count)
     return Estimate(round(value, 6), round(float(low), 6), round(float(high), 6))
 
@@ -272,16 +290,20 @@ def _auc_interval(
     """Returns the score interval of an AUC, [low, high].
 
     The interval contains each AUC that differs from `value` by at most a normal quantile
-    times the standard error for this AUC. The standard error is that for two normal
-    distributions of equal variance. If the resamples have a larger standard error than
-    these distributions at `value`, it is enlarged by the ratio of the two. With few
-    positive images, the variance of the resamples alone is far too small. Obuchowski and
-    McClish,
-    Sample size determination for diagnostic accuracy studies involving binormal ROC curve
-    indices (1997), doi:10.1002/(SICI)1097-0258(19970715)16:13<1529::AID-SIM565>3.0.CO;2-H.
+    times the standard error for this AUC: that of two normal distributions of equal
+    variance, corrected by the ratio of the resampled variance to theirs at `value`.
+    Obuchowski and McClish, Sample size determination for diagnostic accuracy studies
+    involving binormal ROC curve indices (1997),
+    doi:10.1002/(SICI)1097-0258(19970715)16:13<1529::AID-SIM565>3.0.CO;2-H.
+
+    With few groups, the resampled variance is uncertain, and far too small if the groups
+    are ranked almost perfectly. Therefore the ratio is averaged with 1; the weights are the
+    degrees of freedom and `AUC_PRIOR_FREEDOM`.
     """
     at_value = _binormal_variance(value, support.sizes)
-    factor = max(1.0, variance / at_value) if at_value > 0 else 1.0
+    ratio = variance / at_value if at_value > 0 else 1.0
+    freedom = min(support.sizes) - 1
+    factor = (freedom * ratio + AUC_PRIOR_FREEDOM) / (freedom + AUC_PRIOR_FREEDOM)
     quantile = _quantile(confidence) * math.sqrt(factor)
 
     def excess(auc: float) -> float:
