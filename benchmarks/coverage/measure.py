@@ -31,13 +31,11 @@ interval can have with the same number of lesions, averaged over the test sets:
   the same probability. All of them favor the same model by chance in 2 of 2^n cases, which
   is more than {1 - LOWEST:.2f} for fewer than 5 lesions: the interval must then contain 0.
 
-If few lesions determine a rate or an AUC that is close to 1, only the upper end of the
-interval can miss the true score (*true score below* is 0.000). This should happen in .025
-of the test sets, so that the coverage is about .975. Differences of similar models have
-larger coverages than .95 if few lesions of rare classes determine them, for the reason
-given above. The estimated variance between seeds cannot be negative. If seeds have no
-effect, it is too large on average, and the intervals of differences between recipes are too
-wide."""
+If few lesions determine a rate that is close to 1, only the upper end of the interval can
+miss the true score (*true score below* is 0.000). This should happen in .025 of the test
+sets, so that the coverage is about .975. Differences of similar models have larger
+coverages than .95 if few lesions of rare classes determine them, for the reason given
+above."""
 COVERED = """\
 The other intervals of the report are computed with the same functions as those in the
 tables:

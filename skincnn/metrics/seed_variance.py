@@ -4,9 +4,10 @@ A recipe is a training configuration without its seed. Two recipes are compared 
 scores of their runs on the same images. The difference varies with the sample of images and
 with the seeds. Its variance is estimated as
 
-    resampled variance + (1 / first + 1 / second) * max(0, between - within)
+    resampled variance + (1 / first + 1 / second) * (between - within)
 
-where `first` and `second` are the numbers of runs of the two recipes. The resampled
+and is at least half of the resampled variance. `first` and `second` are the numbers of runs
+of the two recipes. The resampled
 variance is that of the difference over bootstrap resamples of the images, for these runs.
 `between` is the variance of the scores between the runs of a recipe. Part of it, `within`,
 arises because the runs err on different images; the resampled variance already contains
@@ -100,8 +101,9 @@ def estimate_recipe_difference(
     share = sum(1 / size for size in sizes)
     freedom = variance.num_runs - variance.num_recipes
     further = [(share * between, freedom), (-share * within, math.inf)]
-    if between <= within:
-        further = []
+    resampled = float(np.nanvar(values[1:]))
+    if share * (between - within) < -resampled / 2:
+        further = [(-resampled / 2, math.inf)]
     return estimate_difference(values, confidence, support, further)
 
 
