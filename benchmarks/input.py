@@ -18,7 +18,6 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-import tensorflow_datasets as tfds
 from PIL import Image
 
 from benchmarks.images import (
@@ -33,14 +32,15 @@ from skincnn.classes import HAM10000
 from skincnn.config import DataConfig, ModelConfig
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Images
+from skincnn.data.combined import CombinedDataset, open_datasets
 from skincnn.model.classifier import build_classifier
 
-CONFIG = DataConfig(dataset="isic2018", image_size=160)
+CONFIG = DataConfig(datasets=("isic2018",), image_size=160)
 FOLDS = range(10)
 LATER_EPOCHS = 5
 FIT_STEPS = 8
 FIT_MODEL = ModelConfig(backbone="mobilenet_v2", weights="none")
-MEMORY_CONFIG = DataConfig(dataset="isic2018", image_size=384, batch_size=8)
+MEMORY_CONFIG = DataConfig(datasets=("isic2018",), image_size=384, batch_size=8)
 MEMORY_MODEL = ModelConfig(backbone="mobilenet", width_multiplier=0.25, weights="none")
 MIB = 2**20
 
@@ -55,8 +55,8 @@ class Setting:
 
     files: list[bytes]  # the JPEG files
     root: Path
-    builder: tfds.core.DatasetBuilder
-    table: pd.DataFrame  # all folds, from `skincnn.data.pipeline.read_table`
+    dataset: CombinedDataset
+    table: pd.DataFrame  # all folds, from `CombinedDataset.read_table`
 
 
 def prepare(files: list[bytes], root: Path) -> Setting:
@@ -64,8 +64,8 @@ def prepare(files: list[bytes], root: Path) -> Setting:
     write_published_layout(files, root / "manual")
     write_class_folders(files, root / "classes")
     _build(root / "data", root / "manual")
-    builder = datasets.open_dataset("isic2018", root / "data")
-    return Setting(files, root, builder, pipeline.read_table(builder, FOLDS))
+    dataset = open_datasets(["isic2018"], root / "data")
+    return Setting(files, root, dataset, dataset.read_table(FOLDS))
 
 
 def first_pass(setting: Setting) -> Iterator[Result]:
@@ -229,7 +229,7 @@ def _epochs(setting: Setting) -> tuple[Work, Work]:
 
 
 def _load(setting: Setting) -> Images:
-    return pipeline.load_images(setting.builder, setting.table, CONFIG, "memory")
+    return pipeline.load_images(setting.dataset, setting.table, CONFIG, "memory")
 
 
 def _batches(setting: Setting, images: Images, epochs: range) -> tf.data.Dataset:
@@ -266,11 +266,11 @@ def _build(data_dir: Path, manual_dir: Path) -> None:
 
 def _train(data_dir: Path, all_images: bool) -> None:
     """Trains for two epochs on all images, or for the same number of steps on one batch."""
-    builder = datasets.open_dataset("isic2018", data_dir)
-    table = pipeline.read_table(builder, FOLDS)
+    dataset = open_datasets(["isic2018"], data_dir)
+    table = dataset.read_table(FOLDS)
     batches = _constant(MEMORY_CONFIG)
     if all_images:
-        images = pipeline.load_images(builder, table, MEMORY_CONFIG, "memory")
+        images = pipeline.load_images(dataset, table, MEMORY_CONFIG, "memory")
         labels = table["label"].to_numpy(np.int64)
         batches = pipeline.training_batches(
             images, labels, MEMORY_CONFIG.batch_size, seed=0, epochs=range(2)

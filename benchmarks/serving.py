@@ -35,7 +35,7 @@ from skincnn.serving.saved_model import (
 from skincnn.serving.tables import select_clinical_metadata
 
 CONFIG = Config(
-    data=DataConfig(dataset="isic2018", image_size=160),
+    data=DataConfig(datasets=("isic2018",), image_size=160),
     model=ModelConfig(
         backbone="mobilenet", width_multiplier=0.75, weights="none", batch_norm_momentum=0.0
     ),

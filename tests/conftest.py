@@ -189,7 +189,7 @@ def train_tiny(workdir: Path, data_dir: Path) -> subprocess.CompletedProcess[str
     # preprocessing and sampling that no preset uses. With the low BatchNorm momentum the
     # moving statistics converge in few steps; otherwise all predictions would be equal.
     flags = (
-        "--data.dataset demo_tiny --data.image-size 64 --model.backbone small_cnn "
+        "--data.datasets demo_tiny --data.image-size 64 --model.backbone small_cnn "
         "--model.width-multiplier 0.25 --train.epochs 3 --train.progressive-epochs 1 "
         "--train.progressive-image-size 32 --optimizer.ema-momentum 0.9 "
         "--evaluate.num-bootstrap 200 "

@@ -11,7 +11,7 @@ import pandas as pd
 from run_dirs import make_member, predict_lesions, score_test
 
 from skincnn.config import Config
-from skincnn.evaluation.external.label_maps import LabelMap
+from skincnn.data.label_maps import LabelMap
 from skincnn.evaluation.external.result import (
     ChosenPrevalence,
     ExternalResult,

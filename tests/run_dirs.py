@@ -11,8 +11,13 @@ import pandas as pd
 
 from skincnn.classes import LesionClass
 from skincnn.config import Config, EvaluateConfig
-from skincnn.data.characteristics import Characteristics, ImageFlow
+from skincnn.data.characteristics import (
+    Characteristics,
+    DatasetInfo,
+    ImageFlow,
+)
 from skincnn.data.identifiers import Identifiers
+from skincnn.data.label_maps import LabelMap
 from skincnn.data.leakage import LeakageAudit, SplitLeakage
 from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.evaluation.ood import distance_limit
@@ -100,6 +105,22 @@ def make_tables(accuracy: float, *, seed: int = 0, num_images: int = 120) -> Tab
     }
 
 
+def make_dataset(name: str = "isic2018", **changes: object) -> DatasetInfo:
+    """Returns a dataset of a run, with some fields changed."""
+    fields = {
+        "name": name,
+        "full_name": f"ham10000/{name}/2.0.0",
+        "attribution": "Images: an archive, CC BY-NC 4.0.",
+        "synthetic": False,
+        "stored_longest_side": None,
+        "label_map": LabelMap(classes={x: x for x in NAMES}, sources=(), notes=()),
+        "num_stored": 1200,
+        "num_copies": 0,
+        "num_images": {"train": 800, "val": 100, "test": 100},
+    }
+    return DatasetInfo.model_validate({**fields, **changes})
+
+
 def make_info(**changes: object) -> RunInfo:
     """Returns the run.json of a run on three classes, with some fields changed."""
     fields = {
@@ -111,10 +132,7 @@ def make_info(**changes: object) -> RunInfo:
         "provenance": Provenance(code="0123abc", processor="Some CPU", cores=2, gpus=()),
         "class_names": NAMES,
         "declared": DECLARED,
-        "synthetic": False,
-        "dataset": "ham10000/isic2018/2.0.0",
-        "attribution": "Images: an archive, CC BY-NC 4.0.",
-        "stored_longest_side": None,
+        "datasets": (make_dataset(),),
         "audit": LeakageAudit(
             {"train": 800, "val": 100, "test": 100},
             {"train": 400, "val": 50, "test": 50},
@@ -138,6 +156,7 @@ def make_info(**changes: object) -> RunInfo:
             age_quartiles=(40.0, 50.0, 65.0),
             classes={"bkl": 100, "mel": 50, "nv": 650},
             attributes={
+                "dataset": {"isic2018": 800},
                 "age band": {"30 to 44": 300, "60 to 74": 490, "not known": 10},
                 "sex": {"female": 420, "male": 370, "not known": 10},
                 "site": {"not known": 800},

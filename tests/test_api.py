@@ -23,7 +23,7 @@ from skincnn.errors import ConfigError
 
 TINY = skincnn.preset("quickstart").replace(
     **{
-        "data.dataset": "demo_tiny",
+        "data.datasets": ["demo_tiny"],
         "data.image_size": 32,
         "model.backbone": "small_cnn",
         "model.width_multiplier": 0.25,

@@ -22,6 +22,8 @@ from skincnn.data.characteristics import (
     describe_images,
     subgroup_values,
 )
+from skincnn.data.label_maps import LabelMap
+from skincnn.data.links import Links
 from skincnn.evaluation.resampled import count_outcomes
 from tfds_ham10000.ham10000_dataset_builder import BuildReport
 
@@ -31,11 +33,10 @@ FLOW = ImageFlow(
 )
 
 
-def make_builder(left_out: dict[str, str], num_official: int) -> Any:
-    """Returns a builder of ten folds and an official split, without images."""
+def make_combined(left_out: dict[str, str], num_official: int) -> Any:
+    """Returns a dataset of ten folds and an official split, without images."""
     sizes = {f"fold_{fold}": NUM_IN_FOLD for fold in range(10)}
     sizes |= {"test_official": num_official} if num_official else {}
-    splits = {name: SimpleNamespace(num_examples=n) for name, n in sizes.items()}
     excluded = {"also in HAM10000": 7}
     report = BuildReport(
         notes=[],
@@ -47,7 +48,11 @@ def make_builder(left_out: dict[str, str], num_official: int) -> Any:
         num_with_lesion=0,
         num_with_patient=0,
     )
-    return SimpleNamespace(read_report=lambda: report, info=SimpleNamespace(splits=splits))
+    part = SimpleNamespace(
+        builder=SimpleNamespace(read_report=lambda: report),
+        label_map=LabelMap(classes={}, sources=(), notes=()),
+    )
+    return SimpleNamespace(parts=(part,), split_sizes=sizes, links=Links())
 
 
 @pytest.mark.parametrize("split_by", ["lesion", "image"])
@@ -75,7 +80,7 @@ def test_every_image_that_was_read_is_counted_once(
         "i2": "cannot be decoded (broken data)",
         "i3": "90000x90000, expected at most 178956970 pixels",
     }
-    flow = describe_flow(make_builder(errors, 30), tables, config)
+    flow = describe_flow(make_combined(errors, 30), tables, config)
     assert flow.excluded == {
         "also in HAM10000": 7,
         "cannot be decoded": 2,

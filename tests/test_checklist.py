@@ -20,7 +20,7 @@ from report_runs import (
     Page,
     make_members,
 )
-from run_dirs import CONFIG, make_info, make_tables, write_run
+from run_dirs import CONFIG, make_dataset, make_info, make_tables, write_run
 
 from skincnn.config import ModelConfig
 from skincnn.data.skin_tone import ATTRIBUTE
@@ -47,6 +47,9 @@ SIZES = {
 """Number of items, and number of items and subitems, of each standard."""
 
 
+SYNTHETIC = make_dataset(synthetic=True, attribution="The images are synthetic.")
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> RunResults:
     return load_results(write_run(tmp_path_factory.mktemp("run"), TABLES))
@@ -66,8 +69,8 @@ def make_runs(results: RunResults) -> dict[str, RunResults]:
     data = dataclasses.replace(CONFIG.data, split_by="image", one_image_per_lesion="all")
     return {
         "run": results,
-        "own images": with_info(attribution="", dataset="ham10000/folder/2.0.0"),
-        "synthetic": with_info(synthetic=True, attribution="The images are synthetic."),
+        "own images": with_info(datasets=(make_dataset("folder", attribution=""),)),
+        "synthetic": with_info(datasets=(SYNTHETIC,)),
         "ensemble": with_info(kind="ensemble", members=members, sha256={}, **unknown),
         "cross-validation": with_info(
             kind="cross_validation", members=members, provenance=None, **unknown
@@ -273,7 +276,7 @@ def test_the_command_writes_and_renews_checklists(no_figures: None, tmp_path: Pa
 
 
 def test_synthetic_images_are_marked(tmp_path: Path) -> None:
-    info = make_info(synthetic=True, attribution="The images are synthetic.")
+    info = make_info(datasets=(SYNTHETIC,))
     results = load_results(write_run(tmp_path, TABLES, info=info))
     for path in render_checklists(results, ["clear-derm"]):
         assert "SYNTHETIC images" in path.read_text()

@@ -13,7 +13,15 @@ import pandas as pd
 import pytest
 import run_dirs
 from conftest import run_here
-from run_dirs import CONFIG, NAMES, Tables, make_info, make_member, make_tables
+from run_dirs import (
+    CONFIG,
+    NAMES,
+    Tables,
+    make_dataset,
+    make_info,
+    make_member,
+    make_tables,
+)
 from sklearn import metrics as reference
 
 from skincnn.config import (
@@ -148,7 +156,7 @@ def test_other_images_and_leaky_protocols_have_their_own_tables(tmp_path: Path) 
 def test_synthetic_images_have_their_own_table(tmp_path: Path) -> None:
     workdirs = [
         write_run(tmp_path / "real", 0.7),
-        write_run(tmp_path / "rendered", 0.7, synthetic=True),
+        write_run(tmp_path / "rendered", 0.7, datasets=(make_dataset(synthetic=True),)),
     ]
     real, rendered = compare(read_runs(workdirs), "macro_f1", 100)
     assert real.startswith("split by lesion, 120 images (")

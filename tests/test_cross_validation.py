@@ -109,7 +109,7 @@ def test_an_image_that_is_tested_twice_is_rejected(workdirs: list[Path]) -> None
 
 
 FLAGS = (
-    "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
+    "--data.datasets demo_tiny --data.image-size 32 --model.backbone small_cnn "
     "--model.width-multiplier 0.25 --train.epochs 1 --evaluate.num-bootstrap 100 --folds 2"
 ).split()
 

@@ -28,7 +28,8 @@ from skincnn.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from skincnn.data import datasets, pipeline
+from skincnn.data import pipeline
+from skincnn.data.combined import open_datasets
 from skincnn.errors import ConfigError
 from skincnn.evaluation.evaluate import evaluate, write_evaluation
 from skincnn.files import locked
@@ -40,7 +41,7 @@ from skincnn.training.fitting import fit
 from skincnn.training.run import save_model, train
 
 CONFIG = Config(
-    data=DataConfig(dataset="demo_tiny", image_size=32, batch_size=16),
+    data=DataConfig(datasets=("demo_tiny",), image_size=32, batch_size=16),
     augment=AugmentConfig(parts=("flip", "light"), mix_alpha=1.0),
     model=ModelConfig(backbone="small_cnn", width_multiplier=0.25, weights="none"),
     train=TrainConfig(scenario="from_scratch", epochs=1),
@@ -121,10 +122,10 @@ def test_a_run_in_half_precision_is_evaluated_in_float32(
     assert read_run_info(tmp_path).device == DeviceInfo(
         devices=("cpu:0",), precision="mixed_bfloat16", backend="tensorflow", jit=False
     )
-    builder = datasets.open_dataset("demo_tiny", data_dir)
-    table = pipeline.read_table(builder, config.data.test_folds)
+    dataset = open_datasets(["demo_tiny"], data_dir)
+    table = dataset.read_table(config.data.test_folds)
     model = keras.saving.load_model(tmp_path / "model.keras")
-    logits = model(pipeline.load_images(builder, table, config.data), training=False)
+    logits = model(pipeline.load_images(dataset, table, config.data), training=False)
     assert keras.backend.standardize_dtype(logits.dtype) == "float32"
     written = pd.read_csv(tmp_path / "predictions" / "test.csv")
     probabilities = written.filter(like="probability_").to_numpy()

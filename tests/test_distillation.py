@@ -25,7 +25,8 @@ from skincnn.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from skincnn.data import datasets, pipeline
+from skincnn.data import pipeline
+from skincnn.data.combined import open_datasets
 from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError
 from skincnn.files import sha256
@@ -147,9 +148,9 @@ def distill(teachers: list[Path], **data: Any) -> Config:
 
 
 def predict(config: Config, data_dir: Path) -> tuple[SoftLabels, pd.DataFrame]:
-    builder = datasets.open_dataset(config.data.dataset, data_dir)
-    tables = make_splits(builder, config.data)
-    soft_labels = predict_teacher(config, tables, builder, "memory")
+    dataset = open_datasets(config.data.datasets, data_dir)
+    tables = make_splits(dataset, config.data)
+    soft_labels = predict_teacher(config, tables, dataset, "memory")
     assert soft_labels is not None
     return soft_labels, tables["train"]
 
@@ -160,9 +161,9 @@ def test_each_image_is_predicted_by_the_model_that_was_not_trained_on_it(
     soft_labels, table = predict(distill(teachers), data_dir)
     hashes = {str(path): sha256(path / "model.keras") for path in teachers}
     assert soft_labels.teacher == Teacher(models=hashes, out_of_fold=True)
-    builder = datasets.open_dataset("demo_tiny", data_dir)
+    dataset = open_datasets(["demo_tiny"], data_dir)
     small = dataclasses.replace(CONFIG.data, image_size=32)
-    images = pipeline.load_images(builder, table, small, "memory").astype(np.float32)
+    images = pipeline.load_images(dataset, table, small, "memory").astype(np.float32)
     models = [keras.saving.load_model(path / "model.keras") for path in teachers]
     y_prob = [softmax(np.asarray(model(images)), axis=1) for model in models]
     assert not np.allclose(*y_prob, atol=1e-3)
@@ -179,18 +180,18 @@ def test_each_image_is_predicted_by_the_model_that_was_not_trained_on_it(
         ({"train_folds": (0,), "validation_folds": (1,)}, "neither training nor validat"),
         ({"train_folds": (0,), "test_folds": (1,)}, "trained on the validation or"),
         ({"validation_folds": (7,), "test_folds": (8,)}, "validated on the test images"),
-        ({"dataset": "demo"}, "trained on the dataset demo_tiny"),
+        ({"datasets": ("demo",)}, "trained on the datasets demo_tiny"),
     ],
 )
 def test_a_teacher_that_saw_held_out_images_is_rejected(
     data: dict[str, Any], message: str, teachers: list[Path], data_dir: Path
 ) -> None:
     config = distill(teachers, **data)
-    builder = datasets.open_dataset("demo_tiny", data_dir)
-    splits = dataclasses.replace(config.data, dataset="demo_tiny")
-    tables = make_splits(builder, splits)
+    dataset = open_datasets(["demo_tiny"], data_dir)
+    splits = dataclasses.replace(config.data, datasets=("demo_tiny",))
+    tables = make_splits(dataset, splits)
     with pytest.raises(ConfigError, match=message):
-        predict_teacher(config, tables, builder, "memory")
+        predict_teacher(config, tables, dataset, "memory")
 
 
 @pytest.mark.slow

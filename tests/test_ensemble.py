@@ -11,11 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import run_here
-from run_dirs import CONFIG, NAMES, Tables, make_info, make_table, make_tables, write_run
+from run_dirs import (
+    CONFIG,
+    NAMES,
+    Tables,
+    make_dataset,
+    make_info,
+    make_table,
+    make_tables,
+    write_run,
+)
 from sklearn import metrics as reference
 
 from skincnn.config import Config, DataConfig, ModelConfig
-from skincnn.data import datasets, pipeline
+from skincnn.data.combined import open_datasets
 from skincnn.data.leakage import SplitLeakage
 from skincnn.errors import ConfigError
 from skincnn.evaluation.aggregate import read_evaluated_run, worst_leakage, write_aggregate
@@ -203,7 +212,11 @@ def test_the_run_file_describes_all_models(workdirs: list[Path], tmp_path: Path)
     )
     provenance = Provenance(code="fedcba9", processor="GPU host", cores=1, gpus=("H100",))
     other = make_info(
-        audit=audit, provenance=provenance, synthetic=True, num_parameters=66, best_epoch=9
+        audit=audit,
+        provenance=provenance,
+        datasets=(make_dataset("demo", synthetic=True),),
+        num_parameters=66,
+        best_epoch=9,
     )
     config = dataclasses.replace(
         CONFIG,
@@ -403,7 +416,7 @@ def test_impossible_ensembles_are_rejected(
 
 
 FLAGS = (
-    "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
+    "--data.datasets demo_tiny --data.image-size 32 --model.backbone small_cnn "
     "--model.width-multiplier 0.25 --train.epochs 1 --evaluate.num-bootstrap 100 "
     "--ensemble 2 --model.batch-norm-momentum 0.5"
 ).split()
@@ -441,8 +454,8 @@ def test_one_command_trains_and_exports_an_ensemble(
     assert parity.same_refer == 1
     predictor = load_predictor(workdir)
     table = read_predictions(table_path(workdir, "test"))
-    builder = datasets.open_dataset("demo_tiny", data_dir)
-    contents = pipeline.read_files(builder, table)
+    dataset = open_datasets(["demo_tiny"], data_dir)
+    contents = dataset.read_files(table)
     outputs = predictor.predict(contents, pd.DataFrame())
     expected = read_result(workdir, "test", SplitResult)
     assert expected.triage is not None

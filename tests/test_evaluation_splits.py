@@ -8,7 +8,8 @@ import pytest
 from run_dirs import make_info
 
 from skincnn.config import Config, DataConfig
-from skincnn.data import datasets, pipeline
+from skincnn.data import pipeline
+from skincnn.data.combined import open_datasets
 from skincnn.data.leakage import SplitLeakage
 from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError, DataError
@@ -58,23 +59,25 @@ def test_the_folds_of_a_split_are_described() -> None:
 def test_other_splits_are_thinned_like_the_test_split(
     one_image: str, data_dir: Path
 ) -> None:
-    builder = datasets.open_dataset("demo_tiny", data_dir)
-    data = DataConfig(dataset="demo_tiny", train_folds=(0,), one_image_per_lesion=one_image)
+    dataset = open_datasets(["demo_tiny"], data_dir)
+    data = DataConfig(
+        datasets=("demo_tiny",), train_folds=(0,), one_image_per_lesion=one_image
+    )
     config = Config(data=data)
-    known = make_splits(builder, data, ("val", "test"))
+    known = make_splits(dataset, data, ("val", "test"))
     fingerprints = {name: pipeline.fingerprint(table) for name, table in known.items()}
     info = make_info(data_fingerprint=fingerprints)
-    tables = read_splits(builder, config, info, Path("run"), ("fold_1",))
+    tables = read_splits(dataset, config, info, Path("run"), ("fold_1",))
     assert list(tables) == ["val", "test", "fold_1"]
     thinned = one_image in ("evaluation", "all")
     for name in ("test", "fold_1"):
         assert tables[name]["lesion_id"].is_unique == thinned
         assert tables[name].index.tolist() == list(range(len(tables[name])))
     # The model was not trained on any image or lesion of this fold.
-    leakage = measure_leakage(builder, config, tables)
+    leakage = measure_leakage(dataset, config, tables)
     assert leakage == {"fold_1": SplitLeakage(0, 0, None, 0, 0)}
     del tables["fold_1"]
-    assert measure_leakage(builder, config, tables) == {}
+    assert measure_leakage(dataset, config, tables) == {}
     for split, reason in (
         ("fold_0", ", which was used for training"),
         ("fold_8", ", which was used for validation"),
@@ -83,7 +86,7 @@ def test_other_splits_are_thinned_like_the_test_split(
         with pytest.raises(
             ConfigError, match=rf"must be one of: test, fold_1, .*: {split}{reason}\."
         ):
-            read_splits(builder, config, info, Path("run"), (split,))
+            read_splits(dataset, config, info, Path("run"), (split,))
     changed = make_info(data_fingerprint={**fingerprints, "test": "other"})
     with pytest.raises(DataError, match=r"The split test of .* differs from that of the"):
-        read_splits(builder, config, changed, Path("run"), ())
+        read_splits(dataset, config, changed, Path("run"), ())

@@ -167,7 +167,7 @@ def test_a_keras_applications_network_is_converted(data_dir: Path, tmp_path: Pat
     """With depthwise convolutions, unlike the network of `run`."""
     workdir = tmp_path / "run"
     flags = (
-        "--data.dataset demo_tiny --data.image-size 32 --model.backbone mobilenet "
+        "--data.datasets demo_tiny --data.image-size 32 --model.backbone mobilenet "
         "--model.width-multiplier 0.25 --train.epochs 1 --evaluate.num-bootstrap 100"
     ).split()
     done = run_here("train.py", "--workdir", workdir, "--data-dir", data_dir, *flags)

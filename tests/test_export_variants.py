@@ -17,7 +17,7 @@ from PIL import Image
 from scipy.special import softmax
 from setups import flat_features
 
-from skincnn.data import datasets, pipeline
+from skincnn.data.combined import open_datasets
 from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.files import sha256
 from skincnn.inference.logit_adjustment import adjust, class_priors
@@ -114,8 +114,8 @@ def test_variants_are_exported_and_served_as_evaluated(
     assert "# How to use `skincnn`\n" in (workdir / "export/README.md").read_text()
     usage = (workdir / f"export/README_skincnn_{VARIANT}.md").read_text()
     assert f"# How to use `skincnn_{VARIANT}`\n" in usage
-    builder = datasets.open_dataset("demo_tiny", data_dir)
-    contents = pipeline.read_files(builder, table)
+    dataset = open_datasets(["demo_tiny"], data_dir)
+    contents = dataset.read_files(table)
     paths = [
         workdir / f"export/skincnn_{VARIANT}",
         *(workdir / f"export/skincnn_{VARIANT}.{suffix}" for suffix in ("onnx", "tflite")),
@@ -180,7 +180,7 @@ def test_ood_detection_can_be_left_out(workdir: Path, data_dir: Path) -> None:
     path = workdir / "export/skincnn.tflite"
     num_bytes = path.stat().st_size
     table = read_predictions(table_path(workdir, "test"))
-    contents = pipeline.read_files(datasets.open_dataset("demo_tiny", data_dir), table)
+    contents = open_datasets(["demo_tiny"], data_dir).read_files(table)
     for model in (workdir, path):  # the run directory uses its SavedModel
         predictor = load_predictor(model)
         assert predictor.rule.max_distance is None

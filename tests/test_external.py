@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,18 +16,18 @@ from PIL import Image
 from sklearn import metrics as reference
 
 from skincnn.config import read_config
-from skincnn.data.datasets import open_dataset, prepare_dataset
-from skincnn.data.pipeline import read_files
+from skincnn.data.combined import open_datasets
+from skincnn.data.datasets import prepare_dataset
+from skincnn.data.links import StoredImages, published_ids
 from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError, DataError
-from skincnn.evaluation.external import overlap
 from skincnn.evaluation.external.evaluate import (
     ExternalEvaluation,
     ExternalOptions,
     evaluate_external,
     write_external,
 )
-from skincnn.evaluation.external.overlap import published_ids
+from skincnn.evaluation.external.overlap import find_overlap
 from skincnn.evaluation.external.result import ExternalResult, read_external
 from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.inference.predictions import read_predictions, table_path
@@ -60,8 +59,8 @@ def prepared(
     folder = tmp_path_factory.mktemp("external")
     workdir = Path(shutil.copytree(run[0], folder / "run"))
     data = Path(shutil.copytree(data_dir, folder / "data"))
-    builder = open_dataset("demo_tiny", data)
-    splits = make_splits(builder, read_config(workdir / "config.json").data)
+    dataset = open_datasets(["demo_tiny"], data)
+    splits = make_splits(dataset, read_config(workdir / "config.json").data)
     names = pd.Series(CLASS_NAMES)
 
     def write(name: str, content: bytes) -> None:
@@ -72,11 +71,11 @@ def prepared(
     test = splits["test"].assign(dx=names[splits["test"]["label"]].to_numpy())
     test = test[test["dx"].isin(LABELS)]
     for dx, image_id, content in zip(
-        test["dx"], test["image_id"], read_files(builder, test), strict=True
+        test["dx"], test["image_id"], dataset.read_files(test), strict=True
     ):
         write(f"{LABELS[dx]}/test-{image_id}", content)
     trained = splits["train"].iloc[::20][:NUM_TRAINED]
-    for index, content in enumerate(read_files(builder, trained)):
+    for index, content in enumerate(dataset.read_files(trained)):
         write(f"NEV/trained-{index}", content)
     for index in range(NUM_NEW):
         write(f"MEL/new-{index}", jpeg(render("mel", 9000 + index, 0)))
@@ -257,7 +256,7 @@ def test_an_unchecked_overlap_needs_a_flag_and_is_stated(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--external", "demo_tiny"], "is the dataset that the run was trained on"),
+        (["--external", "demo_tiny"], "is a dataset that the run was trained on"),
         (["--external", "folder", "--tta", "d4"], "--tta cannot be used with --external"),
         (["--label-map", "map.json"], "--label-map require --external"),
         (["--external", "folder", "--prevalence", "mel=0.1"], "Received: mel=0.1"),
@@ -349,11 +348,10 @@ def test_the_audit_finds_each_kind_of_overlap(
     external: Mapping[str, list[str]],
     trained: Mapping[str, list[str]],
     expected: list[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(overlap, "find_similar", lambda external, trained: set())
-    tables = [(None, make_images(**columns)) for columns in (external, trained)]
-    assert overlap.find_overlap(*tables).tolist() == expected
+    tables = (make_images(**columns) for columns in (external, trained))
+    images = (StoredImages(table, lambda _: iter(()), synthetic=True) for table in tables)
+    assert find_overlap(*images).tolist() == expected
 
 
 def make_texture(seed: int) -> np.ndarray:
@@ -362,24 +360,20 @@ def make_texture(seed: int) -> np.ndarray:
     return np.asarray(Image.fromarray(coarse).resize((200, 150)))
 
 
-def test_a_changed_copy_of_a_training_image_is_found(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_changed_copy_of_a_training_image_is_found() -> None:
     files = {"trained": [make_texture(seed) for seed in range(6)]}
     copy = Image.fromarray(files["trained"][3]).rotate(10).crop((20, 15, 180, 135))
     files["external"] = [make_texture(10), np.asarray(copy), make_texture(11)]
 
-    def iterate(builder: SimpleNamespace, table: pd.DataFrame) -> Iterator[object]:
-        for image_id in table["image_id"]:
-            yield image_id, jpeg(files[builder.name][int(image_id)])
-
-    monkeypatch.setattr(overlap.pipeline, "iterate_files", iterate)
-    config = SimpleNamespace(synthetic=False)
-    external, trained = (
-        (
-            SimpleNamespace(name=name, builder_config=config),
-            pd.DataFrame({"image_id": [str(index) for index in range(len(files[name]))]}),
+    def store(name: str) -> StoredImages:
+        ids = [f"{name}-{index}" for index in range(len(files[name]))]
+        contents = dict(zip(ids, map(jpeg, files[name]), strict=True))
+        table = pd.DataFrame({"image_id": ids, "group_id": ids, "sha256": ids})
+        return StoredImages(
+            table.assign(lesion_id=""),
+            lambda rows: ((x, contents[x]) for x in rows["image_id"]),
+            synthetic=False,
         )
-        for name in ("external", "trained")
-    )
-    assert overlap.find_similar(external, trained) == {"1"}
+
+    kinds = find_overlap(store("external"), store("trained"))
+    assert kinds.tolist() == ["", "near_duplicate", ""]

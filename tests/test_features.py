@@ -54,7 +54,7 @@ def config(weights: str) -> Config:
     """A linear probe with clinical metadata; 16 steps of oversampled images."""
     return Config(
         data=DataConfig(
-            dataset="demo_tiny", image_size=32, batch_size=11, train_folds=(0, 1)
+            datasets=("demo_tiny",), image_size=32, batch_size=11, train_folds=(0, 1)
         ),
         augment=AugmentConfig(magnitude=0),
         model=dataclasses.replace(MODEL, weights=weights, clinical_metadata=True),

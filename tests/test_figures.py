@@ -18,7 +18,7 @@ from report_runs import (
     make_mistakes,
     make_table,
 )
-from run_dirs import make_info, write_run
+from run_dirs import make_dataset, make_info, write_run
 
 from skincnn.data.characteristics import OFFICIAL, OTHER_FOLDS, SAME_LESION, ImageFlow
 from skincnn.evaluation.mistakes import Mistakes, mistakes_path
@@ -73,7 +73,11 @@ def test_a_class_without_images_has_an_empty_panel(tmp_path: Path) -> None:
 
 
 def test_synthetic_images_are_named_in_every_title(tmp_path: Path) -> None:
-    results = load_results(write_run(tmp_path, TABLES, info=make_info(synthetic=True)))
+    results = load_results(
+        write_run(
+            tmp_path, TABLES, info=make_info(datasets=(make_dataset(synthetic=True),))
+        )
+    )
     assert figure_title(results) == "SYNTHETIC images"
     title = figure_title(results, results.headline)
     assert title == "SYNTHETIC images, test split (fold 9)"

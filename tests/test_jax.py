@@ -24,7 +24,7 @@ pytestmark = [
     ),
 ]
 FLAGS = (
-    "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
+    "--data.datasets demo_tiny --data.image-size 32 --model.backbone small_cnn "
     "--model.width-multiplier 0.25 --train.epochs 4 --train.deterministic True "
     "--optimizer.ema-momentum 0.9 --augment.mix cutmix "
     "--evaluate.num-bootstrap 100 --cache memory"

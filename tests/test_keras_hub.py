@@ -312,7 +312,7 @@ def test_training_evaluation_and_export(
 ) -> None:
     workdir = tmp_path / "run"
     arguments = [
-        *("--model.backbone", f"keras_hub:{preset('ViT')}", "--data.dataset", "demo_tiny"),
+        *("--model.backbone", f"keras_hub:{preset('ViT')}", "--data.datasets", "demo_tiny"),
         *("--data.image-size", SIZE, "--train.epochs", 2, "--train.scenario", "fine_tune"),
         *("--model.weights", "imagenet", "--model.width-multiplier", 1),
         *("--optimizer.layer-decay", 0.7, "--workdir", workdir, "--data-dir", data_dir),

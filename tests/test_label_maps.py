@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from skincnn.errors import ConfigError
-from skincnn.evaluation.external.label_maps import (
+from skincnn.data.label_maps import (
     find_label_map,
     normalize,
     published_taxonomies,
     read_user_map,
 )
+from skincnn.errors import ConfigError
 from tfds_ham10000.records import CLASS_NAMES, ISIC2019_CLASS_NAMES
 
 PAD = ("ACK", "BCC", "MEL", "NEV", "SCC", "SEK")

@@ -229,7 +229,7 @@ def test_a_chief_and_two_workers_one_of_which_is_killed(
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     command = (
-        *"learning imbalance --tuner hyperband --data.dataset demo_tiny".split(),
+        *"learning imbalance --tuner hyperband --data.datasets demo_tiny".split(),
         *"--data.image-size 32 --model.backbone small_cnn".split(),
         *"--model.width-multiplier 0.1".split(),
         *"--train.epochs 3 --optimizer.warmup-epochs 0.5".split(),

@@ -21,7 +21,7 @@ from report_runs import (
     make_table,
     sentences,
 )
-from run_dirs import CONFIG, make_info, write_run
+from run_dirs import CONFIG, DECLARED, make_dataset, make_info, write_run
 
 from skincnn.config import ModelConfig
 from skincnn.data.leakage import SplitLeakage
@@ -69,7 +69,7 @@ def test_the_metadata_hold_the_scores(results: RunResults) -> None:
 
 
 def test_the_user_s_own_images_have_no_known_license(tmp_path: Path) -> None:
-    info = make_info(attribution="", dataset="ham10000/folder/2.0.0")
+    info = make_info(datasets=(make_dataset("folder", attribution=""),))
     card = render_card(load_results(write_run(tmp_path, TABLES, info=info)))
     assert read_metadata(card)["license"] == "unknown"
     assert "datasets" not in read_metadata(card)
@@ -114,7 +114,9 @@ def test_scores_and_operating_points_are_tables(results: RunResults) -> None:
     for text in (
         report_text.describe_scores(results),
         report_text.describe_intervals(results),
-        report_text.describe_smallest_class(results.headline).replace("<", "&lt;")[:30],
+        report_text.describe_smallest_class(results.headline, DECLARED).replace(
+            "<", "&lt;"
+        )[:30],
         training_text.describe_training(results),
     ):
         assert text in card
@@ -201,7 +203,7 @@ def test_variants_and_their_exports_are_tables(tmp_path: Path) -> None:
 
 def test_warnings_are_prominent(tmp_path: Path) -> None:
     leakage = {"test_official": SplitLeakage(2, 3, None, 0, 17)}
-    info = make_info(synthetic=True, attribution="No photograph.")
+    info = make_info(datasets=(make_dataset(synthetic=True, attribution="No photograph."),))
     write_run(tmp_path, WITH_OFFICIAL, leakage=leakage, info=info)
     results = load_results(tmp_path)
     card = render_card(results)

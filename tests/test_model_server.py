@@ -33,7 +33,7 @@ from tensorflow_serving.apis import (
 from skincnn.classes import HAM10000
 from skincnn.clinical_metadata import CLINICAL_FEATURES
 from skincnn.config import Config, DataConfig, ModelConfig, TrainConfig
-from skincnn.data import datasets, pipeline
+from skincnn.data.combined import open_datasets
 from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.inference.ood import ReferenceFeatures
@@ -172,7 +172,7 @@ def server(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
 def images(run: Run, data_dir: Path) -> tuple[list[bytes], np.ndarray]:
     """Returns three files of the test split, and their calibrated probabilities."""
     table = read_predictions(run[0] / "predictions/test.csv").head(3)
-    files = pipeline.read_files(datasets.open_dataset("demo_tiny", data_dir), table)
+    files = open_datasets(["demo_tiny"], data_dir).read_files(table)
     calibration_map = read_result(run[0], "test", SplitResult).calibration_map
     return files, calibration_map.apply(arrays(table, NAMES)[1])
 

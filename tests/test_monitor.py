@@ -81,7 +81,7 @@ def test_the_command_stops_early_and_keeps_the_best_epoch_of_the_metric(
     monkeypatch.setattr(Run, "export", lambda *_: {"saved_model": ""})
     monkeypatch.setattr(common, "show_report", lambda *_: None)
     flags = (
-        "cnn --data.dataset demo_tiny --data.image-size 32 --data.batch-size 16 "
+        "cnn --data.datasets demo_tiny --data.image-size 32 --data.batch-size 16 "
         "--data.train-folds 0 --model.width-multiplier 0.25 --train.monitor macro_f1 "
         "--train.patience 2 --train.epochs 9"
     ).split()

@@ -85,7 +85,7 @@ def test_a_table_with_patients_is_trained_and_tested(
     done = prepare("table", data_dir, *flags)
     assert done.returncode == 0, done.stderr
     settings = (
-        "--data.dataset clinic_a --data.image-size 32 --model.backbone small_cnn "
+        "--data.datasets clinic_a --data.image-size 32 --model.backbone small_cnn "
         "--model.width-multiplier 0.25 --train.epochs 1 --evaluate.num-bootstrap 100"
     ).split()
     done = run_here("train.py", "--workdir", workdir, "--data-dir", data_dir, *settings)

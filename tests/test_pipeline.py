@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
 from skincnn.config import DataConfig
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, cached_images
+from skincnn.data.combined import CombinedDataset, open_datasets
 from skincnn.data.preprocess import read_image
 from skincnn.data.sampling import epoch_batches
 from skincnn.errors import DataError
@@ -26,13 +26,13 @@ SMALL = DataConfig(image_size=32)
 
 
 @pytest.fixture(scope="module")
-def builder(data_dir: Path) -> tfds.core.DatasetBuilder:
-    return datasets.open_dataset("demo_tiny", data_dir)
+def dataset(data_dir: Path) -> CombinedDataset:
+    return open_datasets(["demo_tiny"], data_dir)
 
 
 @pytest.fixture(scope="module")
-def table(builder: tfds.core.DatasetBuilder) -> pd.DataFrame:
-    return pipeline.read_table(builder, [3, 8])
+def table(dataset: CombinedDataset) -> pd.DataFrame:
+    return dataset.read_table([3, 8])
 
 
 def expected_images(table: pd.DataFrame, config: DataConfig) -> npt.NDArray[np.uint8]:
@@ -49,12 +49,12 @@ def rendered(image_id: str) -> tf.Tensor:
 
 
 def test_images_are_in_the_order_of_the_table(
-    builder: tfds.core.DatasetBuilder, table: pd.DataFrame
+    dataset: CombinedDataset, table: pd.DataFrame
 ) -> None:
     assert set(table.columns) == {*pipeline.TABLE_COLUMNS, "fold", "sha256"}
     assert table["image_id"].is_unique
     assert set(table["fold"]) == {3, 8}
-    images = pipeline.load_images(builder, table, SMALL, "memory")
+    images = pipeline.load_images(dataset, table, SMALL, "memory")
     assert (images.shape, images.dtype) == ((len(table), 32, 32, 3), np.uint8)
     selected = table.iloc[[0, len(table) - 1]]
     np.testing.assert_array_equal(images[[0, -1]], expected_images(selected, SMALL))
@@ -62,28 +62,28 @@ def test_images_are_in_the_order_of_the_table(
 
 @pytest.mark.parametrize("cache", ["memory", "disk"])
 def test_rows_may_be_loaded_in_any_order(
-    cache: Cache, builder: tfds.core.DatasetBuilder, table: pd.DataFrame
+    cache: Cache, dataset: CombinedDataset, table: pd.DataFrame
 ) -> None:
     config = DataConfig(image_size=40, resize_mode="pad", color_constancy=True)
     rows = table.sample(7, random_state=1)
-    images = pipeline.load_images(builder, rows, config, cache)
+    images = pipeline.load_images(dataset, rows, config, cache)
     np.testing.assert_array_equal(images, expected_images(rows, config))
 
 
 def test_a_cache_file_is_reused_only_for_the_same_pixels(
-    builder: tfds.core.DatasetBuilder, table: pd.DataFrame, data_dir: Path
+    dataset: CombinedDataset, table: pd.DataFrame, data_dir: Path
 ) -> None:
     def files() -> dict[Path, int]:
         folder = data_dir / "skincnn_images"
         return {path: path.stat().st_mtime_ns for path in folder.glob("*.npy")}
 
     rows = table.head(6)
-    pipeline.load_images(builder, rows, SMALL, "disk")
+    pipeline.load_images(dataset, rows, SMALL, "disk")
     first = files()
-    pipeline.load_images(builder, rows, SMALL, "disk")
+    pipeline.load_images(dataset, rows, SMALL, "disk")
     # Labels and fields that do not affect the pixels do not create another file.
     other_labels = rows.assign(label=0)
-    pipeline.load_images(builder, other_labels, dataclasses.replace(SMALL, batch_size=7))
+    pipeline.load_images(dataset, other_labels, dataclasses.replace(SMALL, batch_size=7))
     assert files() == first
     for other_rows, config in (
         (rows.iloc[::-1], SMALL),
@@ -94,29 +94,29 @@ def test_a_cache_file_is_reused_only_for_the_same_pixels(
         (rows, dataclasses.replace(SMALL, color_constancy=True)),
     ):
         before = len(files())
-        images = pipeline.load_images(builder, other_rows, config, "disk")
+        images = pipeline.load_images(dataset, other_rows, config, "disk")
         assert len(files()) == before + 1
         np.testing.assert_array_equal(images, expected_images(other_rows, config))
 
 
 def test_images_that_the_dataset_lacks_are_reported(
-    builder: tfds.core.DatasetBuilder, table: pd.DataFrame
+    dataset: CombinedDataset, table: pd.DataFrame
 ) -> None:
     foreign = table.head(3).assign(image_id=["unknown", "x", "y"], fold=3)
     with pytest.raises(DataError, match=r"contains \d of the 3 required images"):
-        pipeline.load_images(builder, foreign, SMALL, "memory")
+        pipeline.load_images(dataset, foreign, SMALL, "memory")
 
 
 def test_a_damaged_dataset_is_reported(data_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(data_dir / "ham10000", tmp_path / "ham10000")
-    builder = datasets.open_dataset("demo_tiny", tmp_path)
-    table = pipeline.read_table(builder, [3])
-    (record,) = Path(builder.data_dir).glob("*fold_3.tfrecord*")
+    dataset = open_datasets(["demo_tiny"], tmp_path)
+    table = dataset.read_table([3])
+    (record,) = dataset.folders["demo_tiny"].glob("*fold_3.tfrecord*")
     content = bytearray(record.read_bytes())
     content[len(content) // 2] ^= 1
     record.write_bytes(content)
     with pytest.raises(DataError, match="cannot be read"):
-        pipeline.load_images(builder, table, SMALL, "memory")
+        pipeline.load_images(dataset, table, SMALL, "memory")
 
 
 NUM_IMAGES, BATCH = 50, 8
@@ -293,7 +293,7 @@ def test_any_array_memory_gives_the_same_batches(memory: str) -> None:
 def test_the_fingerprint_depends_on_labels_and_images_but_not_on_order(
     data_dir: Path,
 ) -> None:
-    table = pipeline.read_table(datasets.open_dataset("demo_tiny", data_dir), [0])
+    table = open_datasets(["demo_tiny"], data_dir).read_table([0])
     same = pipeline.fingerprint(table.sample(frac=1, random_state=0))
     assert same == pipeline.fingerprint(table)
     changed = table.assign(label=(table["label"] + 1) % 7)

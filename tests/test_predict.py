@@ -22,7 +22,7 @@ import pytest
 from conftest import ROOT, run_here
 from PIL import Image
 
-from skincnn.data import datasets, pipeline
+from skincnn.data.combined import open_datasets
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.results import SplitResult, read_result, result_path
 from skincnn.files import sha256
@@ -71,7 +71,7 @@ def images(workdir: Path, tmp_path_factory: pytest.TempPathFactory, data_dir: Pa
     """Writes ten files of the test split, and three unreadable files."""
     folder = tmp_path_factory.mktemp("images")
     table = read_predictions(workdir / "predictions/test.csv").head(10)
-    files = pipeline.read_files(datasets.open_dataset("demo_tiny", data_dir), table)
+    files = open_datasets(["demo_tiny"], data_dir).read_files(table)
     for name, content in zip(table["image_id"], files, strict=True):
         (folder / f"{name}.jpg").write_bytes(content)
     (folder / "text.jpg").write_text("this is text")

@@ -17,7 +17,7 @@ def test_the_command_draws_a_figure_and_does_not_train(
     tmp_path: Path, data_dir: Path
 ) -> None:
     flags = (
-        "--preview --data.dataset demo_tiny --data.image-size 32 --augment.mix cutmix "
+        "--preview --data.datasets demo_tiny --data.image-size 32 --augment.mix cutmix "
         "--augment.parts flip"
     ).split()
     workdir = tmp_path / "run"

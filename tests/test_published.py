@@ -28,10 +28,10 @@ ALL_LAYERS: dict[str, Any] = {
     "model.batch_norm": "train",
     "model.batch_norm_momentum": 1 - 0.1,  # default of PyTorch
 }
-HAM10000 = {"data.dataset": "isic2018", "data.split_by": "lesion"}
+HAM10000 = {"data.datasets": ("isic2018",), "data.split_by": "lesion"}
 R1 = {
     **(CONSTANT | IMAGENET | ALL_LAYERS),
-    "data.dataset": "folder",
+    "data.datasets": ("folder",),
     "data.image_size": 84,
     "data.batch_size": 32,
     "augment.parts": (),

@@ -109,7 +109,7 @@ def run_command(
     workdir: Path, data_dir: Path, *flags: str
 ) -> subprocess.CompletedProcess[str]:
     tiny = (
-        "cnn --lr-range-test --data.dataset demo_tiny --data.image-size 32 "
+        "cnn --lr-range-test --data.datasets demo_tiny --data.image-size 32 "
         "--data.batch-size 16 --model.width-multiplier 0.25"
     ).split()
     where = ("--workdir", workdir, "--data-dir", data_dir)
@@ -138,7 +138,7 @@ def test_each_step_uses_its_learning_rate(
 ) -> None:
     config = dataclasses.replace(
         PRESETS["cnn"](),
-        data=DataConfig(dataset="demo_tiny", image_size=32, batch_size=16),
+        data=DataConfig(datasets=("demo_tiny",), image_size=32, batch_size=16),
         model=ModelConfig(backbone="small_cnn", width_multiplier=0.25, weights="none"),
         optimizer=OptimizerConfig(name="sgd", layer_decay=0.5, ema_momentum=0.9),
     )
@@ -160,7 +160,7 @@ def test_each_step_uses_its_learning_rate(
 
 @pytest.mark.parametrize(
     ("flags", "code"),
-    [(["--optimizer.name", "sdg"], 2), (["--data.dataset", "isic2018"], 3), ([], 4)],
+    [(["--optimizer.name", "sdg"], 2), (["--data.datasets", "isic2018"], 3), ([], 4)],
 )
 def test_exit_codes_of_the_command(
     flags: list[str],

@@ -23,7 +23,7 @@ from report_runs import (
     make_table,
     sentences,
 )
-from run_dirs import CONFIG, write_run
+from run_dirs import CONFIG, make_dataset, write_run
 
 from skincnn.config import ModelConfig
 from skincnn.data.leakage import SplitLeakage
@@ -298,7 +298,9 @@ def test_warnings_are_prominent(tmp_path: Path) -> None:
         CONFIG, data=dataclasses.replace(CONFIG.data, split_by="image")
     )
     audit = dataclasses.replace(results.info.audit, num_shared_lesions=3)
-    info = results.info.model_copy(update={"synthetic": True, "audit": audit})
+    info = results.info.model_copy(
+        update={"datasets": (make_dataset(synthetic=True),), "audit": audit}
+    )
     results = dataclasses.replace(results, config=config, info=info)
     page = Page(render_html(results, FIGURES)).words
     scores = page.index("Balanced accuracy, the average")

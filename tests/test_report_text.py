@@ -20,7 +20,7 @@ from report_runs import (
     make_table,
     sentences,
 )
-from run_dirs import CONFIG, write_run
+from run_dirs import CONFIG, DECLARED, make_dataset, write_run
 
 from skincnn.data.leakage import SplitLeakage
 from skincnn.evaluation.external.result import IMAGE_ID, Overlap
@@ -36,7 +36,12 @@ from skincnn.reporting import labels
 from skincnn.reporting.html import render_html
 from skincnn.reporting.load import RunResults, load_results
 from skincnn.reporting.report import summary
-from skincnn.reporting.text import external_text, report_text, training_text
+from skincnn.reporting.text import (
+    dataset_text,
+    external_text,
+    report_text,
+    training_text,
+)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +143,7 @@ def test_scores_are_described(results: RunResults) -> None:
 def test_missing_melanoma_is_reported(tmp_path: Path) -> None:
     results = load(tmp_path, test=(0, 2))
     assert report_text.NO_MELANOMA in report_text.describe_scores(results)
-    missing = report_text.describe_missing_classes(results.headline)
+    missing = report_text.describe_missing_classes(results.headline, DECLARED)
     assert missing == (
         "There are no images of melanoma (mel), basal cell carcinoma (bcc): averages are "
         "over the other classes."
@@ -221,7 +226,7 @@ def test_without_a_threshold_and_detection_there_is_no_rule(tmp_path: Path) -> N
 def test_the_smallest_class_is_named(results: RunResults) -> None:
     sizes = {name: part.num_images for name, part in results.headline.classes.items()}
     assert set(sizes.values()) == {30}
-    text = report_text.describe_smallest_class(results.headline)
+    text = report_text.describe_smallest_class(results.headline, DECLARED)
     assert text == (
         f"The smallest class, {NAMES[0]}, has 30 images: each can change balanced accuracy "
         f"by {1 / 120:.3f}."
@@ -426,10 +431,10 @@ def test_training_is_described(results: RunResults) -> None:
 def test_data_are_labeled(
     synthetic: bool, attribution: str, label: str, results: RunResults
 ) -> None:
-    update = {"synthetic": synthetic, "attribution": attribution}
-    info = results.info.model_copy(update=update)
+    dataset = make_dataset(synthetic=synthetic, attribution=attribution)
+    info = results.info.model_copy(update={"datasets": (dataset,)})
     changed = dataclasses.replace(results, info=info)
-    assert training_text.data_label(changed) == label
+    assert dataset_text.data_label(info) == label
     assert training_text.model_label(changed) == (
         f"Skin-lesion classifier (mobilenet_v2) on {label}"
     )

@@ -40,7 +40,9 @@ from skincnn.training.checkpoints import Checkpoints, Progress
 from skincnn.training.run import check_workdir
 
 CONFIG = Config(
-    data=DataConfig(dataset="demo_tiny", image_size=48, batch_size=16, train_folds=(0, 1)),
+    data=DataConfig(
+        datasets=("demo_tiny",), image_size=48, batch_size=16, train_folds=(0, 1)
+    ),
     augment=AugmentConfig(parts=("flip", "light")),
     model=ModelConfig(backbone="small_cnn", width_multiplier=0.25, weights="none"),
     optimizer=OptimizerConfig(learning_rate=1e-3, ema_momentum=0.5),
@@ -142,7 +144,7 @@ def test_half_precision_resumes_with_the_same_weights(
 
 
 FLAGS = (
-    "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
+    "--data.datasets demo_tiny --data.image-size 32 --model.backbone small_cnn "
     "--model.width-multiplier 0.25 --train.epochs 6 --evaluate.num-bootstrap 100 "
     "--optimizer.ema-momentum 0.9"
 ).split()

@@ -22,6 +22,7 @@ from skincnn.classes import HAM10000
 from skincnn.clinical_metadata import CLINICAL_COLUMNS, CLINICAL_FEATURES
 from skincnn.config import Config
 from skincnn.data import datasets, pipeline
+from skincnn.data.combined import open_datasets
 from skincnn.evaluation.compared_runs import describe_provenance, read_compared_run
 from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.inference.predictions import read_predictions
@@ -74,7 +75,7 @@ def test_the_run_directory_is_complete(run: Run) -> None:
     for line in ("balanced accuracy", "macro F1", "accuracy", "recall"):
         assert line in done.stdout
     config = Config.from_dict(json.loads((workdir / "config.json").read_text()))
-    assert (config.data.dataset, config.train.epochs) == ("demo_tiny", 3)
+    assert (config.data.datasets, config.train.epochs) == (("demo_tiny",), 3)
 
 
 def test_code_and_hardware_are_recorded(run: Run) -> None:
@@ -157,11 +158,11 @@ def test_keras_alone_loads_the_model_which_reproduces_the_predictions(
         text=True,
     )
     assert "(None, 7)" in done.stdout, done.stderr
-    builder = datasets.open_dataset("demo_tiny", data_dir)
+    dataset = open_datasets(["demo_tiny"], data_dir)
     model = keras.saving.load_model(workdir / "model.keras")
     config = Config.from_dict(json.loads((workdir / "config.json").read_text()))
-    table = pipeline.read_table(builder, [9])
-    images = pipeline.load_images(builder, table, config.data)
+    table = dataset.read_table([9])
+    images = pipeline.load_images(dataset, table, config.data)
     logits = model.predict(images, verbose=0)
     table = pd.read_csv(workdir / "predictions/test.csv")
     np.testing.assert_allclose(tf.nn.softmax(logits), table[PROBABILITIES], atol=1e-5)
@@ -243,8 +244,8 @@ def check_export(
     import tensorflow_datasets as tfds
 
     config = json.loads((workdir / "config.json").read_text())["data"]
-    builder = datasets.open_dataset(config["dataset"], data_dir)
-    rows = builder.as_dataset(
+    dataset = datasets.open_dataset(config["datasets"][0], data_dir)
+    rows = dataset.as_dataset(
         split=f"fold_{config['test_folds'][0]}",
         decoders={"image": tfds.decode.SkipDecoding()},
     ).take(20)
@@ -304,7 +305,7 @@ def test_a_model_with_clinical_metadata_is_trained_and_served(
     data_dir: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "run"
-    flags = "--data.dataset demo_tiny --model.clinical-metadata True --augment.mix mixup"
+    flags = "--data.datasets demo_tiny --model.clinical-metadata True --augment.mix mixup"
     where = ("--workdir", workdir, "--data-dir", data_dir)
     done = run_here("train.py", *where, *ONE_EPOCH, *flags.split())
     assert done.returncode == 0, done.stderr
@@ -374,7 +375,7 @@ def test_overwriting_replaces_the_run_and_keeps_other_files(
     shutil.copytree(run[0], workdir)
     (workdir / "my notes.txt").write_text("keep")
     flags = (
-        "--data.dataset demo_tiny --data.split-by image "
+        "--data.datasets demo_tiny --data.split-by image "
         "--data.one-image-per-lesion evaluation --overwrite"
     ).split()
     where = ("--workdir", workdir, "--data-dir", data_dir)
@@ -434,7 +435,7 @@ def test_own_images_in_folders_are_trained_evaluated_and_exported(
     unknown = "Lesions and patients are not known: only near-duplicates are kept together."
     assert unknown in built.stdout
     workdir = tmp_path / "run"
-    flags = ("--data.dataset", "folder", *ONE_EPOCH)
+    flags = ("--data.datasets", "folder", *ONE_EPOCH)
     done = run_here("train.py", "--workdir", workdir, *where, *flags)
     assert done.returncode == 0, done.stderr
     assert unknown in done.stdout
@@ -477,7 +478,7 @@ def test_nothing_is_said_about_malignancy_that_is_not_known(
     source = ("--config", "folder", "--manual-dir", tmp_path / "mine")
     built = run_here("prepare_data.py", *source, *where)
     assert built.returncode == 0, built.stderr
-    flags = ("--data.dataset", "folder", "--data.batch-size", "8", *ONE_EPOCH)
+    flags = ("--data.datasets", "folder", "--data.batch-size", "8", *ONE_EPOCH)
     done = run_here("train.py", "--workdir", workdir, *where, *flags)
     assert done.returncode == 0, done.stderr
     done = run_here("evaluate.py", workdir, *where, "--tta", "d4")
@@ -489,8 +490,8 @@ def test_nothing_is_said_about_malignancy_that_is_not_known(
     ("arguments", "code", "message"),
     [
         ("nosuch", 2, "PRESET must be one of: quickstart, mobilenet_160"),
-        ("cnn --data.dataset isic2018", 3, "scripts/prepare_data.py --config"),
-        ("--data.dataset isic2018x", 2, "Did you mean 'isic2018'"),
+        ("cnn --data.datasets isic2018", 3, "scripts/prepare_data.py --config"),
+        ("--data.datasets isic2018x", 2, "Did you mean 'isic2018'"),
         ("--model.backbone resnet51", 2, "`model.backbone` must be one of"),
         ("mobilenet_160 --model.weights no.h5", 2, "no.h5, which is not a file"),
         ("mobilenet_160 --train.scenario finetune", 2, "`train.scenario` must be one of"),
@@ -500,7 +501,7 @@ def test_nothing_is_said_about_malignancy_that_is_not_known(
         ("--train.monitor val_loss", 2, "`train.monitor` must be one of"),
         ("--data.test-folds 1", 2, "leak"),
         ("--final-test --folds 2", 2, "either --folds or a final test"),
-        ("--data.batch-size 1000 --data.dataset demo_tiny", 3, "do not fill"),
+        ("--data.batch-size 1000 --data.datasets demo_tiny", 3, "do not fill"),
         ("--data.imagesize 64", 2, "--data.image-size"),
     ],
 )
@@ -540,7 +541,7 @@ def test_an_unusable_workdir_is_rejected(
 ) -> None:
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text("precious")
-    flags = ("--data.dataset", "demo_tiny", "--workdir", tmp_path / workdir)
+    flags = ("--data.datasets", "demo_tiny", "--workdir", tmp_path / workdir)
     done = run_here("train.py", *flags)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr

@@ -116,6 +116,6 @@ def test_a_trained_run_is_described(run: tuple[Path, object]) -> None:
     assert info.synthetic
     assert info.class_counts.keys() == set(info.class_names)
     assert info.data_fingerprint.keys() >= {"val", "test"}
-    assert config.data.dataset == "demo_tiny"
+    assert config.data.datasets == ("demo_tiny",)
     values = json.loads((run[0] / "run.json").read_text())
     assert to_json(info) == values

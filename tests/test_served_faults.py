@@ -232,7 +232,7 @@ def test_51_unusable_weights_are_rejected_before_training(
     build_backbone("mobilenet", 0.5, "none").save_weights(tmp_path / "other.weights.h5")
     done = run_here(
         "train.py",
-        *("--data.dataset", "demo_tiny", "--train.scenario", "fine_tune"),
+        *("--data.datasets", "demo_tiny", "--train.scenario", "fine_tune"),
         *("--model.backbone", "mobilenet", "--model.width-multiplier", 0.25),
         *("--model.weights", weights.format(tmp_path)),
         *("--workdir", tmp_path / "run", "--data-dir", tmp_path / "data"),

@@ -8,15 +8,15 @@ import pandas as pd
 import pytest
 
 from skincnn.config import DataConfig
-from skincnn.data import datasets, pipeline
+from skincnn.data.combined import open_datasets
 from skincnn.data.leakage import audit
 from skincnn.data.splits import image_folds, make_splits, select_lesions
 from skincnn.errors import DataError
 
 
 def splits(data_dir: Path, **fields: object) -> dict:
-    config = DataConfig(dataset="demo_tiny", **fields)
-    return make_splits(datasets.open_dataset("demo_tiny", data_dir), config)
+    config = DataConfig(datasets=("demo_tiny",), **fields)
+    return make_splits(open_datasets(["demo_tiny"], data_dir), config)
 
 
 NAMES = tuple("abcdefg")
@@ -34,9 +34,7 @@ def test_splits_have_the_configured_folds(data_dir: Path) -> None:
 
 def test_a_split_by_image_is_stratified_and_its_leakage_is_counted(data_dir: Path) -> None:
     tables = splits(data_dir, split_by="image")
-    everything = pipeline.read_table(
-        datasets.open_dataset("demo_tiny", data_dir), range(10)
-    )
+    everything = open_datasets(["demo_tiny"], data_dir).read_table(range(10))
     assert sum(map(len, tables.values())) == len(everything)
     folds = image_folds(everything)
     for label in range(7):
@@ -56,9 +54,7 @@ def test_a_split_by_image_is_stratified_and_its_leakage_is_counted(data_dir: Pat
 
 @pytest.mark.parametrize("split_by", ["lesion", "image"])
 def test_single_image_lesions_are_evaluated(split_by: str, data_dir: Path) -> None:
-    everything = pipeline.read_table(
-        datasets.open_dataset("demo_tiny", data_dir), range(10)
-    )
+    everything = open_datasets(["demo_tiny"], data_dir).read_table(range(10))
     sizes = Counter(everything["lesion_id"])
     full = splits(data_dir, split_by=split_by)
     single = splits(data_dir, split_by=split_by, single_image_lesions=True)

@@ -35,7 +35,7 @@ from skincnn.config import (
     TrainConfig,
     read_config,
 )
-from skincnn.data import pipeline
+from skincnn.data import datasets, pipeline
 from skincnn.errors import ConfigError, DataError, DivergedError, MemoryFullError
 from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.files import locked
@@ -57,12 +57,12 @@ from tuning.search import SearchResult, run_search
 from tuning.spaces import SPACES, find_space, with_values
 
 TINY = Config(
-    data=DataConfig(dataset="demo_tiny", image_size=32),
+    data=DataConfig(datasets=("demo_tiny",), image_size=32),
     model=ModelConfig(backbone="small_cnn", width_multiplier=0.1, weights="none"),
     train=TrainConfig(scenario="from_scratch", epochs=9),
 )
 FLAGS = (
-    "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
+    "--data.datasets demo_tiny --data.image-size 32 --model.backbone small_cnn "
     "--model.width-multiplier 0.1 --train.epochs 1 --optimizer.warmup-epochs 0.5"
 ).split()
 CPU = DeviceInfo(devices=("cpu:0",), precision="float32", backend="tensorflow", jit=False)
@@ -146,18 +146,18 @@ def test_a_search_trains_like_train_py_and_reads_no_test_fold(
 ) -> None:
     folds: set[int] = set()
     sizes: list[int] = []
-    read_records, load_images = pipeline._records, pipeline.load_images
+    read_records, load_images = datasets.read_records, pipeline.load_images
 
-    def records(builder: object, numbers: list[int]) -> object:
-        folds.update(numbers)
-        return read_records(builder, numbers)
+    def records(builder: object, splits: list[str]) -> object:
+        folds.update(int(split.removeprefix("fold_")) for split in splits)
+        return read_records(builder, splits)
 
-    def load(builder: object, table: pd.DataFrame, *options: object) -> object:
+    def load(dataset: object, table: pd.DataFrame, *options: object) -> object:
         sizes.append(len(table))
-        return load_images(builder, table, *options)
+        return load_images(dataset, table, *options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_records", records)
+        patch.setattr(datasets, "read_records", records)
         patch.setattr(pipeline, "load_images", load)
         limits = "--tuner random --max-trials 2 --objective macro_f1".split()
         done = run_here(

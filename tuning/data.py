@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from skincnn.config import Config, DataConfig
-from skincnn.data import datasets, pipeline
+from skincnn.data import pipeline
 from skincnn.data.cache import Cache, Images
+from skincnn.data.combined import open_datasets
 from skincnn.data.leakage import audit
 from skincnn.data.preprocessing_spec import preprocessing_fields
 from skincnn.data.splits import make_splits
@@ -24,7 +25,8 @@ from skincnn.training.features import Features, compute_features
 SPLITS = ("train", "val")
 """The splits that a search uses; test images are never used."""
 FIXED = (
-    *("dataset", "train_folds", "validation_folds", "test_folds"),
+    *("datasets", "label_maps", "leave_out"),
+    *("train_folds", "validation_folds", "test_folds"),
     *("split_by", "one_image_per_lesion", "single_image_lesions", "train_fraction"),
     "final_test",
 )
@@ -42,17 +44,17 @@ class SearchData:
         cache: Where to keep decoded images; see `skincnn.data.cache.cached_images`.
 
     Raises:
-        ConfigError: The dataset does not exist, or a synthetic dataset cannot be written.
+        ConfigError: A dataset does not exist, or a synthetic dataset cannot be written.
         DataError: The dataset is not synthetic and has not been built, or the splits do not
             pass the leakage audit.
     """
 
     def __init__(self, config: DataConfig, data_dir: Path | None, cache: Cache = "auto"):
-        self.class_names = datasets.class_names(config.dataset, data_dir)
-        self._builder = datasets.open_dataset(config.dataset, data_dir)
+        self._dataset = open_datasets(config.datasets, data_dir, config.label_maps)
+        self.class_names = self._dataset.class_names
         self._cache = cache
         self._fixed = {name: getattr(config, name) for name in FIXED}
-        self.tables = make_splits(self._builder, config, SPLITS)
+        self.tables = make_splits(self._dataset, config, SPLITS)
         audit(self.tables, self.class_names, siblings_allowed=config.split_by == "image")
         self._images: dict[tuple[Any, ...], Images] = {}
         self._features: OrderedDict[tuple[Any, ...], Features] = OrderedDict()
@@ -77,7 +79,7 @@ class SearchData:
         split = next(name for name, rows in self.tables.items() if rows is table)
         key = split, *preprocessing_fields(config).values()
         if key not in self._images:
-            images = pipeline.load_images(self._builder, table, config, self._cache)
+            images = pipeline.load_images(self._dataset, table, config, self._cache)
             self._images[key] = images
         return self._images[key]
 

@@ -18,8 +18,9 @@ from PIL import Image
 from skincnn.api.preview import plot_preview
 from skincnn.clinical_metadata import CLINICAL_COLUMNS, encode_clinical_metadata
 from skincnn.config import Config
-from skincnn.data import datasets, pipeline
+from skincnn.data import pipeline
 from skincnn.data.cache import Cache, Images
+from skincnn.data.combined import open_datasets
 from skincnn.data.leakage import LeakageAudit, audit
 from skincnn.data.splits import make_splits
 from skincnn.model.classifier import build_classifier
@@ -118,20 +119,23 @@ def load_data(
         cache: Where decoded images are kept: "memory", "disk", or "auto".
 
     Raises:
-        ConfigError: The dataset does not exist.
-        DataError: The dataset has not been built, or the splits do not pass the leakage
+        ConfigError: A dataset or the source to leave out does not exist, or a label map is
+            not valid.
+        DataError: A dataset has not been built, or the splits do not pass the leakage
             audit.
     """
-    builder = datasets.open_dataset(config.data.dataset, _path(data_dir))
-    names = datasets.class_names(config.data.dataset, _path(data_dir))
-    tables = make_splits(builder, config.data)
+    fields = config.data
+    dataset = open_datasets(fields.datasets, _path(data_dir), fields.label_maps)
+    names = dataset.class_names
+    tables = make_splits(dataset, fields)
     leakage = audit(
         tables,
         names,
         inputs=CLINICAL_COLUMNS if config.model.clinical_metadata else (),
-        siblings_allowed=config.data.split_by == "image",
+        siblings_allowed=fields.split_by == "image",
+        may_lack_classes=("test",) if fields.leave_out else (),
     )
-    load = functools.partial(pipeline.load_images, builder, cache=cache)
+    load = functools.partial(pipeline.load_images, dataset, cache=cache)
     splits: Mapping[str, Split] = {
         name: Split(table, names, config, load) for name, table in tables.items()
     }

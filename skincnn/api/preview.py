@@ -12,7 +12,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from skincnn.config import AugmentConfig, Config
-from skincnn.data import datasets, pipeline
+from skincnn.data.combined import open_datasets
 from skincnn.data.preprocess import read_image
 from skincnn.model.augment import Augmentation
 from skincnn.model.mixing import Mixing
@@ -20,19 +20,19 @@ from skincnn.model.mixing import Mixing
 
 def plot_preview(config: Config, data_dir: Path | None = None) -> Figure:
     """Returns a figure with augmented copies of a training image of each class."""
-    builder = datasets.open_dataset(config.data.dataset, data_dir)
-    names = datasets.class_names(config.data.dataset, data_dir)
+    dataset = open_datasets(config.data.datasets, data_dir, config.data.label_maps)
+    names = dataset.class_names
     # One fold usually contains all classes; reading all folds would take minutes.
-    table = pipeline.read_table(builder, config.data.train_folds[:1])
+    table = dataset.read_table(config.data.train_folds[:1])
     table = table.sample(frac=1, random_state=config.seed).groupby("label").head(1)
     table = table.sort_values("label")
-    contents = pipeline.read_files(builder, table)
+    contents = dataset.read_files(table)
     images = np.stack(
         [np.asarray(read_image(content, config.data)) for content in contents]
     )
     labels = [names[label] for label in table["label"]]
     figure = plot_augmented(images, labels, config.augment, config.seed)
-    figure.suptitle(f"{config.data.dataset}, {_describe(config.augment)}", fontsize=10)
+    figure.suptitle(f"{dataset.name}, {_describe(config.augment)}", fontsize=10)
     return figure
 
 

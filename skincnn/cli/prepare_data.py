@@ -38,7 +38,7 @@ class Arguments:
     pixels."""
     name: str | None = None
     """Name of your own dataset, for --config folder or table; by default, the name of the
-    config. To train on the dataset, use train.py --data.dataset NAME."""
+    config. To train on the dataset, use train.py --data.datasets NAME."""
     manual_dir: Path | None = None
     """Directory of the published files or of your own images. If omitted, the files of
     isic2018 are downloaded (3 GB)."""

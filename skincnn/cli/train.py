@@ -245,9 +245,9 @@ def lr_range_test(arguments: Arguments, workdir: Path) -> None:
     # One device is enough: dividing a batch among devices does not change the loss.
     train = dataclasses.replace(arguments.config.train, devices=1)
     config = dataclasses.replace(arguments.config, train=train)
-    setup, builder, _ = prepare(config, arguments.data_dir, arguments.cache)
+    setup, dataset, _ = prepare(config, arguments.data_dir, arguments.cache)
     test = range_test.lr_range_test(setup)
-    title = f"{config.model.backbone} on {builder.info.full_name}, {config.optimizer.name}"
+    title = f"{config.model.backbone} on {dataset.full_name}, {config.optimizer.name}"
     plot = workdir / "lr_range_test.png"
     with replacing(plot) as temporary:
         figure = plot_learning_rates(test.table, test.learning_rate, title)

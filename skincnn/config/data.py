@@ -22,11 +22,21 @@ Folds = tuple[Annotated[int, Field(ge=0, lt=NUM_FOLDS)], ...]
 
 @section("data")
 class DataConfig:
-    """The dataset, its splits, and the preprocessing of the images."""
+    """The datasets, their splits, and the preprocessing of the images."""
 
-    dataset: str = "demo"
-    """Name of the dataset: demo, demo_tiny, isic2018, isic2018_256, ..., or the name of
-    your own dataset; see --config and --name in scripts/prepare_data.py --help."""
+    datasets: tuple[str, ...] = ("demo",)
+    """Names of the prepared datasets, whose images are used together: demo, demo_tiny,
+    isic2018, isic2018_256, ..., or names of your own datasets; see --config and --name in
+    scripts/prepare_data.py --help. The classes are those of the first dataset."""
+    label_maps: tuple[str, ...] = ()
+    """Label maps as NAME=FILE: the name of a dataset, and a JSON file with the class of
+    each of its labels, or null to leave the images out. In the first dataset, a label that
+    is not in the file is its own class. In other datasets, it is the class of the same
+    meaning, which is known for published labels."""
+    leave_out: str = ""
+    """Source that is left out of training and validation, and whose images are the test
+    split: the name of one of the `datasets`, or a value of the column `dataset` of its
+    images, such as rosendahl in HAM10000. Empty for none."""
     image_size: Annotated[int, Field(ge=32)] = 96
     """Height and width in pixels to which each image is resized."""
     resize_mode: Literal["stretch", "crop", "pad"] = "stretch"
@@ -77,6 +87,20 @@ class DataConfig:
     """Number of images per training step."""
 
     def __post_init__(self) -> None:
+        names = self.datasets
+        unique = len(set(names)) == len(names)
+        require(
+            unique and bool(names), "data.datasets", "one or more different names", names
+        )
+        mapped = [entry.partition("=")[0] for entry in self.label_maps]
+        require(
+            len(set(mapped)) == len(mapped)
+            and set(mapped) <= set(names)
+            and all("=" in entry for entry in self.label_maps),
+            "data.label_maps",
+            "NAME=FILE, with a different name in `data.datasets` each",
+            self.label_maps,
+        )
         splits = ("train_folds", "validation_folds", "test_folds")
         for name in splits:
             require(bool(getattr(self, name)), f"data.{name}", "non-empty", ())
@@ -102,6 +126,13 @@ class DataConfig:
             f"False unless `data.test_folds` is {FINAL_TEST_FOLD} and `data.split_by` is "
             "lesion",
             self.final_test,
+        )
+        require(
+            not (self.final_test and self.leave_out),
+            "data.leave_out",
+            "empty in a final test, because all images of a source that is left out are "
+            "tested, except those of fold 0",
+            self.leave_out,
         )
 
     def for_final_test(self) -> DataConfig:

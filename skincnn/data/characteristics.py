@@ -13,13 +13,18 @@ import pandas as pd
 from skincnn.classes import NOTHING_DECLARED, LesionClass, describe
 from skincnn.config import NUM_FOLDS, DataConfig
 from skincnn.data.identifiers import Identifiers, count_ids, find_identifiers
+from skincnn.data.label_maps import LabelMap
 from skincnn.data.skin_tone import ITA, SKIN_TONES
 from skincnn.records import Part
 
 if TYPE_CHECKING:
-    import tensorflow_datasets as tfds
+    from skincnn.data.combined import CombinedDataset
 
+DATASET = "dataset_name"
+"""Column with the name of the prepared dataset of an image. The column `dataset` contains
+the image set within that dataset."""
 SUBGROUPS = {
+    "dataset": DATASET,
     "age band": "age",
     "sex": "sex",
     "site": "localization",
@@ -41,6 +46,41 @@ OTHER_FOLDS = "in folds that this run does not use"
 SAME_LESION = "further images of the same lesion"
 SEVERAL_IMAGES = "validation and test images of lesions with several images"
 OTHER_GROUPS = "training images outside the chosen share"
+NO_CLASS = "images whose label has no class"
+COPIES = "copies of images of another dataset"
+NOT_IN_SOURCES = "images that are in no split when a source is left out"
+
+
+class DatasetInfo(Part):
+    """A prepared dataset, and what a run uses of it.
+
+    Attributes:
+        name: Name, such as "isic2018".
+        full_name: Full name of the TFDS dataset.
+        attribution: Source and license of the images; "" for the user's own images.
+        stored_longest_side: Longest side of the stored images in pixels; None if they have
+            their original size.
+        label_map: The class of each label.
+        num_stored: Number of images in the dataset.
+        num_copies: Number of its images that are not used because an earlier dataset of the
+            run contains a copy.
+        num_images: Number of images in each split of the run.
+    """
+
+    name: str
+    full_name: str
+    attribution: str
+    synthetic: bool
+    stored_longest_side: int | None
+    label_map: LabelMap
+    num_stored: int
+    num_copies: int
+    num_images: dict[str, int]
+
+    @property
+    def labels_without_class(self) -> list[str]:
+        """The labels whose images are not used."""
+        return [name for name, known in self.label_map.classes.items() if known is None]
 
 
 class ImageFlow(Part):
@@ -130,23 +170,24 @@ def describe_images(
 
 
 def describe_flow(
-    builder: tfds.core.DatasetBuilder,
-    tables: Mapping[str, pd.DataFrame],
-    config: DataConfig,
+    dataset: CombinedDataset, tables: Mapping[str, pd.DataFrame], config: DataConfig
 ) -> ImageFlow:
-    """Returns the flow of the images of a built dataset into the splits of a run.
+    """Returns the flow of the images of prepared datasets into the splits of a run.
 
     `tables` are those of "train", "val" and "test" from `skincnn.data.splits.make_splits`.
     """
-    report = builder.read_report()
-    excluded = Counter(report.excluded) + Counter(map(_category, report.left_out.values()))
-    stored = {name: part.num_examples for name, part in builder.info.splits.items()}
+    excluded: Counter[str] = Counter()
+    for part in dataset.parts:
+        report = part.builder.read_report()
+        excluded.update(report.excluded)
+        excluded.update(map(_category, report.left_out.values()))
+    stored = dataset.split_sizes
     in_folds = sum(count for name, count in stored.items() if name.startswith("fold_"))
     num_used = sum(map(len, tables.values()))
     folds = (*config.train_folds, *config.validation_folds, *config.test_folds)
     in_used_folds = sum(stored.get(f"fold_{fold}", 0) for fold in folds)
     selection = []
-    if config.split_by == "image":
+    if config.split_by == "image" or dataset.links.groups:
         # Images of any stored fold are assigned to new folds, whose sizes are not known.
         in_used_folds = in_folds
         if len(folds) < NUM_FOLDS:
@@ -157,6 +198,12 @@ def describe_flow(
         selection.append(SAME_LESION)
     if config.train_fraction < 1:
         selection.append(OTHER_GROUPS)
+    if config.leave_out:
+        selection.append(NOT_IN_SOURCES)
+    if any(None in part.label_map.classes.values() for part in dataset.parts):
+        selection.append(NO_CLASS)
+    if dataset.links.copies:
+        selection.append(COPIES)
     unused = {
         OFFICIAL: sum(stored.values()) - in_folds,
         OTHER_FOLDS: in_folds - in_used_folds,

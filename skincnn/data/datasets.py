@@ -1,12 +1,16 @@
-"""Building and opening the TFDS datasets on disk, and their class names."""
+"""Building, opening and reading the TFDS datasets on disk, and their class names."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import pandas as pd
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
@@ -22,6 +26,12 @@ from tfds_ham10000.table.options import TableOptions
 OnBadImage = Literal["fail", "skip"]
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 """Valid names of the user's own datasets, which are names of directories."""
+TABLE_COLUMNS = (
+    *("image_id", "lesion_id", "patient_id", "group_id", "label"),
+    *("dx_type", "age", "sex", "localization", "dataset"),
+)
+STORED_IN = "stored_in"
+"""Column with the TFDS split of an image in its dataset, such as "fold_3"."""
 
 
 def class_names(dataset: str, data_dir: Path | None = None) -> tuple[str, ...]:
@@ -145,6 +155,58 @@ def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.Datase
     return prepare_dataset(dataset, data_dir)
 
 
+def read_rows(builder: tfds.core.DatasetBuilder, splits: Collection[str]) -> pd.DataFrame:
+    """Returns a table with one row for each image in some TFDS splits, without the images.
+
+    The columns are `TABLE_COLUMNS` (`label` is the index of the label), `STORED_IN` and
+    `sha256` (the SHA-256 of the stored image file). The order is that of `splits`.
+    """
+    rows = [
+        {**row, "sha256": hashlib.sha256(row.pop("image")).hexdigest()}
+        for row in (tfds.as_numpy(read_records(builder, splits)) if splits else ())
+    ]
+    table = pd.DataFrame(rows, columns=[*TABLE_COLUMNS, "sha256"])
+    for name in set(TABLE_COLUMNS) - {"label", "age"}:
+        table[name] = table[name].map(bytes.decode)
+    sizes = [builder.info.splits[name].num_examples for name in splits]
+    return table.assign(**{STORED_IN: np.repeat(np.array([*splits], object), sizes)})
+
+
+def iterate_files(
+    builder: tfds.core.DatasetBuilder, image_ids: Iterable[str], splits: Collection[str]
+) -> Iterator[tuple[str, bytes]]:
+    """Yields the image_id and the bytes of the image file of images in some TFDS splits.
+
+    The order is that of the dataset.
+    """
+    missing = set(image_ids)
+    if not missing:
+        return
+    for row in tfds.as_numpy(read_records(builder, splits)):
+        image_id = row["image_id"].decode()
+        if image_id in missing:
+            missing.remove(image_id)
+            yield image_id, row["image"]
+        if not missing:
+            return
+
+
+def read_records(
+    builder: tfds.core.DatasetBuilder, splits: Iterable[str]
+) -> tf.data.Dataset:
+    """Returns the records of TFDS splits, one after the other, with encoded images."""
+    options = tf.data.Options()
+    options.autotune.enabled = False  # stopping the tuner often takes seconds
+    records = builder.as_dataset(
+        split="+".join(splits),
+        decoders={"image": tfds.decode.SkipDecoding()},
+        # Files are read one at a time to keep the order of the splits. Automatic caching
+        # would keep the images of a small dataset in memory.
+        read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+    )
+    return records.with_options(options)
+
+
 def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
     # TFDS logs a warning if the directory does not exist.
     return Path(builder.data_dir).is_dir() and bool(builder.is_prepared())
@@ -207,7 +269,7 @@ def _builder(dataset: str, data_dir: Path | None) -> tfds.core.DatasetBuilder:
     # A built dataset is read in the same way, whether it was built from folders or a table.
     own = {name: own_config(name, "table") for name in built_datasets(data_dir)}
     configs = {**own, **_configs()}
-    config = look_up(configs, dataset, "The dataset (--data.dataset or --config)")
+    config = look_up(configs, dataset, "The dataset (--data.datasets or --config)")
     return tfds_ham10000.Builder(config=config, data_dir=data_dir)
 
 

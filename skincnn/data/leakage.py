@@ -78,6 +78,7 @@ def audit(
     *,
     inputs: Iterable[str] = (),
     siblings_allowed: bool = False,
+    may_lack_classes: Collection[str] = (),
 ) -> LeakageAudit:
     """Checks the splits of a run for leakage, and returns the result.
 
@@ -91,6 +92,8 @@ def audit(
             predict the label almost perfectly (`MAX_INPUT_SCORE`).
         siblings_allowed: Whether images of one lesion may be in several splits, as in a
             split by image. Shared lesions and groups are then counted but are not an error.
+        may_lack_classes: The splits that need not have images of every class, such as the
+            images of a source that is left out of training.
 
     Raises:
         DataError: An image, lesion or group is in two splits, an image is repeated in a
@@ -98,7 +101,8 @@ def audit(
     """
     inputs = list(inputs)
     _check_inputs(inputs)
-    _check_classes(splits, class_names)
+    complete = {n: table for n, table in splits.items() if n not in may_lack_classes}
+    _check_classes(complete, class_names)
     for name in inputs:
         if name in splits["train"]:
             _check_input(splits["train"], name)

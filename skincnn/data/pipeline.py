@@ -13,19 +13,19 @@ import hashlib
 import json
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
-import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from skincnn.config import DataConfig
+from skincnn.data import datasets
 from skincnn.data.cache import ALIGNMENT, Cache, Images, cached_images, empty_array
+from skincnn.data.combined import CombinedDataset, PreparedDataset
 from skincnn.data.preprocess import read_image
 from skincnn.data.preprocessing_spec import preprocessing_fields
 from skincnn.data.sampling import epoch_batches, steps_per_epoch
@@ -42,65 +42,10 @@ GATHERING_THREADS = 2
 CACHE_FOLDER = "skincnn_images"
 CACHE_VERSION = 1
 """Increment this when the same files and preprocessing fields yield different pixels."""
-TABLE_COLUMNS = (
-    *("image_id", "lesion_id", "patient_id", "group_id", "label"),
-    *("dx_type", "age", "sex", "localization", "dataset"),
-)
-
-
-def read_table(
-    builder: tfds.core.DatasetBuilder, folds: Iterable[int | str]
-) -> pd.DataFrame:
-    """Returns a table with one row for each image in `folds`, without the images.
-
-    `folds` are fold numbers in 0..9 and names of official splits. Folds that the dataset
-    lacks, because it has few patients or lesions, are empty. The columns are
-    `TABLE_COLUMNS` (`label` is the class index), `fold` (an element of `folds`) and
-    `sha256` (the SHA-256 of the stored image file).
-    """
-    stored = builder.info.splits
-    folds = [f for f in folds if isinstance(f, str) or stored_name(f) in stored]
-    rows = [
-        {**row, "sha256": hashlib.sha256(row.pop("image")).hexdigest()}
-        for row in (tfds.as_numpy(_records(builder, folds)) if folds else ())
-    ]
-    table = pd.DataFrame(rows, columns=[*TABLE_COLUMNS, "sha256"])
-    for name in set(TABLE_COLUMNS) - {"label", "age"}:
-        table[name] = table[name].map(bytes.decode)
-    sizes = [stored[stored_name(fold)].num_examples for fold in folds]
-    return table.assign(fold=np.repeat(folds, sizes))
-
-
-def read_files(builder: tfds.core.DatasetBuilder, table: pd.DataFrame) -> list[bytes]:
-    """Returns the bytes of the image file of each row of a small table.
-
-    See `iterate_files` for the table.
-    """
-    files = dict(iterate_files(builder, table))
-    return [files[image_id] for image_id in table["image_id"]]
-
-
-def iterate_files(
-    builder: tfds.core.DatasetBuilder, table: pd.DataFrame
-) -> Iterator[tuple[str, bytes]]:
-    """Yields the image_id and the bytes of the image file of each row of a table.
-
-    The table has the columns `image_id` and `fold`. The order is that of the dataset.
-    """
-    missing = set(table["image_id"])
-    if not missing:
-        return
-    for row in tfds.as_numpy(_records(builder, sorted(table["fold"].unique()))):
-        image_id = row["image_id"].decode()
-        if image_id in missing:
-            missing.remove(image_id)
-            yield image_id, row["image"]
-        if not missing:
-            return
 
 
 def load_images(
-    builder: tfds.core.DatasetBuilder,
+    dataset: CombinedDataset,
     table: pd.DataFrame,
     config: DataConfig,
     cache: Cache = "auto",
@@ -108,8 +53,9 @@ def load_images(
     """Returns the decoded and preprocessed images of a table.
 
     Args:
-        builder: The built dataset.
-        table: Rows of `read_table`, from any folds and in any order, without duplicates.
+        dataset: The dataset, which may consist of several prepared datasets.
+        table: Rows of `CombinedDataset.read_table`, from any folds and in any order,
+            without duplicates.
         config: The preprocessing; see `skincnn.data.preprocess.read_image`.
         cache: Where to keep the images; see `skincnn.data.cache.cached_images`. Cache files
             are in the directory skincnn_images beside the built datasets.
@@ -122,14 +68,14 @@ def load_images(
         DataError: The dataset lacks some of the images, or is damaged.
     """
     shape = (len(table), config.image_size, config.image_size, 3)
-    # `data_dir` is <root>/<name>/<config>/<version>.
-    folder = Path(builder.data_dir).parents[2] / CACHE_FOLDER
-    name = f"{builder.builder_config.name}-{config.image_size}px-{_key(table, config)}.npy"
+    name = f"{dataset.name[:100]}-{config.image_size}px-{_key(table, config)}.npy"
 
     def fill(images: Images) -> None:
-        _read_into(images, builder, table, config)
+        with tqdm(total=len(table), desc="Reading images", unit="img") as progress:
+            for part, positions in dataset.locate(table):
+                _read_into(images, part, table.iloc[positions], positions, config, progress)
 
-    return cached_images(folder / name, shape, fill, cache)
+    return cached_images(dataset.root / CACHE_FOLDER / name, shape, fill, cache)
 
 
 def training_batches(
@@ -225,27 +171,6 @@ def fingerprint(table: pd.DataFrame) -> str:
     return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()
 
 
-def stored_name(fold: int | str) -> str:
-    """Returns the name of the TFDS split for a fold number or an official split."""
-    return fold if isinstance(fold, str) else f"fold_{fold}"
-
-
-def _records(
-    builder: tfds.core.DatasetBuilder, folds: Iterable[int | str]
-) -> tf.data.Dataset:
-    """Returns the records of some folds, one fold after the other, with encoded images."""
-    options = tf.data.Options()
-    options.autotune.enabled = False  # stopping the tuner often takes seconds
-    records = builder.as_dataset(
-        split="+".join(map(stored_name, folds)),
-        decoders={"image": tfds.decode.SkipDecoding()},
-        # Files are read one at a time to keep the order of the folds. Automatic caching
-        # would keep the images of a small dataset in memory.
-        read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
-    )
-    return records.with_options(options)
-
-
 def _key(table: pd.DataFrame, config: DataConfig) -> str:
     """Returns a hash of everything that determines the pixels and the image order."""
     content = {
@@ -259,42 +184,44 @@ def _key(table: pd.DataFrame, config: DataConfig) -> str:
 
 def _read_into(
     images: Images,
-    builder: tfds.core.DatasetBuilder,
+    part: PreparedDataset,
     table: pd.DataFrame,
+    positions: npt.NDArray[np.int64],
     config: DataConfig,
+    progress: tqdm[Any],
 ) -> None:
-    """Reads and preprocesses the images of `table` into the rows of `images`."""
-    row_of = tf.lookup.StaticHashTable(
-        tf.lookup.KeyValueTensorInitializer(
-            tf.constant(table["image_id"].tolist()), tf.range(len(table))
-        ),
+    """Reads and preprocesses the images of `table` into the `positions` of `images`."""
+    image_ids = table["image_id"].str.removeprefix(part.prefix).tolist()
+    position_of = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(tf.constant(image_ids), tf.constant(positions)),
         default_value=-1,
     )
 
     def is_needed(record: dict[str, tf.Tensor]) -> tf.Tensor:
-        return row_of.lookup(record["image_id"]) >= 0
+        return position_of.lookup(record["image_id"]) >= 0
 
     def read(record: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        return row_of.lookup(record["image_id"]), read_image(record["image"], config)
+        image = read_image(record["image"], config)
+        return position_of.lookup(record["image_id"]), image
 
-    records = _records(builder, sorted(table["fold"].unique())).filter(is_needed)
+    splits = sorted(table[datasets.STORED_IN].unique())
+    records = datasets.read_records(part.builder, splits).filter(is_needed)
     decoded = records.map(read, num_parallel_calls=READING_THREADS)
     batches = decoded.batch(READING_BATCH_SIZE).prefetch(1)
     num_read = 0
-    with tqdm(total=len(table), desc="Reading images", unit="img") as progress:
-        try:
-            for rows, batch in batches.as_numpy_iterator():
-                images[rows] = batch
-                num_read += len(rows)
-                progress.update(len(rows))
-        except tf.errors.OpError as error:
-            raise DataError(
-                f"The images in {builder.data_dir} cannot be read: {error.message}. "
-                "Delete that directory and build the dataset again."
-            ) from error
+    try:
+        for rows, batch in batches.as_numpy_iterator():
+            images[rows] = batch
+            num_read += len(rows)
+            progress.update(len(rows))
+    except tf.errors.OpError as error:
+        raise DataError(
+            f"The images in {part.builder.data_dir} cannot be read: {error.message}. "
+            "Delete that directory and build the dataset again."
+        ) from error
     if num_read != len(table):
         raise DataError(
-            f"{builder.data_dir} contains {num_read} of the {len(table)} required "
+            f"{part.builder.data_dir} contains {num_read} of the {len(table)} required "
             "images. Delete that directory and build the dataset again."
         )
 

@@ -7,26 +7,28 @@ from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
-import tensorflow_datasets as tfds
 
-from skincnn.config import NUM_FOLDS, DataConfig
+from skincnn.config import FINAL_TEST_FOLD, NUM_FOLDS, DataConfig
+from skincnn.data.characteristics import DATASET
+from skincnn.data.combined import CombinedDataset
 from skincnn.data.identifiers import known_ids
-from skincnn.data.pipeline import read_table
-from skincnn.errors import DataError
+from skincnn.errors import ConfigError, DataError
+from skincnn.lookup import suggest
 
 SPLITS = ("train", "val", "test")
 
 
 def make_splits(
-    builder: tfds.core.DatasetBuilder, config: DataConfig, names: Collection[str] = SPLITS
+    dataset: CombinedDataset, config: DataConfig, names: Collection[str] = SPLITS
 ) -> dict[str, pd.DataFrame]:
     """Returns the tables of the named splits, with one row per image.
 
     The splits are determined by the fields `train_folds`, `validation_folds`, `test_folds`,
-    `split_by`, `one_image_per_lesion`, `single_image_lesions` and `train_fraction` of the
-    configuration.
+    `leave_out`, `split_by`, `one_image_per_lesion`, `single_image_lesions` and
+    `train_fraction` of the configuration.
 
     Raises:
+        ConfigError: The source that is left out does not exist.
         DataError: See `select_lesions`.
     """
     all_folds = {
@@ -34,21 +36,51 @@ def make_splits(
         "val": config.validation_folds,
         "test": config.test_folds,
     }
+    by_image = config.split_by == "image"
+    if config.leave_out:
+        # All images of the source are tested. Fold 0 is kept for the final test.
+        scored = {fold for folds in all_folds.values() for fold in folds}
+        if not by_image:
+            scored.discard(FINAL_TEST_FOLD)
+        all_folds["test"] = tuple(sorted(scored))
     folds = {name: all_folds[name] for name in names}
-    if config.split_by == "image":
-        # An image of any stored fold may be in any split.
-        table = read_table(builder, range(NUM_FOLDS))
-        fold = image_folds(table)
-    else:
-        table = read_table(builder, sorted(sum(folds.values(), ())))
-        fold = table["fold"]
+    # In a split by image, an image of any stored fold may be in any split.
+    used = range(NUM_FOLDS) if by_image else sorted(set(sum(folds.values(), ())))
+    table = dataset.read_table(used)
+    fold = image_folds(table) if by_image else table["fold"]
     splits = {}
     for name, split_folds in folds.items():
-        rows = select_lesions(table, fold.isin(split_folds), config, name)
+        in_split = fold.isin(split_folds)
+        if config.leave_out:
+            in_split &= in_role(table, config.leave_out, name)
+        rows = select_lesions(table, in_split, config, name)
         if name == "train" and config.train_fraction < 1:
             rows = fraction_of_groups(rows, config.train_fraction)
         splits[name] = rows.reset_index(drop=True)
+    if config.leave_out and splits.get("test", table).empty:
+        known = sorted({*table[DATASET], *table["dataset"]})
+        raise ConfigError(
+            f"`data.leave_out` must be one of: {', '.join(known)}. Received: "
+            f"{config.leave_out!r}.{suggest(known, config.leave_out)}"
+        )
     return splits
+
+
+def is_source(table: pd.DataFrame, source: str) -> pd.Series[bool]:
+    """Returns whether each image is from a dataset or an image set with this name."""
+    return (table[DATASET] == source) | (table["dataset"] == source)
+
+
+def in_role(table: pd.DataFrame, source: str, split: str) -> pd.Series[bool]:
+    """Returns which images a split may contain when a source is left out.
+
+    The test split contains the images of the source. The other splits contain those of
+    other sources, except images in a group with an image of the source.
+    """
+    left_out = is_source(table, source)
+    if split == "test":
+        return left_out
+    return ~table["group_id"].isin(table.loc[left_out, "group_id"])
 
 
 def image_folds(table: pd.DataFrame) -> pd.Series[int]:

@@ -94,13 +94,14 @@ def combine_info(
 ) -> RunInfo:
     """Returns the content of run.json for an ensemble or a cross-validation of runs."""
     infos = [run.info for run in runs]
+    datasets = {d.name: d for info in reversed(infos) for d in info.datasets}
     counted = infos if kind == "ensemble" else infos[:1]
     return infos[0].model_copy(
         update={
             "kind": kind,
             "device": _common([info.device for info in infos]),
             "provenance": _common([info.provenance for info in infos]),
-            "synthetic": any(info.synthetic for info in infos),
+            "datasets": tuple(datasets.values()),
             "audit": _worst([info.audit for info in infos]),
             "flow": combine_flows([info.flow for info in infos]),
             "training_characteristics": _common(
@@ -184,8 +185,13 @@ def cross_validation_configs(config: Config, num_models: int) -> list[Config]:
     `FINAL_TEST_FOLD` is in no test set, so all models are trained on it.
 
     Raises:
-        ConfigError: `num_models` is out of range.
+        ConfigError: `num_models` is out of range, or the configuration leaves out a source.
     """
+    if config.data.leave_out:
+        raise ConfigError(
+            "--folds cannot be used with --data.leave-out, which determines the test "
+            "images. Train a model for each source."
+        )
     tested = [fold for fold in range(NUM_FOLDS) if fold != FINAL_TEST_FOLD]
     if not 2 <= num_models <= len(tested):
         raise ConfigError(f"--folds must be in 2..{len(tested)}. Received: {num_models}.")

@@ -210,6 +210,8 @@ def _find_recipe(
         file, flags = f"{name}/config.json", ""
         parts = (" ".join(map(str, getattr(first.data, part))) for part in names)
         folds = " / ".join(parts)
+        if first.data.leave_out:
+            folds += f", source {first.data.leave_out} left out"
     else:
         file, flags = f"{name}/model_1/config.json", f" --folds {count}"
         folds = f"1 to 9, out of fold by {count} models"

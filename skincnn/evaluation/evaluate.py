@@ -77,13 +77,13 @@ class EvaluateOptions:
 class Evaluation:
     """The predictions tables and results, by name, for `write_evaluation`.
 
-    `headline` is the split to report first. `dataset_dir` is the directory of the built
-    dataset. `references` are features of validation images for OOD detection. `mistakes`
-    are from `collect_all_mistakes`.
+    `headline` is the split to report first. `folders` are the directories of the built
+    datasets, by name. `references` are features of validation images for OOD detection.
+    `mistakes` are from `collect_all_mistakes`.
     """
 
     headline: str
-    dataset_dir: Path
+    folders: dict[str, Path]
     references: ReferenceFeatures
     predictions: Tables
     results: dict[str, Record]
@@ -142,7 +142,7 @@ def evaluate(
         results[f"{headline}.corruptions"] = evaluate_corruptions(run, as_is, clean)
     mistakes = collect_all_mistakes(run, as_is, clean.calibration_map)
     predictions = {**ood, **tables}
-    return Evaluation(headline, run.dataset_dir, references, predictions, results, mistakes)
+    return Evaluation(headline, run.folders, references, predictions, results, mistakes)
 
 
 def write_evaluation(workdir: Path, evaluation: Evaluation) -> None:
@@ -160,7 +160,7 @@ def write_evaluation(workdir: Path, evaluation: Evaluation) -> None:
         if isinstance(result, SplitResult) and result.split != "val"
     }
     tables = {name: evaluation.predictions[name] for name in scored}
-    positions = record_scored(evaluation.dataset_dir, tables)
+    positions = record_scored(evaluation.folders, tables)
     numbered = {
         name: result.model_copy(update={"position": positions[name]})
         for name, result in scored.items()

@@ -11,15 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
 from skincnn.clinical_metadata import encode_clinical_metadata
 from skincnn.config import FINAL_TEST_FOLD, Config
-from skincnn.data import datasets, pipeline
+from skincnn.data import pipeline
 from skincnn.data.cache import Cache, Images
+from skincnn.data.combined import CombinedDataset, open_datasets, stored_name
 from skincnn.data.leakage import SplitLeakage, count_shared
 from skincnn.data.skin_tone import ITA, estimate_ita
-from skincnn.data.splits import make_splits, select_lesions
+from skincnn.data.splits import in_role, make_splits, select_lesions
 from skincnn.errors import ConfigError, DataError
 from skincnn.inference.load import load_model, require_classes
 from skincnn.inference.predict import with_features
@@ -51,12 +51,12 @@ class Split:
 class LoadedRun:
     """A trained model and the splits on which it is evaluated, "val" first.
 
-    `dataset_dir` is the directory of the built dataset. `feature_model` returns the
-    features as a second output; see `with_features`. `leakage` does not contain validation
-    and test, which were audited before training.
+    `folders` are the directories of the built datasets, by name. `feature_model` returns
+    the features as a second output; see `with_features`. `leakage` does not contain
+    validation and test, which were audited before training.
     """
 
-    dataset_dir: Path
+    folders: dict[str, Path]
     info: RunInfo
     config: Config
     model: keras.Model
@@ -83,29 +83,28 @@ def load_run(
         others: Names of further splits.
 
     Raises:
-        ConfigError: See `read_run`, `name_splits`, `read_splits` and `load_images`.
+        ConfigError: See `read_run`, `name_splits`, `open_datasets`, `read_splits` and
+            `load_images`.
         DataError: The dataset is missing, damaged or not that of the training run, or the
             model file is damaged.
     """
     info, config = read_run(workdir)
     names = name_splits(others, config)
-    builder = datasets.open_dataset(config.data.dataset, data_dir)
-    class_names = builder.info.features["label"].names
-    require_classes(class_names, info, workdir, builder.info.full_name)
-    tables = read_splits(builder, config, info, workdir, names)
-    leakage = measure_leakage(builder, config, tables)
+    dataset = open_datasets(config.data.datasets, data_dir, config.data.label_maps)
+    require_classes(dataset.class_names, info, workdir, dataset.full_name)
+    tables = read_splits(dataset, config, info, workdir, names)
+    leakage = measure_leakage(dataset, config, tables)
     model = load_model(workdir, info)
     splits = {
-        name: load_split(builder, table, config, cache) for name, table in tables.items()
+        name: load_split(dataset, table, config, cache) for name, table in tables.items()
     }
-    dataset_dir = Path(builder.data_dir)
     return LoadedRun(
-        dataset_dir, info, config, model, with_features(model), splits, leakage
+        dataset.folders, info, config, model, with_features(model), splits, leakage
     )
 
 
 def load_split(
-    builder: tfds.core.DatasetBuilder, table: pd.DataFrame, config: Config, cache: Cache
+    dataset: CombinedDataset, table: pd.DataFrame, config: Config, cache: Cache
 ) -> Split:
     """Returns the inputs of a run for the rows of a table.
 
@@ -113,7 +112,7 @@ def load_split(
     estimated skin tone (`ITA`), unless the colors of the images were corrected. See
     `load_images` for errors.
     """
-    images = pipeline.load_images(builder, table, config.data, cache)
+    images = pipeline.load_images(dataset, table, config.data, cache)
     metadata = None
     if config.model.clinical_metadata:
         metadata = encode_clinical_metadata(table)
@@ -125,14 +124,14 @@ def load_split(
 def name_splits(splits: Sequence[str], config: Config) -> tuple[str, ...]:
     """Returns the names of the requested splits without duplicates.
 
-    If `data.split_by` is lesion, the name of a single test fold becomes "test".
+    If the test split is a single fold, the name of this fold becomes "test".
 
     Raises:
         ConfigError: A split is "val" or, if `data.split_by` is lesion, one of several test
             folds or the fold that is kept for the final test.
     """
-    kept = pipeline.stored_name(FINAL_TEST_FOLD)
-    test_folds = [pipeline.stored_name(fold) for fold in config.data.test_folds]
+    kept = stored_name(FINAL_TEST_FOLD)
+    test_folds = _test_folds(config)
     names = []
     for split in splits:
         if split == "val":
@@ -140,7 +139,7 @@ def name_splits(splits: Sequence[str], config: Config) -> tuple[str, ...]:
                 "--split val is not allowed: the validation split is always evaluated, and "
                 "its scores are optimistic. Omit the flag, or use another split."
             )
-        if config.data.split_by == "lesion" and split in test_folds:
+        if split in test_folds:
             if len(test_folds) > 1:
                 raise ConfigError(
                     f"--split {split} is one of the test folds {', '.join(test_folds)}, "
@@ -157,7 +156,7 @@ def name_splits(splits: Sequence[str], config: Config) -> tuple[str, ...]:
 
 
 def read_splits(
-    builder: tfds.core.DatasetBuilder,
+    dataset: CombinedDataset,
     config: Config,
     info: RunInfo,
     workdir: Path,
@@ -172,25 +171,27 @@ def read_splits(
         DataError: The dataset is not the one that the run was trained on; see also
             `skincnn.data.splits.select_lesions`.
     """
-    tables = make_splits(builder, config.data, SPLITS)
+    tables = make_splits(dataset, config.data, SPLITS)
     for split, table in tables.items():
         if pipeline.fingerprint(table) != info.data_fingerprint[split]:
             raise DataError(
-                f"The split {split} of {builder.info.full_name} differs from that of the "
+                f"The split {split} of {dataset.full_name} differs from that of the "
                 f"training run {workdir}. Expected the same images and labels. Use the "
                 "--data-dir of the training run, or train again."
             )
     for split in others:
         if split not in tables:
-            table = pipeline.read_table(builder, [_find_split(split, builder, config)])
-            everything = pd.Series(True, table.index)
-            rows = select_lesions(table, everything, config.data, split)
+            table = dataset.read_table([_find_split(split, dataset, config)])
+            in_split = pd.Series(True, table.index)
+            if config.data.leave_out:
+                in_split = in_role(table, config.data.leave_out, split)
+            rows = select_lesions(table, in_split, config.data, split)
             tables[split] = rows.reset_index(drop=True)
     return tables
 
 
 def measure_leakage(
-    builder: tfds.core.DatasetBuilder, config: Config, tables: Mapping[str, pd.DataFrame]
+    dataset: CombinedDataset, config: Config, tables: Mapping[str, pd.DataFrame]
 ) -> dict[str, SplitLeakage]:
     """Returns the overlap of the splits in `tables` with training and validation images.
 
@@ -199,33 +200,47 @@ def measure_leakage(
     others = [name for name in tables if name not in SPLITS]
     if not others:
         return {}
-    train = make_splits(builder, config.data, ("train",))["train"]
+    train = make_splits(dataset, config.data, ("train",))["train"]
     seen = pd.concat([train, tables["val"]])
     return {name: count_shared(seen, tables[name]) for name in others}
 
 
 def describe_storage(split: str, config: Config) -> str:
     """Returns the part of the dataset that contains a split, such as "folds 8, 9"."""
+    source = config.data.leave_out
+    if source and split == "test":
+        return f"source {source}"
     folds = {"val": config.data.validation_folds, "test": config.data.test_folds}
-    if split not in folds:
-        return split.replace("_", " ")
-    numbers = ", ".join(map(str, folds[split]))
-    return f"fold{'s' if len(folds[split]) > 1 else ''} {numbers}"
+    text = split.replace("_", " ")
+    if split in folds:
+        numbers = ", ".join(map(str, folds[split]))
+        text = f"fold{'s' if len(folds[split]) > 1 else ''} {numbers}"
+    return f"{text} without {source}" if source else text
 
 
-def _find_split(split: str, builder: tfds.core.DatasetBuilder, config: Config) -> int | str:
-    """Checks a split, and returns the number of the fold or the name of the split."""
-    trained = {pipeline.stored_name(fold) for fold in config.data.train_folds}
+def _test_folds(config: Config) -> list[str]:
+    """Returns the names of the folds of which the test split consists.
+
+    There are none in a split by image, and if a source is left out.
+    """
+    if config.data.split_by == "image" or config.data.leave_out:
+        return []
+    return list(map(stored_name, config.data.test_folds))
+
+
+def _find_split(split: str, dataset: CombinedDataset, config: Config) -> str:
+    """Checks the name of a TFDS split, and returns it."""
+    trained = {stored_name(fold) for fold in config.data.train_folds}
     if config.data.split_by == "image":
-        trained = {name for name in builder.info.splits if name.startswith("fold_")}
-    validation = map(pipeline.stored_name, config.data.validation_folds)
+        trained = {name for name in dataset.split_sizes if name.startswith("fold_")}
+    validation = map(stored_name, config.data.validation_folds)
     reasons = dict.fromkeys(validation, ", which was used for validation")
     reasons |= dict.fromkeys(trained, ", which was used for training")
-    seen = {*reasons, *map(pipeline.stored_name, config.data.test_folds)}
-    valid = ["test", *(name for name in builder.info.splits if name not in seen)]
+    seen = {*reasons, *_test_folds(config)}
+    valid = ["test", *(name for name in dataset.split_sizes if name not in seen)]
     if split not in valid:
         raise ConfigError(
             f"--split must be one of: {', '.join(valid)}. Received: {split}"
             f"{reasons.get(split, '')}."
         )
-    return int(split.removeprefix("fold_")) if split.startswith("fold_") else split
+    return split

@@ -56,17 +56,17 @@ class Subgroup:
 def find_subgroups(predictions: pd.DataFrame) -> list[Subgroup]:
     """Returns the subgroups of a predictions table, by `SUBGROUPS` and by skin tone.
 
-    Attributes that are missing in the predictions table, or unknown for all images, are
-    left out.
+    Attributes that are missing in the predictions table, or that have the same value for
+    all images, are left out.
     """
     subgroups = []
     for attribute, column in {**SUBGROUPS, skin_tone.ATTRIBUTE: skin_tone.ITA}.items():
         if column not in predictions:
             continue
         values = subgroup_values(predictions[column])
-        known = (values != UNKNOWN).to_numpy()
-        if not known.any():
+        if values.nunique() < 2:
             continue
+        known = (values != UNKNOWN).to_numpy()
         for value in values.sort_values().unique():
             images = (values == value).to_numpy()
             others = known & ~images

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from skincnn.classes import LesionClass
 from skincnn.config import Config, read_config
-from skincnn.data.characteristics import Characteristics, ImageFlow
+from skincnn.data.characteristics import Characteristics, DatasetInfo, ImageFlow
 from skincnn.data.identifiers import Identifiers
 from skincnn.data.leakage import LeakageAudit
 from skincnn.data.preprocessing_spec import describe_preprocessing
@@ -106,15 +106,13 @@ class RunInfo(Record):
         provenance: Code and hardware; None if they differ between models.
         class_names: Class names, in the order of the model's outputs.
         declared: The classes that the dataset declares; see `skincnn.classes.describe`.
-        synthetic: Whether the images are synthetic.
-        dataset: Full name of the TFDS dataset.
-        attribution: Source and license of the images; "" for the user's own images.
-        stored_longest_side: Longest side of the stored images in pixels; None if they have
-            their original size.
+        datasets: The prepared datasets whose images the run uses; for several models,
+            those of all models.
+        leave_out: The source that is left out of training, and tested; "" for none.
         audit: Result of the leakage audit; for several models, the largest values.
         identifiers: Number of images of the splits whose lesion and patient are known.
-        near_duplicates: The search by which the dataset was built.
-        label_conflicts: Near-duplicates in the dataset with different labels.
+        near_duplicates: The searches by which the datasets were built.
+        label_conflicts: Near-duplicates in the datasets with different labels.
         flow: Number of images from the source files to the splits; None for several models
             with different datasets.
         training_characteristics: Characteristics of the training images; None for several
@@ -133,7 +131,7 @@ class RunInfo(Record):
             models with different teachers.
     """
 
-    SCHEMA = 2
+    SCHEMA = 3
 
     kind: Literal["run", "ensemble", "cross_validation"] = "run"
     skincnn: str
@@ -142,10 +140,8 @@ class RunInfo(Record):
     provenance: Provenance | None
     class_names: tuple[str, ...]
     declared: dict[str, LesionClass] = Field(default={})
-    synthetic: bool
-    dataset: str
-    attribution: str
-    stored_longest_side: int | None
+    datasets: tuple[DatasetInfo, ...]
+    leave_out: str = ""
     audit: LeakageAudit
     identifiers: Identifiers
     near_duplicates: NearDuplicateSearch
@@ -161,6 +157,33 @@ class RunInfo(Record):
     sha256: dict[str, str]
     members: tuple[Member, ...] = ()
     teacher: Teacher | None = None
+
+    @property
+    def dataset(self) -> str:
+        """The full names of the TFDS datasets."""
+        return " + ".join(dataset.full_name for dataset in self.datasets)
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether any images are synthetic."""
+        return any(dataset.synthetic for dataset in self.datasets)
+
+    @property
+    def published(self) -> bool:
+        """Whether all images are published and none are synthetic."""
+        return all(d.attribution and not d.synthetic for d in self.datasets)
+
+    @property
+    def attribution(self) -> str:
+        """Source and license of the published images; "" for the user's own images."""
+        texts = (dataset.attribution for dataset in self.datasets)
+        return " ".join(dict.fromkeys(filter(None, texts)))
+
+    @property
+    def stored_longest_side(self) -> int | None:
+        """Longest side of all stored images in pixels; None if some have another size."""
+        sides = {dataset.stored_longest_side for dataset in self.datasets}
+        return sides.pop() if len(sides) == 1 else None
 
 
 def read_run_info(workdir: Path, fix: str = TRAIN_AGAIN) -> RunInfo:

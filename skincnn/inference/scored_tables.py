@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from skincnn.data.characteristics import DATASET
 from skincnn.inference.predictions import table_fingerprint
 
 FILE = "scored_tables.csv"
@@ -19,30 +20,43 @@ COLUMNS = ("fold", "fingerprint")
 
 
 def record_scored(
-    folder: Path, tables: Mapping[str, pd.DataFrame]
+    folders: Mapping[str, Path], tables: Mapping[str, pd.DataFrame]
 ) -> dict[str, int | None]:
     """Records tables as scored, and returns their positions.
 
     The position of a table is its position, counted from 1, among all tables that were
-    scored on its folds. Rows are only appended to the record, even if several processes
-    write to it, so that a table that is scored again keeps its position. The positions are
-    None if the record cannot be written.
+    scored on its folds; for several datasets, it is the highest of the positions. Rows are
+    only appended to a record, even if several processes write to it, so that a table that
+    is scored again keeps its position. The positions are None if a record cannot be
+    written.
 
     Args:
-        folder: Directory of the built dataset.
-        tables: Predictions tables by name, with a column `fold`.
+        folders: Directory of each built dataset, by name.
+        tables: Predictions tables by name, with the columns `DATASET` and fold.
     """
-    if not tables:
+    positions: dict[str, int | None] = dict.fromkeys(tables, 0)
+    for dataset, folder in folders.items():
+        parts = {name: table[table[DATASET] == dataset] for name, table in tables.items()}
+        rows = {name: _rows(part) for name, part in parts.items() if len(part)}
+        for name, position in _record(folder / FILE, rows).items():
+            highest = positions[name]
+            if position is None or highest is None:
+                positions[name] = None
+            else:
+                positions[name] = max(position, highest)
+    return positions
+
+
+def _record(path: Path, rows: Mapping[str, pd.DataFrame]) -> dict[str, int | None]:
+    """Adds rows by name to a record, and returns the positions by name."""
+    if not rows:
         return {}
-    rows = {name: _rows(table) for name, table in tables.items()}
-    added = pd.concat(rows.values())
-    path = folder / FILE
     try:
         with path.open("a", encoding="utf-8") as file:
-            file.write(added.to_csv(index=False, header=False))
+            file.write(pd.concat(rows.values()).to_csv(index=False, header=False))
         record = pd.read_csv(path, names=COLUMNS, dtype=str)
     except OSError:
-        return dict.fromkeys(tables)
+        return dict.fromkeys(rows)
     positions: dict[str, int | None] = {}
     for name, table in rows.items():
         on_folds = record.loc[record["fold"].isin(table["fold"]), "fingerprint"].unique()

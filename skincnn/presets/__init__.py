@@ -45,8 +45,8 @@ def vary_seed(config: Config, num_models: int) -> tuple[Config, ...]:
 def preset(name: str) -> Config:
     """Returns the configuration of a preset.
 
-    >>> preset("quickstart").data.dataset
-    'demo'
+    >>> preset("quickstart").data.datasets
+    ('demo',)
 
     Raises:
         ConfigError: No preset has this name.

@@ -25,7 +25,7 @@ def quickstart() -> Config:
     Score: balanced accuracy .680 [.585, .770] on the synthetic test fold.
     """
     return Config(
-        data=DataConfig(dataset="demo", image_size=96),
+        data=DataConfig(datasets=("demo",), image_size=96),
         model=ModelConfig(
             backbone="mobilenet_v2",
             width_multiplier=0.35,
@@ -55,7 +55,7 @@ def mobilenet_160() -> Config:
       (docs/results): .683 [.636, .731] (.690 [.640, .737]).
     """
     return Config(
-        data=DataConfig(dataset="isic2018", image_size=160),
+        data=DataConfig(datasets=("isic2018",), image_size=160),
         model=ModelConfig(backbone="mobilenet", width_multiplier=0.75),
         imbalance=ImbalanceConfig(power=0.7),
         optimizer=OptimizerConfig(
@@ -121,7 +121,7 @@ def effnetv2s_384() -> Config:
     Score: not measured.
     """
     return Config(
-        data=DataConfig(dataset="isic2018", image_size=384, batch_size=64),
+        data=DataConfig(datasets=("isic2018",), image_size=384, batch_size=64),
         augment=AugmentConfig(parts=(*AugmentConfig().parts, "shear", "hue", "erase")),
         model=ModelConfig(backbone="efficientnet_v2_s", dropout=0.3),
         imbalance=ImbalanceConfig(power=0.7),

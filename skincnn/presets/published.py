@@ -66,7 +66,7 @@ def cnn() -> Config:
     Published score: unknown. Score: not measured.
     """
     return Config(
-        data=DataConfig(dataset="isic2018", image_size=96),
+        data=DataConfig(datasets=("isic2018",), image_size=96),
         augment=NO_AUGMENTATION,
         model=ModelConfig(backbone="small_cnn", weights="none", dropout=0.0),
         imbalance=UNBALANCED,
@@ -93,7 +93,7 @@ def resnet50_sgd() -> Config:
     Published score: accuracy .571, macro F1 .562. Score: not measured.
     """
     return Config(
-        data=DataConfig(dataset="folder", image_size=84, batch_size=32),
+        data=DataConfig(datasets=("folder",), image_size=84, batch_size=32),
         augment=NO_AUGMENTATION,
         model=RESNET50,
         imbalance=UNBALANCED,
@@ -217,7 +217,7 @@ def vgg19_stages() -> Config:
     """
     return Config(
         data=DataConfig(
-            dataset="isic2018", image_size=224, resize_method="nearest", batch_size=30
+            datasets=("isic2018",), image_size=224, resize_method="nearest", batch_size=30
         ),
         augment=AugmentConfig(
             parts=(*FLIPS, "transpose", "rotate", "crop", "shear"),
@@ -287,7 +287,7 @@ def resnet50_one_image() -> Config:
     """
     return Config(
         data=DataConfig(
-            dataset="isic2018",
+            datasets=("isic2018",),
             image_size=224,
             crop_width=0.8,
             one_image_per_lesion="all",
@@ -329,7 +329,7 @@ def resnet50_adam() -> Config:
     """
     return Config(
         data=DataConfig(
-            dataset="isic2018", image_size=224, single_image_lesions=True, batch_size=32
+            datasets=("isic2018",), image_size=224, single_image_lesions=True, batch_size=32
         ),
         augment=AugmentConfig(
             parts=(*FLIPS, "rotate", "jitter"),

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from skincnn.classes import describe
+from skincnn.classes import NOTHING_DECLARED, LesionClass, describe
 from skincnn.data.characteristics import ImageFlow
 from skincnn.evaluation.results import (
     SubgroupScores,
@@ -41,11 +41,15 @@ LINE_HEIGHT = 0.17
 
 
 def plot_confusion_matrix(
-    confusion: npt.NDArray[Any], class_names: Sequence[str], title: str
+    confusion: npt.NDArray[Any],
+    class_names: Sequence[str],
+    title: str,
+    declared: Mapping[str, LesionClass] = NOTHING_DECLARED,
 ) -> Figure:
     """Draws each count, and its share of the true class, which determines the color.
 
-    `confusion` contains the counts, [num_classes, num_classes]; rows are true classes.
+    `confusion` contains the counts, [num_classes, num_classes]; rows are true classes. For
+    `declared`, see `skincnn.classes.describe`.
     """
     totals = confusion.sum(axis=1, keepdims=True)
     shares = confusion / np.maximum(totals, 1)
@@ -65,14 +69,14 @@ def plot_confusion_matrix(
             color="white" if share > 0.55 else "black" if count else GRAY,
         )
     ticks = range(len(class_names))
-    columns = [_wrap(name) for name in class_names]
+    columns = [_wrap(name, declared) for name in class_names]
     rows = [f"{name}\nn = {int(n)}" for name, n in zip(columns, totals[:, 0], strict=True)]
     axes.set_xticks(
         ticks, columns, fontsize=11, rotation=45, ha="right", rotation_mode="anchor"
     )
     axes.set_yticks(ticks, rows, fontsize=11)
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
-        _style_classes(labels, class_names)
+        _style_classes(labels, class_names, declared)
     axes.set_xlabel("predicted class", fontsize=12)
     axes.set_ylabel("true class", fontsize=12)
     axes.set_title(f"Confusion matrix\n{title}", fontsize=13)
@@ -81,11 +85,16 @@ def plot_confusion_matrix(
     return figure
 
 
-def plot_roc_curves(sample: Sample, class_names: Sequence[str], title: str) -> Figure:
+def plot_roc_curves(
+    sample: Sample,
+    class_names: Sequence[str],
+    title: str,
+    declared: Mapping[str, LesionClass] = NOTHING_DECLARED,
+) -> Figure:
     """Draws the one-vs-rest ROC curve of each class, in one panel per class."""
     aucs = auc_per_class(sample)
     texts = [f"AUC {auc:.2f}" for auc in aucs]
-    figure, panels = _panels(class_names, sample, texts, f"ROC curves\n{title}")
+    figure, panels = _panels(class_names, sample, texts, f"ROC curves\n{title}", declared)
     for (true, false), auc, axes in zip(sample.curves, aucs, panels, strict=True):
         if not np.isnan(auc):
             axes.plot(false / false[-1], true / true[-1], color=BLUE, linewidth=2)
@@ -96,13 +105,16 @@ def plot_roc_curves(sample: Sample, class_names: Sequence[str], title: str) -> F
 
 
 def plot_precision_recall_curves(
-    sample: Sample, class_names: Sequence[str], title: str
+    sample: Sample,
+    class_names: Sequence[str],
+    title: str,
+    declared: Mapping[str, LesionClass] = NOTHING_DECLARED,
 ) -> Figure:
     """Draws the precision-recall curve of each class, in one panel per class."""
     averages = average_precision_per_class(sample)
     texts = [f"AP {average:.2f}" for average in averages]
     heading = f"Precision-recall curves (AP: average precision)\n{title}"
-    figure, panels = _panels(class_names, sample, texts, heading)
+    figure, panels = _panels(class_names, sample, texts, heading, declared)
     for (true, false), average, axes in zip(sample.curves, averages, panels, strict=True):
         if not np.isnan(average):
             precision = true[1:] / (true + false)[1:]
@@ -326,13 +338,17 @@ def _heat_map(axes: Axes, values: npt.NDArray[np.float64]) -> None:
 
 
 def _panels(
-    class_names: Sequence[str], sample: Sample, scores: Sequence[str], title: str
+    class_names: Sequence[str],
+    sample: Sample,
+    scores: Sequence[str],
+    title: str,
+    declared: Mapping[str, LesionClass],
 ) -> tuple[Figure, list[Axes]]:
     """Returns a figure with one panel per class, titled with the class and its score."""
     columns = min(4, len(class_names))
     rows = -(-len(class_names) // columns)
     headings = [
-        f"{_wrap(name)}\n{f'n = {count:.0f}, {score}' if count else 'no images'}"
+        f"{_wrap(name, declared)}\n{f'n = {count:.0f}, {score}' if count else 'no images'}"
         for name, count, score in zip(class_names, sample.counts, scores, strict=True)
     ]
     heading = LINE_HEIGHT * max(text.count("\n") + 1 for text in headings) + 0.1
@@ -361,18 +377,21 @@ def _panels(
         axes.set_xlim(-0.02, 1.02)
         axes.set_ylim(-0.02, 1.02)
         axes.grid(alpha=0.3)
-    _style_classes([axes.title for axes in panels], class_names)
+    _style_classes([axes.title for axes in panels], class_names, declared)
     return figure, panels
 
 
-def _wrap(class_name: str) -> str:
+def _wrap(class_name: str, declared: Mapping[str, LesionClass]) -> str:
     """Returns the label of a class, broken into short lines."""
-    return textwrap.fill(class_label(class_name), LINE_LENGTH, break_long_words=False)
+    label = class_label(class_name, declared)
+    return textwrap.fill(label, LINE_LENGTH, break_long_words=False)
 
 
-def _style_classes(texts: Sequence[Text], class_names: Sequence[str]) -> None:
+def _style_classes(
+    texts: Sequence[Text], class_names: Sequence[str], declared: Mapping[str, LesionClass]
+) -> None:
     """Sets melanoma in bold, and turns off mathematical notation in class names."""
-    known = describe(class_names)
+    known = describe(class_names, declared)
     for text, name in zip(texts, class_names, strict=True):
         text.set_parse_math(False)
         if known[name].name == "mel":

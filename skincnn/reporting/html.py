@@ -15,6 +15,7 @@ from skincnn.reporting import labels
 from skincnn.reporting.load import RunResults
 from skincnn.reporting.templates import data_uri, environment
 from skincnn.reporting.text import (
+    dataset_text,
     decision_text,
     external_text,
     identifier_text,
@@ -81,9 +82,11 @@ def report_environment(*, autoescape: bool) -> jinja2.Environment:
     """Returns the Jinja environment for the report and the model card."""
     templates = environment("skincnn.reporting", autoescape)
     templates.filters |= dict(inspect.getmembers(labels, inspect.isfunction))
+    templates.filters["class_label"] = _class_label
     templates.filters["counts"] = identifier_text.describe_counts
     templates.filters["cell"] = escape_cell
     modules = {
+        "datasets": dataset_text,
         "decisions": decision_text,
         "external_text": external_text,
         "identifiers": identifier_text,
@@ -94,6 +97,14 @@ def report_environment(*, autoescape: bool) -> jinja2.Environment:
     }
     templates.globals |= {**modules, "zip": zip}
     return templates
+
+
+@jinja2.pass_context
+def _class_label(context: jinja2.runtime.Context, name: str) -> str:
+    """Returns the label of a class; the run is in the variable `results`, if any."""
+    results = context.get("results")
+    declared = results.info.declared if results else classes.NOTHING_DECLARED
+    return labels.class_label(name, declared)
 
 
 def escape_cell(text: str) -> str:

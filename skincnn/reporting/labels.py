@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from skincnn.classes import describe
+from collections.abc import Mapping
+
+from skincnn.classes import NOTHING_DECLARED, LesionClass, describe
 from skincnn.evaluation.results import ProbabilityBand, SplitResult
 from skincnn.inference.logit_adjustment import ADJUSTED, unadjusted_name
 from skincnn.metrics.bootstrap import Estimate
@@ -37,6 +39,7 @@ SUBGROUP_LABELS = {
 }
 """Labels that differ from the name of the subgroup attribute or value."""
 ATTRIBUTE_LABELS = {
+    "dataset": "dataset (of several that were used together)",
     "source": "source (image set within the dataset)",
     "ground truth by": "how the diagnosis was established (ground truth)",
     "skin tone (estimated)": "skin tone, estimated from the border of the image",
@@ -52,15 +55,22 @@ CORRUPTION_LABELS = {
 """Labels that cannot be derived from the name of the corruption."""
 
 
-def full_name(class_name: str) -> str:
-    """Returns "melanoma" for "mel"; unknown class names are returned unchanged."""
-    described = describe([class_name])[class_name].full_name
+def full_name(
+    class_name: str, declared: Mapping[str, LesionClass] = NOTHING_DECLARED
+) -> str:
+    """Returns "melanoma" for "mel"; unknown class names are returned unchanged.
+
+    `declared` contains the classes that the datasets declare, as in `RunInfo`.
+    """
+    described = describe([class_name], declared)[class_name].full_name
     return class_name if described.lower() == class_name.lower() else described
 
 
-def class_label(class_name: str) -> str:
-    """Returns "melanoma (mel)" for "mel"; unknown class names are returned unchanged."""
-    full = full_name(class_name)
+def class_label(
+    class_name: str, declared: Mapping[str, LesionClass] = NOTHING_DECLARED
+) -> str:
+    """Returns "melanoma (mel)" for "mel"; see `full_name`."""
+    full = full_name(class_name, declared)
     return full if full == class_name else f"{full} ({class_name})"
 
 
@@ -82,7 +92,7 @@ def split_label(result: SplitResult) -> str:
     if result.split not in ("val", "test"):
         return label
     # `stored_in` already describes the pooled validation folds of a cross-validation.
-    is_fold = result.stored_in.startswith("fold")
+    is_fold = result.stored_in.startswith(("fold", "source "))
     return f"{label} ({result.stored_in})" if is_fold else result.stored_in
 
 

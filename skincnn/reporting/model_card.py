@@ -10,8 +10,9 @@ from skincnn.reporting.checklist import complete_checklist
 from skincnn.reporting.html import report_environment
 from skincnn.reporting.labels import interval_ends, metric_label
 from skincnn.reporting.load import RunResults
+from skincnn.reporting.text.dataset_text import data_label
 from skincnn.reporting.text.report_text import find_melanoma
-from skincnn.reporting.text.training_text import data_label, dataset_id, model_label
+from skincnn.reporting.text.training_text import model_label
 
 NON_COMMERCIAL = "CC BY-NC 4.0"
 TAGS = ("keras", "dermatology", "dermoscopy", "skin-lesion", "not-a-medical-device")
@@ -52,7 +53,6 @@ def render_metadata(results: RunResults) -> str:
     https://huggingface.co/docs/hub/model-cards.
     """
     info = results.info
-    published = bool(info.attribution) and not info.synthetic
     scores = [
         _result(results, split) for name, split in results.splits.items() if name != "val"
     ]
@@ -60,7 +60,7 @@ def render_metadata(results: RunResults) -> str:
         "library_name": "keras",
         "pipeline_tag": "image-classification",
         "license": "cc-by-nc-4.0" if NON_COMMERCIAL in info.attribution else "unknown",
-        **({"datasets": [dataset_id(results)]} if published else {}),
+        **({"datasets": [d.name for d in info.datasets]} if info.published else {}),
         "metrics": list(HUB_METRICS.values()),
         "tags": [*TAGS, "synthetic-data"] if info.synthetic else list(TAGS),
         "model-index": [{"name": model_label(results), "results": scores}],
@@ -79,8 +79,10 @@ def _result(results: RunResults, result: SplitResult) -> dict[str, object]:
     if melanoma is not None:
         scores.append(("recall", "melanoma recall", melanoma.recall))
     dataset = {
-        "name": data_label(results),
-        "type": "synthetic" if results.info.synthetic else dataset_id(results),
+        "name": data_label(results.info),
+        "type": "+".join(
+            "synthetic" if d.synthetic else d.name for d in results.info.datasets
+        ),
         "split": result.split,
     }
     return {

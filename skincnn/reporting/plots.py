@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from skincnn.classes import NOTHING_DECLARED, LesionClass
 from skincnn.evaluation.mistakes import Mistakes
 from skincnn.inference.grad_cam import overlay
 from skincnn.metrics.bootstrap import Estimate
@@ -119,16 +121,22 @@ def draw_estimate(axes: Axes, y: float, score: Estimate, color: str) -> None:
         axes.plot(score.value, y, "s", color=color, markersize=6, clip_on=False)
 
 
-def plot_mistakes(mistakes: Mistakes, title: str, missed: str) -> Figure:
+def plot_mistakes(
+    mistakes: Mistakes,
+    title: str,
+    missed: str,
+    declared: Mapping[str, LesionClass] = NOTHING_DECLARED,
+) -> Figure:
     """Draws each image beside its Grad-CAM map; missed lesions have a frame.
 
     Args:
         mistakes: At least one error.
         title: Description of the images for the heading.
         missed: Which errors are marked as missed; "" if none are.
+        declared: See `skincnn.classes.describe`.
     """
     rows = list(mistakes.table.itertuples())
-    captions = [_caption(row) for row in rows]
+    captions = [_caption(row, declared) for row in rows]
     above = LINE * (1 + max(text.count("\n") for text in captions)) + 0.1
     head, texts = 1.0 + above, above + 2 * LINE + 0.1
     image_height = IMAGE * mistakes.images.shape[1] / mistakes.images.shape[2]
@@ -172,8 +180,9 @@ def _show(axes: Axes, image: npt.NDArray[np.uint8], framed: bool) -> None:
         spine.set(visible=framed, color=ORANGE, linewidth=4)
 
 
-def _caption(row: Any) -> str:
-    lines = f"True: {full_name(row.label)}", f"Predicted: {full_name(row.predicted)}"
+def _caption(row: Any, declared: Mapping[str, LesionClass]) -> str:
+    true, predicted = (full_name(x, declared) for x in (row.label, row.predicted))
+    lines = f"True: {true}", f"Predicted: {predicted}"
     return "\n".join(textwrap.fill(line, LINE_LENGTH) for line in lines)
 
 

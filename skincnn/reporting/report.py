@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from skincnn.classes import LesionClass
 from skincnn.evaluation.external.result import PREFIX
 from skincnn.evaluation.mistakes import Mistakes, mistakes_path
 from skincnn.evaluation.results import SplitResult
@@ -29,6 +31,7 @@ from skincnn.reporting.labels import (
 from skincnn.reporting.load import RunResults, load_results
 from skincnn.reporting.model_card import render_card
 from skincnn.reporting.plots import plot_learning_curves, plot_mistakes, to_png
+from skincnn.reporting.text.dataset_text import data_label, describe_datasets
 from skincnn.reporting.text.external_text import describe_images, describe_overlap
 from skincnn.reporting.text.identifier_text import describe_counts, describe_identifiers
 from skincnn.reporting.text.report_text import (
@@ -41,7 +44,6 @@ from skincnn.reporting.text.report_text import (
     worst_corruption,
 )
 from skincnn.reporting.text.training_text import (
-    data_label,
     describe_leakage,
     describe_split_by_image,
 )
@@ -98,7 +100,7 @@ def figure_title(results: RunResults, result: SplitResult | None = None) -> str:
 
     For an external dataset, its label comes first, followed by the training data.
     """
-    images = "SYNTHETIC images" if results.info.synthetic else data_label(results)
+    images = "SYNTHETIC images" if results.info.synthetic else data_label(results.info)
     if result is None:
         return images
     if result.split.startswith(PREFIX):
@@ -110,30 +112,39 @@ def _draw_split(results: RunResults, result: SplitResult) -> dict[str, Figure]:
     """Returns the figures of a split; for validation, only the confusion matrix."""
     title = figure_title(results, result)
     counts = np.array(result.confusion_matrix)
-    matrix = plots.plot_confusion_matrix(counts, result.class_names, title)
+    declared = results.info.declared
+    matrix = plots.plot_confusion_matrix(counts, result.class_names, title, declared)
     figures = {"confusion_matrix": matrix}
     if result.split == "val":  # curves on validation images would be optimistic
         return figures
-    figures |= _draw_curves(result, results.read_predictions(result), title)
+    figures |= _draw_curves(result, results.read_predictions(result), title, declared)
     if any(group.scores for group in result.subgroups):
         accuracy = result.metrics["accuracy"].value
         figures["subgroups"] = plots.plot_subgroups(result.subgroups, accuracy, title)
     mistakes = mistakes_path(results.workdir, result.split)
     if mistakes.is_file():
         missed = describe_missed(result)
-        figures["mistakes"] = plot_mistakes(Mistakes.read(mistakes), title, missed)
+        content = Mistakes.read(mistakes)
+        figures["mistakes"] = plot_mistakes(content, title, missed, declared)
     return figures
 
 
-def _draw_curves(result: SplitResult, table: pd.DataFrame, title: str) -> dict[str, Figure]:
+def _draw_curves(
+    result: SplitResult,
+    table: pd.DataFrame,
+    title: str,
+    declared: Mapping[str, LesionClass],
+) -> dict[str, Figure]:
     """Returns the figures that need the predictions of a split."""
     names = result.class_names
     y_true, y_prob = arrays(table, names)
     sample = Sample(y_true, y_prob)
     calibrated = result.calibration_map.apply(y_prob)
     figures = {
-        "roc": plots.plot_roc_curves(sample, names, title),
-        "precision_recall": plots.plot_precision_recall_curves(sample, names, title),
+        "roc": plots.plot_roc_curves(sample, names, title, declared),
+        "precision_recall": plots.plot_precision_recall_curves(
+            sample, names, title, declared
+        ),
         "reliability": plots.plot_reliability(
             pd.DataFrame(reliability(y_true, y_prob)),
             pd.DataFrame(reliability(y_true, calibrated)),
@@ -156,8 +167,10 @@ def summary(results: RunResults) -> str:
     """Returns the main scores as text for the terminal."""
     lines = [SYNTHETIC if results.info.synthetic else "", describe_split_by_image(results)]
     lines.append(describe_identifiers(results.info.identifiers))
+    lines += describe_datasets(results.info)
+    declared = results.info.declared
     for result in results.splits.values():
-        lines += _summarize_split(result)
+        lines += _summarize_split(result, declared)
     for variant in results.variants:
         views = variant.cost.num_views
         lines.append(
@@ -178,12 +191,12 @@ def summary(results: RunResults) -> str:
             f"({corruption_label(worst.name)}, severity {worst.severity})"
         )
     for external in results.external:
-        lines += _summarize_split(external.scores)
+        lines += _summarize_split(external.scores, declared)
         lines += [f"  {describe_images(external)}", f"  {describe_overlap(external)}"]
     return "\n".join(line for line in lines if line)
 
 
-def _summarize_split(result: SplitResult) -> list[str]:
+def _summarize_split(result: SplitResult, declared: Mapping[str, LesionClass]) -> list[str]:
     """Returns the main scores of a split as lines of text."""
     lines = [f"{split_label(result)}: {describe_counts(result)}"]
     if describe_leakage(result):
@@ -211,5 +224,5 @@ def _summarize_split(result: SplitResult) -> list[str]:
             f"  referral rule      refers {interval(triage.referred)} of the images; "
             f"sensitivity {interval(triage.rates['sensitivity'])} for malignant lesions"
         )
-    missing = describe_missing_classes(result)
+    missing = describe_missing_classes(result, declared)
     return [*lines, f"  {missing}"] if missing else lines

@@ -17,7 +17,7 @@ import pandas as pd
 import psutil
 import tensorflow as tf
 
-from skincnn.data import datasets, pipeline
+from skincnn.data.combined import open_datasets
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.results import (
     OodResult,
@@ -255,10 +255,11 @@ def read_parity_images(
 
     `predictions` is the path of the predictions table.
     """
-    builder = datasets.open_dataset(network.config.data.dataset, data_dir)
+    data = network.config.data
+    dataset = open_datasets(data.datasets, data_dir, data.label_maps)
     table = read_predictions(predictions)
     table = table.iloc[parity.choose_images(table["label"])].reset_index(drop=True)
-    return pipeline.read_files(builder, table), table
+    return dataset.read_files(table), table
 
 
 def find_runs(workdir: Path) -> tuple[Path, ...]:

@@ -73,7 +73,7 @@ class ExportInfo(Record):
     Attributes:
         format: "saved_model" or a key of `RUNTIMES`.
         synthetic: Whether the model was trained on synthetic images.
-        dataset: Full name of the TFDS dataset.
+        dataset: Full names of the TFDS datasets.
         rule: Class names, calibration and thresholds of the referral rule.
         variant: Inference variant that is part of the export; see `SplitResult.variant`.
         logit_adjustment: Strength of the logit adjustment of each network; empty for

@@ -21,13 +21,13 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import tensorflow_datasets as tfds
 from keras import ops
 
 from skincnn.clinical_metadata import encode_clinical_metadata
 from skincnn.config import Config, DistillationConfig
 from skincnn.data import pipeline
 from skincnn.data.cache import Cache
+from skincnn.data.combined import CombinedDataset
 from skincnn.data.leakage import count_shared
 from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError, DataError
@@ -60,7 +60,7 @@ class SoftLabels:
 def predict_teacher(
     config: Config,
     tables: Mapping[str, pd.DataFrame],
-    builder: tfds.core.DatasetBuilder,
+    dataset: CombinedDataset,
     cache: Cache,
 ) -> SoftLabels | None:
     """Returns the predictions of `distillation.teacher`; None if there is no teacher.
@@ -68,7 +68,7 @@ def predict_teacher(
     Args:
         config: Configuration of the model to train.
         tables: Tables of its splits "train", "val" and "test".
-        builder: The dataset.
+        dataset: The dataset.
         cache: See `skincnn.data.cache.cached_images`.
 
     Raises:
@@ -81,12 +81,12 @@ def predict_teacher(
     for name in config.distillation.teacher:
         for run in find_members(Path(name)):
             info, teacher_config = read_run(run)
-            train = _read_training_table(run, info, teacher_config, config, builder)
-            _check_leakage(run, train, teacher_config, config, tables, builder)
+            train = _read_training_table(run, info, teacher_config, config, dataset)
+            _check_leakage(run, train, teacher_config, config, tables, dataset)
             _check_folds(run, info, teacher_config, config)
             models[str(run)] = info.sha256[MODEL_FILE]
             images = pipeline.load_images(
-                builder, tables["train"], teacher_config.data, cache
+                dataset, tables["train"], teacher_config.data, cache
             )
             metadata = None
             if teacher_config.model.clinical_metadata:
@@ -175,21 +175,24 @@ def _read_training_table(
     info: RunInfo,
     teacher_config: Config,
     config: Config,
-    builder: tfds.core.DatasetBuilder,
+    dataset: CombinedDataset,
 ) -> pd.DataFrame:
     """Returns the training images of a model of the teacher, after checking its data."""
-    dataset = teacher_config.data.dataset
-    if dataset != config.data.dataset:
+    received, expected = (
+        " ".join((*data.datasets, *data.label_maps))
+        for data in (teacher_config.data, config.data)
+    )
+    if received != expected:
         raise ConfigError(
-            f"`distillation.teacher`: {run} was trained on the dataset {dataset}. Expected "
-            f"{config.data.dataset}, so that its training images are known to be in no "
-            "other split."
+            f"`distillation.teacher`: {run} was trained on the datasets {received}. "
+            f"Expected {expected}, so that its training images are known to be in no other "
+            "split."
         )
-    require_classes(builder.info.features["label"].names, info, run, str(run / RUN_FILE))
-    table = make_splits(builder, teacher_config.data, ("train",))["train"]
+    require_classes(dataset.class_names, info, run, str(run / RUN_FILE))
+    table = make_splits(dataset, teacher_config.data, ("train",))["train"]
     if pipeline.fingerprint(table) != info.data_fingerprint["train"]:
         raise DataError(
-            f"The training images of {run} in {builder.info.full_name} are not those of "
+            f"The training images of {run} in {dataset.full_name} are not those of "
             "the training run. Use the --data-dir of that run."
         )
     return table
@@ -225,10 +228,10 @@ def _check_leakage(
     teacher_config: Config,
     config: Config,
     tables: Mapping[str, pd.DataFrame],
-    builder: tfds.core.DatasetBuilder,
+    dataset: CombinedDataset,
 ) -> None:
     """Raises a `ConfigError` if the teacher has seen validation or test images."""
-    validation = make_splits(builder, teacher_config.data, ("val",))["val"]
+    validation = make_splits(dataset, teacher_config.data, ("val",))["val"]
     held_out = pd.concat([tables["val"], tables["test"]])
     for seen, split, verb in (
         (train, held_out, "trained on the validation or test images"),

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import keras
 import pandas as pd
-import tensorflow_datasets as tfds
 
 from skincnn import __version__
 from skincnn.config import Config, read_config
 from skincnn.data.cache import Cache
 from skincnn.data.characteristics import describe_flow, describe_images
-from skincnn.data.datasets import declared_classes
+from skincnn.data.combined import CombinedDataset
 from skincnn.data.identifiers import find_identifiers
 from skincnn.data.leakage import LeakageAudit
 from skincnn.data.preprocessing_spec import describe_preprocessing
@@ -90,7 +89,7 @@ def train(
     resume = resume and (workdir / CONFIG_FILE).exists()
     if resume and (workdir / RUN_FILE).exists():
         return
-    setup, builder, leakage = prepare(config, data_dir, cache)
+    setup, dataset, leakage = prepare(config, data_dir, cache)
     if not resume:
         clear(workdir)
         with explain_write_errors(workdir):
@@ -99,7 +98,7 @@ def train(
     with explain_write_errors(workdir):
         save_model(config, setup.classifier, workdir / MODEL_FILE)
         write_record(
-            workdir / RUN_FILE, _describe(setup, builder, leakage, result, workdir)
+            workdir / RUN_FILE, _describe(setup, dataset, leakage, result, workdir)
         )
     setup.checkpoints(workdir).remove(result.best_epoch)
 
@@ -172,14 +171,14 @@ def clear(workdir: Path, products: Sequence[str] = PRODUCTS) -> None:
 
 def _describe(
     setup: TrainingSetup,
-    builder: tfds.core.DatasetBuilder,
+    dataset: CombinedDataset,
     leakage: LeakageAudit,
     result: FitResult,
     workdir: Path,
 ) -> RunInfo:
     """Returns the content of run.json."""
-    build = builder.read_report()
-    declared = declared_classes(builder)
+    reports = [part.builder.read_report() for part in dataset.parts]
+    declared = dataset.declared
     train = setup.tables["train"]
     train = train.assign(label=train["label"].map(dict(enumerate(setup.class_names))))
     class_counts = zip(setup.class_names, setup.class_counts.tolist(), strict=True)
@@ -190,20 +189,19 @@ def _describe(
         provenance=provenance(),
         class_names=setup.class_names,
         declared=declared,
-        synthetic=builder.builder_config.synthetic,
-        dataset=builder.info.full_name,
-        attribution=builder.builder_config.attribution,
-        stored_longest_side=builder.builder_config.longest_side,
+        datasets=dataset.describe(setup.tables),
+        leave_out=setup.config.data.leave_out,
         audit=leakage,
         identifiers=find_identifiers(pd.concat(setup.tables.values())),
         near_duplicates=NearDuplicateSearch(
-            known_pairs=build.known_pairs, found_pairs=build.found_pairs
+            known_pairs=sum(report.known_pairs for report in reports),
+            found_pairs=sum(report.found_pairs for report in reports),
         ),
         label_conflicts=tuple(
             LabelConflict(first=a, second=b, first_label=c, second_label=d)
-            for a, b, c, d in build.label_conflicts
+            for a, b, c, d in dataset.label_conflicts()
         ),
-        flow=describe_flow(builder, setup.tables, setup.config.data),
+        flow=describe_flow(dataset, setup.tables, setup.config.data),
         training_characteristics=describe_images(train, setup.class_names, declared),
         preprocessing=describe_preprocessing(setup.config.data),
         data_fingerprint=setup.fingerprint["data"],

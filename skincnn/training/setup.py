@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
 from skincnn.clinical_metadata import (
     CLINICAL_COLUMNS,
@@ -23,8 +22,9 @@ from skincnn.clinical_metadata import (
     encode_clinical_metadata,
 )
 from skincnn.config import Config, DataConfig
-from skincnn.data import datasets, pipeline
+from skincnn.data import pipeline
 from skincnn.data.cache import Cache, Images
+from skincnn.data.combined import CombinedDataset, class_names, open_datasets
 from skincnn.data.leakage import LeakageAudit, audit
 from skincnn.data.sampling import steps_per_epoch
 from skincnn.data.splits import make_splits
@@ -198,45 +198,47 @@ def check(config: Config) -> None:
 
 def prepare(
     config: Config, data_dir: Path | None = None, cache: Cache = "auto"
-) -> tuple[TrainingSetup, tfds.core.DatasetBuilder, LeakageAudit]:
+) -> tuple[TrainingSetup, CombinedDataset, LeakageAudit]:
     """Returns the setup, the dataset and the leakage audit of a training run.
 
     The arguments are those of `skincnn.training.run.train`; call `check(config)` first.
 
     Raises:
-        ConfigError: The dataset does not exist, a synthetic dataset cannot be written, or
-            the backbone has fewer blocks than configured; see also `build` and
-            `predict_teacher`.
-        DataError: The dataset has not been built, the splits do not pass the leakage audit
+        ConfigError: A dataset or the source to leave out does not exist, a synthetic
+            dataset cannot be written, a label map is not valid, or the backbone has fewer
+            blocks than configured; see also `build` and `predict_teacher`.
+        DataError: A dataset has not been built, the splits do not pass the leakage audit
             or are too small, or required clinical metadata is missing or invalid.
     """
     # Class names require no data (except `folder`), so invalid weights are reported first.
-    class_names = datasets.class_names(config.data.dataset, data_dir)
-    classifier, devices = build(config, len(class_names))
-    builder = datasets.open_dataset(config.data.dataset, data_dir)
-    tables = make_splits(builder, config.data)
+    data = config.data
+    names = class_names(data.datasets, data_dir, data.label_maps)
+    classifier, devices = build(config, len(names))
+    dataset = open_datasets(data.datasets, data_dir, data.label_maps)
+    tables = make_splits(dataset, data)
     inputs = [tensor.name for tensor in classifier.inputs]
     if config.model.clinical_metadata:
         inputs += CLINICAL_COLUMNS
     leakage = audit(
         tables,
-        class_names,
+        names,
         inputs=inputs,
-        siblings_allowed=config.data.split_by == "image",
+        siblings_allowed=data.split_by == "image",
+        may_lack_classes=("test",) if data.leave_out else (),
     )
-    _warn_of_upscaling(config.data, builder.builder_config.longest_side)
+    _warn_of_upscaling(config.data, dataset)
     require_full_batch(tables["train"], config.data)
-    load_images = functools.partial(pipeline.load_images, builder, cache=cache)
+    load_images = functools.partial(pipeline.load_images, dataset, cache=cache)
     setup = TrainingSetup(
         config,
         classifier,
         tables,
         load_images,
-        class_names,
+        names,
         devices,
-        soft_labels=predict_teacher(config, tables, builder, cache),
+        soft_labels=predict_teacher(config, tables, dataset, cache),
     )
-    return setup, builder, leakage
+    return setup, dataset, leakage
 
 
 def build(config: Config, num_classes: int) -> tuple[keras.Model, Devices]:
@@ -287,12 +289,14 @@ def _check_blocks(stages: tuple[Stage, ...], classifier: keras.Model) -> None:
         )
 
 
-def _warn_of_upscaling(config: DataConfig, longest_side: int | None) -> None:
-    if longest_side is not None and config.image_size > longest_side * 3 / 4:
-        print(
-            f"warning: {config.dataset} stores 4:3 images at "
-            f"{longest_side}x{longest_side * 3 // 4} pixels, which --data.image-size "
-            f"{config.image_size} upscales. The dataset without a size in its name has "
-            "the original images.",
-            file=sys.stderr,
-        )
+def _warn_of_upscaling(config: DataConfig, dataset: CombinedDataset) -> None:
+    for part in dataset.parts:
+        longest_side = part.builder.builder_config.longest_side
+        if longest_side is not None and config.image_size > longest_side * 3 / 4:
+            print(
+                f"warning: {part.name} stores 4:3 images at "
+                f"{longest_side}x{longest_side * 3 // 4} pixels, which --data.image-size "
+                f"{config.image_size} upscales. The dataset without a size in its name has "
+                "the original images.",
+                file=sys.stderr,
+            )

@@ -8,20 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import tensorflow_datasets as tfds
 
 from skincnn.config import Config, EvaluateConfig
-from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache
+from skincnn.data.combined import CombinedDataset, open_datasets
+from skincnn.data.label_maps import LabelMap, find_label_map, read_user_map
+from skincnn.data.links import IMAGE_ID, StoredImages, is_same_id
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.external import overlap
-from skincnn.evaluation.external.label_maps import (
-    LabelMap,
-    find_label_map,
-    read_user_map,
-)
 from skincnn.evaluation.external.result import (
-    IMAGE_ID,
     KINDS,
     ExternalResult,
     Overlap,
@@ -89,7 +84,7 @@ class ExternalOptions:
 class ExternalEvaluation:
     """The predictions table of all images, and the result, for `write_external`."""
 
-    dataset_dir: Path
+    folders: dict[str, Path]
     predictions: pd.DataFrame
     result: ExternalResult
 
@@ -116,25 +111,29 @@ def evaluate_external(
     run = read_choices(workdir, info, config.evaluate)
     check_prevalences(options.prevalences, info)
     user_map = read_user_map(options.label_map, info.class_names)
-    builder = open_external(options.dataset, config, data_dir)
-    table, label_map = read_images(builder, info, user_map)
+    dataset = open_external(options.dataset, config, data_dir)
+    table, label_map = read_images(dataset, info, user_map)
     audit = None
     if not options.skip_overlap_audit:
         trained, splits = overlap.open_training_images(info, config, data_dir, workdir)
         seen = pd.concat([splits["train"], splits["val"]], ignore_index=True)
-        kinds = overlap.find_overlap((builder, table), (trained, seen))
+        external, training = (
+            StoredImages(rows, images.iterate_files, images.synthetic)
+            for images, rows in ((dataset, table), (trained, seen))
+        )
+        kinds = overlap.find_overlap(external, training)
         table[LEFT_OUT] = kinds.where(kinds != "", table[LEFT_OUT])
         audit = summarize_overlap(table, splits["test"], info)
     if not (table[LEFT_OUT] == "").any():
         raise DataError(
-            f"No image of {builder.info.full_name} remains to be scored. Left out: "
+            f"No image of {dataset.full_name} remains to be scored. Left out: "
             f"{table[LEFT_OUT].value_counts().to_dict()}; {OTHER_LABEL!r} means that the "
             "model has no such class, and the others are kinds of overlap with the "
             "training and validation images. Use another dataset, or --label-map."
         )
-    predictions = predict_images(builder, table, workdir, info, config, cache)
-    result = score_external(builder, predictions, label_map, audit, run, options)
-    return ExternalEvaluation(Path(builder.data_dir), predictions, result)
+    predictions = predict_images(dataset, table, workdir, info, config, cache)
+    result = score_external(dataset, predictions, label_map, audit, run, options)
+    return ExternalEvaluation(dataset.folders, predictions, result)
 
 
 def write_external(workdir: Path, evaluation: ExternalEvaluation) -> None:
@@ -146,7 +145,7 @@ def write_external(workdir: Path, evaluation: ExternalEvaluation) -> None:
     name = external_name(result.name)
     write_predictions(workdir, {name: evaluation.predictions})
     scored = read_predictions(table_path(workdir, name))
-    position = record_scored(evaluation.dataset_dir, {name: scored})[name]
+    position = record_scored(evaluation.folders, {name: scored})[name]
     scores = result.scores.model_copy(update={"position": position})
     write_results(workdir, {name: result.model_copy(update={"scores": scores})})
 
@@ -194,25 +193,23 @@ def check_prevalences(prevalences: Mapping[str, float], info: RunInfo) -> None:
             )
 
 
-def open_external(
-    name: str, config: Config, data_dir: Path | None
-) -> tfds.core.DatasetBuilder:
-    """Returns the TFDS builder of the external dataset.
+def open_external(name: str, config: Config, data_dir: Path | None) -> CombinedDataset:
+    """Returns the external dataset.
 
     Raises:
-        ConfigError: No dataset has this name, or it is the dataset of the run.
+        ConfigError: No dataset has this name, or it is a dataset of the run.
         DataError: The dataset has not been built.
     """
-    if name == config.data.dataset:
+    if name in config.data.datasets:
         raise ConfigError(
-            f"--external {name} is the dataset that the run was trained on. Expected "
-            "another dataset. For other splits of this dataset, use --split."
+            f"--external {name} is a dataset that the run was trained on. Expected another "
+            "dataset. For other splits of this dataset, use --split."
         )
-    return datasets.open_dataset(name, data_dir)
+    return open_datasets([name], data_dir)
 
 
 def read_images(
-    builder: tfds.core.DatasetBuilder, info: RunInfo, user_map: Mapping[str, str | None]
+    dataset: CombinedDataset, info: RunInfo, user_map: Mapping[str, str | None]
 ) -> tuple[pd.DataFrame, LabelMap]:
     """Returns the table of all images of a dataset, and the class of each label.
 
@@ -221,8 +218,8 @@ def read_images(
     Raises:
         ConfigError: A label has no class; see `find_label_map`.
     """
-    table = pipeline.read_table(builder, list(builder.info.splits))
-    names = np.array(builder.info.features["label"].names)
+    table = dataset.read_table(dataset.split_sizes)
+    names = np.array(dataset.class_names)
     original = pd.Series(names[table["label"]], table.index)
     labels = [str(name) for name in names if (original == name).any()]
     label_map = find_label_map(labels, info.class_names, user_map)
@@ -237,7 +234,7 @@ def read_images(
 
 
 def predict_images(
-    builder: tfds.core.DatasetBuilder,
+    dataset: CombinedDataset,
     table: pd.DataFrame,
     workdir: Path,
     info: RunInfo,
@@ -246,18 +243,16 @@ def predict_images(
 ) -> pd.DataFrame:
     """Returns the predictions table of all images, as it is read from its file."""
     references = ReferenceFeatures.read(workdir / OOD_FILE)
-    split = load_split(builder, table, config, cache)
+    split = load_split(dataset, table, config, cache)
     model = with_features(load_model(workdir, info))
     logits, features = predict(model, split.batches())
     predictions = predictions_table(split.table, logits, info.class_names)
     predictions[DISTANCE] = references.distances(features)
-    # "fold_3" and 3 are the same fold in the record of scored tables.
-    predictions["fold"] = predictions["fold"].str.removeprefix("fold_")
     return as_written(predictions)
 
 
 def score_external(
-    builder: tfds.core.DatasetBuilder,
+    dataset: CombinedDataset,
     predictions: pd.DataFrame,
     label_map: LabelMap,
     audit: Overlap | None,
@@ -272,9 +267,9 @@ def score_external(
     scores = score_images(name, stored, sample, run, thresholds)
     return ExternalResult(
         name=options.dataset,
-        dataset=builder.info.full_name,
-        attribution=builder.builder_config.attribution,
-        synthetic=builder.builder_config.synthetic,
+        dataset=dataset.full_name,
+        attribution=dataset.attribution,
+        synthetic=dataset.synthetic,
         label_map=label_map,
         num_images=len(predictions),
         overlap=audit,
@@ -297,9 +292,7 @@ def summarize_overlap(table: pd.DataFrame, test: pd.DataFrame, info: RunInfo) ->
     `test` is the table of the test split of the run.
     """
     scored = table[table[LEFT_OUT] == ""]
-    in_test = scored["sha256"].isin(test["sha256"]) | overlap.is_same_id(
-        scored, test, IMAGE_ID
-    )
+    in_test = scored["sha256"].isin(test["sha256"]) | is_same_id(scored, test, IMAGE_ID)
     counts = {kind: int((table[LEFT_OUT] == kind).sum()) for kind in KINDS}
     return Overlap(
         counts={kind: count for kind, count in counts.items() if count},

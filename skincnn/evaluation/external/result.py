@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skincnn.evaluation.external.label_maps import LabelMap
+from skincnn.data import links
+from skincnn.data.label_maps import LabelMap
 from skincnn.evaluation.results import FOLDER, SplitResult, read_result
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.predictive_values import PrevalenceScores
 from skincnn.records import Part, Record
 
 PREFIX = "external."
-IMAGE_ID = "image_id"
-FILE = "file"
-LESION_ID = "lesion_id"
-PATIENT_ID = "patient_id"
-NEAR_DUPLICATE = "near_duplicate"
 GROUP = "group"
-KINDS = (IMAGE_ID, FILE, LESION_ID, PATIENT_ID, NEAR_DUPLICATE, GROUP)
+KINDS = (*links.KINDS, GROUP)
 """Kinds of overlap with the training images, in the order in which they are checked.
 
-image_id, lesion_id and patient_id: an equal published ID; file: equal bytes;
-near_duplicate: see `tfds_ham10000.near_duplicates`; group: in a group of the external
-dataset, such as a lesion, with an image that overlaps in one of the other ways."""
+They are the kinds of links to a training image; group: in a group of the external dataset,
+such as a lesion, with an image that has a link."""
 REFERRAL = "referral"
 """`ChosenPrevalence.point` of the referral rule."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from skincnn.classes import LesionClass
 from skincnn.evaluation.external.result import (
     KINDS,
     REFERRAL,
@@ -85,10 +88,13 @@ def describe_overlap(result: ExternalResult) -> str:
     )
 
 
-def describe_predicted(label: OtherLabel) -> str:
+def describe_predicted(label: OtherLabel, declared: Mapping[str, LesionClass]) -> str:
     """Returns the most frequent predictions, such as "5 as melanoma (mel), 2 others"."""
     counts = list(label.predicted.items())
-    shown = [f"{count:,} as {class_label(name)}" for name, count in counts[:MAX_PREDICTED]]
+    shown = [
+        f"{count:,} as {class_label(name, declared)}"
+        for name, count in counts[:MAX_PREDICTED]
+    ]
     rest = sum(count for _, count in counts[MAX_PREDICTED:])
     return ", ".join([*shown, f"{rest:,} others"] if rest else shown)
 

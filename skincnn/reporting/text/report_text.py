@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from skincnn.classes import LesionClass
 from skincnn.data.characteristics import SUBGROUPS, UNKNOWN, Characteristics
 from skincnn.evaluation.results import (
     ProbabilityBand,
@@ -33,6 +35,7 @@ from skincnn.reporting.labels import (
     subgroup_label,
 )
 from skincnn.reporting.load import RunResults
+from skincnn.reporting.text.dataset_text import describe_input
 from skincnn.reporting.text.decision_text import describe_different_subgroups
 from skincnn.reporting.text.identifier_text import (
     GROUPS,
@@ -42,7 +45,6 @@ from skincnn.reporting.text.identifier_text import (
     units,
 )
 from skincnn.reporting.text.training_text import (
-    describe_input,
     describe_leakage,
     is_leaky,
 )
@@ -176,8 +178,9 @@ def describe_scores(results: RunResults) -> str:
     ends = confidence_interval(accuracy, result.confidence, as_percent=True)
     chance = 100 / len(result.class_names)
     sentences = [
-        f"{model} assigns {describe_input(results)} to one of {len(result.class_names)} "
-        f"{'diagnoses' if results.info.attribution else 'classes'}.",
+        f"{model} assigns {describe_input(results.info)} to one of "
+        f"{len(result.class_names)} "
+        f"{'diagnoses' if results.info.published else 'classes'}.",
         "Balanced accuracy, the average sensitivity (recall) over the classes, is "
         f"{percent(accuracy)} ({ends}); random guessing gives {chance:.0f} %. Macro F1 is "
         f"{interval(result.metrics['macro_f1'])}.",
@@ -250,23 +253,27 @@ def exported_variants(results: RunResults) -> list[SplitResult]:
     ]
 
 
-def describe_smallest_class(result: SplitResult) -> str:
+def describe_smallest_class(
+    result: SplitResult, declared: Mapping[str, LesionClass]
+) -> str:
     """Returns how much one image of the smallest class can change balanced accuracy."""
     sizes = {name: part.num_images for name, part in result.classes.items()}
     sizes = {name: size for name, size in sizes.items() if size}
     name, count = min(sizes.items(), key=lambda item: item[1])
     return (
-        f"The smallest class, {class_label(name)}, has {count} "
+        f"The smallest class, {class_label(name, declared)}, has {count} "
         f"{'image' if count == 1 else 'images'}: each can change balanced accuracy by "
         f"{1 / (count * len(sizes)):.3f}."
     )
 
 
-def describe_missing_classes(result: SplitResult) -> str:
+def describe_missing_classes(
+    result: SplitResult, declared: Mapping[str, LesionClass]
+) -> str:
     """Returns which classes have no images; "" if every class has images."""
     if not result.missing_classes:
         return ""
-    names = ", ".join(map(class_label, result.missing_classes))
+    names = ", ".join(class_label(name, declared) for name in result.missing_classes)
     return f"There are no images of {names}: averages are over the other classes."
 
 
@@ -344,7 +351,9 @@ def baseline_rows(results: RunResults) -> list[tuple[str, str, list[str]]]:
                 for part, column in zip(counts, columns, strict=True)
             ]
             if any(part.get(value) for part in counts):
-                label = class_label(value) if name == "diagnosis" else subgroup_label(value)
+                label = subgroup_label(value)
+                if name == "diagnosis":
+                    label = class_label(value, results.info.declared)
                 rows.append((name, label, cells))
     return rows
 

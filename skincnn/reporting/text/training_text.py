@@ -9,6 +9,7 @@ from skincnn.evaluation.compared_runs import describe_provenance
 from skincnn.evaluation.results import SplitResult
 from skincnn.reporting.labels import metric_label, split_label
 from skincnn.reporting.load import RunResults
+from skincnn.reporting.text.dataset_text import data_label
 from skincnn.reporting.text.identifier_text import PLURALS, count_images, describe_unseen
 
 ONE_IMAGE = {
@@ -35,7 +36,7 @@ def describe_training(results: RunResults) -> str:
         by_image = is_split_by_image(results)
         unseen = describe_unseen(results, is_split_by_image=by_image)
         return (
-            "The dataset is divided into parts (folds). Cross-validation trained "
+            "The images are divided into parts (folds). Cross-validation trained "
             f"{count} models, each on "
             f"{' to '.join(f'{size:,}' for size in ends)} images. After each pass through "
             "the training images (epoch), a model was scored on one further fold, and the "
@@ -54,7 +55,7 @@ def describe_training(results: RunResults) -> str:
         )
     counts = (audit.num_images, audit.num_lesions, audit.num_patients)
     return (
-        "The dataset is divided into parts (folds). The model was trained on "
+        "The images are divided into parts (folds). The model was trained on "
         f"{count_images(*(count['train'] for count in counts))} "  # type: ignore[arg-type]
         f"({_list_folds(data.train_folds)}). After each pass through the training images "
         f"(epoch), it was scored on the {split_label(validation)}. {choice}"
@@ -163,6 +164,12 @@ def describe_selection(results: RunResults) -> str:
     splits = [ONE_IMAGE[value] for value in ONE_IMAGE if value in values]
     fractions = sorted({config.data.train_fraction for config in results.configs} - {1.0})
     sentences = []
+    if source := results.info.leave_out:
+        sentences.append(
+            f"The source {source} was left out: the model was neither trained nor "
+            "validated on its images, nor on images of the same groups. The test split "
+            f"contains only images of {source}, without those in fold {FINAL_TEST_FOLD}."
+        )
     if all(config.data.final_test for config in results.configs):
         sentences.append(
             "This is the final test: no other run is tested on these images, except with a "
@@ -184,29 +191,7 @@ def describe_selection(results: RunResults) -> str:
 def model_label(results: RunResults) -> str:
     """Returns "Skin-lesion classifier (<backbones>) on <data>"."""
     names = dict.fromkeys(config.model.backbone for config in results.configs)
-    return f"Skin-lesion classifier ({' + '.join(names)}) on {data_label(results)}"
-
-
-def data_label(results: RunResults) -> str:
-    """Returns a name of the data, such as "isic2018" or "synthetic demo images"."""
-    if results.info.synthetic:
-        return "synthetic demo images"
-    return dataset_id(results) if results.info.attribution else "the user's own images"
-
-
-def describe_input(results: RunResults) -> str:
-    """Returns what an input of the model shows, such as "a dermatoscopic image"."""
-    if results.info.synthetic:
-        return "an image like the synthetic demo images"
-    if results.info.attribution:
-        return "a dermatoscopic image of a skin lesion"
-    return "an image like those it was trained on"
-
-
-def dataset_id(results: RunResults) -> str:
-    """Returns "isic2018" for the dataset "ham10000/isic2018/2.0.0"."""
-    parts = results.info.dataset.split("/")
-    return parts[min(1, len(parts) - 1)]
+    return f"Skin-lesion classifier ({' + '.join(names)}) on {data_label(results.info)}"
 
 
 def is_split_by_image(results: RunResults) -> bool:

@@ -1,4 +1,4 @@
-"""Label maps: the class of a model to which each label of another dataset corresponds."""
+"""Label maps: the class to which each label of a dataset corresponds."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Taxonomy(Part):
 
 
 class LabelMap(Part):
-    """The class of a model for each label of another dataset.
+    """The class of each label of a dataset.
 
     Attributes:
-        classes: Class by label; None if the model has no such class.
+        classes: Class by label; None if there is no such class.
         sources: Sources of the mappings to a class with a different name, or to None.
         notes: Notes on these sources.
     """
@@ -65,24 +65,30 @@ def published_taxonomies() -> tuple[Taxonomy, ...]:
 
 
 def find_label_map(
-    labels: Sequence[str], class_names: Sequence[str], user_map: Mapping[str, str | None]
+    labels: Sequence[str],
+    class_names: Sequence[str],
+    user_map: Mapping[str, str | None],
+    flag: str = "--label-map FILE",
 ) -> LabelMap:
-    """Returns the class of a model for each label of another dataset.
+    """Returns the class of each label of a dataset, among `class_names`.
 
     The class of a label is the first of the following that exists:
 
     1. the class in the user's map;
-    2. the class with the same name or a synonym;
+    2. the class with the same name, or with a synonym as its name;
     3. if the label and all classes are in `published_taxonomies`, the only class that
        contains everything that the label contains. If there is no such class, the label has
-       no class (None): for example, `akiec` if the model distinguishes actinic keratosis
-       and squamous cell carcinoma;
+       no class (None): for example, `akiec` if actinic keratosis and squamous cell
+       carcinoma are different classes;
     4. the entry `ANY_OTHER` in the user's map.
+
+    `flag` is the option of the user's map, for the error message.
 
     Raises:
         ConfigError: A label has no entry in the user's map and no default.
     """
     same = {_name(name): name for name in class_names}
+    same |= {name: name for name in class_names}
     known, known_classes = _find_published(labels), _find_published(class_names)
     classes: dict[str, str | None] = {}
     used: list[Taxonomy] = []
@@ -91,8 +97,8 @@ def find_label_map(
         if label in user_map:
             classes[label] = user_map[label]
             user_labels.append(label)
-        elif _name(label) in same:
-            classes[label] = same[_name(label)]
+        elif label in same or _name(label) in same:
+            classes[label] = same.get(label) or same[_name(label)]
         elif label in known and len(known_classes) == len(class_names):
             content = set(_classes_in(known[label], label))
             containing = [
@@ -105,19 +111,24 @@ def find_label_map(
         elif ANY_OTHER in user_map:
             classes[label] = user_map[ANY_OTHER]
             user_labels.append(label)
-    _require_all(labels, class_names, classes)
+    _require_all(labels, class_names, classes, flag)
     sources = {f"{taxonomy.name}: {taxonomy.source}": taxonomy.note for taxonomy in used}
     own = [f"the user's map: {', '.join(user_labels)}"] if user_labels else []
     notes = dict.fromkeys(note for note in sources.values() if note)
     return LabelMap(classes=classes, sources=(*own, *sources), notes=tuple(notes))
 
 
-def read_user_map(path: Path | None, class_names: Collection[str]) -> UserMap:
+def read_user_map(
+    path: Path | None, class_names: Collection[str] | None, flag: str = "--label-map"
+) -> UserMap:
     """Returns the map in a user's JSON file; empty if `path` is None.
+
+    `class_names` are the valid classes, or None if any name is valid. `flag` is the option
+    of the file, for the error message.
 
     Raises:
         ConfigError: The file cannot be read, is not a map from labels to class names or
-            null, or contains a name that is not in `class_names`.
+            null, or contains a name that is not valid.
     """
     if path is None:
         return {}
@@ -127,14 +138,14 @@ def read_user_map(path: Path | None, class_names: Collection[str]) -> UserMap:
     except (OSError, ValueError) as error:
         reason = describe_error(error) if isinstance(error, ValidationError) else error
         raise ConfigError(
-            f"--label-map {path} cannot be read: {reason} Expected a JSON object with the "
+            f"{flag} {path} cannot be read: {reason} Expected a JSON object with the "
             'class of each label, or null, such as {"label": "'
-            f'{next(iter(class_names))}", "other label": null}}.'
+            f'{next(iter(class_names or ["class"]))}", "other label": null}}.'
         ) from error
     for label, name in user_map.items():
-        if name is not None and name not in class_names:
+        if name is not None and class_names is not None and name not in class_names:
             raise ConfigError(
-                f"--label-map {path}: the class of {label!r} must be null or one of: "
+                f"{flag} {path}: the class of {label!r} must be null or one of: "
                 f"{', '.join(class_names)}. Received: {name!r}."
                 f"{suggest(class_names, name)}"
             )
@@ -175,15 +186,17 @@ def _classes_in(taxonomy: Taxonomy, label: str) -> tuple[str, ...]:
 
 
 def _require_all(
-    labels: Sequence[str], class_names: Sequence[str], classes: Mapping[str, str | None]
+    labels: Sequence[str],
+    class_names: Sequence[str],
+    classes: Mapping[str, str | None],
+    flag: str,
 ) -> None:
     missing = [label for label in labels if label not in classes]
     if missing:
         raise ConfigError(
-            f"These labels of the external dataset have no known class: "
-            f"{', '.join(missing)}. The classes of the model are: "
-            f"{', '.join(class_names)}. Write a JSON file with the class of each label, "
-            "or null if the model has no such class, and give it as --label-map FILE: "
+            f"These labels of the dataset have no known class: {', '.join(missing)}. The "
+            f"classes are: {', '.join(class_names)}. Write a JSON file with the class of "
+            f"each label, or null if there is no such class, and give it as {flag}: "
             f"{_example(missing)}. The entry {json.dumps(ANY_OTHER)}: null stands for all "
             "other labels."
         )
