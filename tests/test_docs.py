@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -16,6 +17,8 @@ from skincnn.cli.train import parse
 PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
 RESULTS = sorted((ROOT / "docs/results").rglob("*.csv"))
+TUTORIALS = sorted((ROOT / "docs/tutorials").glob("*.md"))
+CELL = re.compile(r"```\{code-cell\} ipython3\n(?::tags:[^\n]*\n)?(.*?)```", re.DOTALL)
 COMMAND = re.compile(r"python scripts/train\.py ([a-z][^`#\n|\\$\[]*?)(?=\s*[`#\n|])")
 
 
@@ -45,6 +48,25 @@ def test_training_commands_are_valid() -> None:
     for command in commands:
         if "sN" not in command:
             parse(shlex.split(command))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+def test_the_cells_of_a_tutorial_run(page: Path, tmp_path: Path) -> None:
+    """The cells run in one process, as in a notebook; %%bash runs commands."""
+    cells = CELL.findall(page.read_text())
+    assert len(cells) > 5
+    code = "import subprocess\n"
+    for cell in cells:
+        if cell.startswith("%%bash\n"):
+            command = ["bash", "-e", "-c", cell.removeprefix("%%bash\n")]
+            cell = f"subprocess.run({command!r}, check=True)\n"
+        code += cell
+    (tmp_path / "cells.py").write_text(code)
+    command = [sys.executable, tmp_path / "cells.py"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

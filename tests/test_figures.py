@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from report_runs import (
     CORRUPTIONS,
     NAMES,
@@ -20,6 +21,7 @@ from report_runs import (
 )
 from run_dirs import make_dataset, make_info, write_run
 
+from skincnn.classes import LesionClass
 from skincnn.data.characteristics import OFFICIAL, OTHER_FOLDS, SAME_LESION, ImageFlow
 from skincnn.evaluation.mistakes import Mistakes, mistakes_path
 from skincnn.evaluation.results import SubgroupScores
@@ -118,6 +120,16 @@ def test_classes_have_full_names_and_melanoma_is_bold() -> None:
         "melanocytic naevus (nv)",
         "basal cell carcinoma (bcc)",
     ]
+    declared = {NAMES[0]: LesionClass(NAMES[0], "viral wart", False)}
+    sample = Sample(*arrays(make_table(0), NAMES))
+    for figure in (
+        plots.plot_confusion_matrix(confusion, NAMES, TITLE, declared),
+        plots.plot_roc_curves(sample, NAMES, TITLE, declared),
+        plots.plot_precision_recall_curves(sample, NAMES, TITLE, declared),
+        plot_mistakes(make_mistakes(), TITLE, "", {"mel": declared[NAMES[0]]}),
+    ):
+        words = [text.get_text() for text in figure.findobj(Text)]
+        assert any("viral wart" in word.replace("\n", " ") for word in words)
     rows = axes.get_yticklabels()
     assert rows[1].get_text() == "melanoma (mel)\nn = 2"
     for labels in (columns, rows):

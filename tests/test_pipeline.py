@@ -16,6 +16,7 @@ import tensorflow as tf
 from skincnn.config import DataConfig
 from skincnn.data import datasets, pipeline
 from skincnn.data.cache import Cache, cached_images
+from skincnn.data.characteristics import DATASET
 from skincnn.data.combined import CombinedDataset, open_datasets
 from skincnn.data.preprocess import read_image
 from skincnn.data.sampling import epoch_batches
@@ -51,7 +52,8 @@ def rendered(image_id: str) -> tf.Tensor:
 def test_images_are_in_the_order_of_the_table(
     dataset: CombinedDataset, table: pd.DataFrame
 ) -> None:
-    assert set(table.columns) == {*pipeline.TABLE_COLUMNS, "fold", "sha256"}
+    columns = {*datasets.TABLE_COLUMNS, datasets.STORED_IN, DATASET, "fold", "sha256"}
+    assert set(table.columns) == columns
     assert table["image_id"].is_unique
     assert set(table["fold"]) == {3, 8}
     images = pipeline.load_images(dataset, table, SMALL, "memory")

@@ -25,11 +25,14 @@ from report_runs import (
 )
 from run_dirs import CONFIG, make_dataset, write_run
 
+from skincnn.classes import LesionClass
 from skincnn.config import ModelConfig
 from skincnn.data.leakage import SplitLeakage
 from skincnn.reporting import labels
+from skincnn.reporting.checklist import render_checklists
 from skincnn.reporting.html import SECTIONS, render_html
 from skincnn.reporting.load import RunResults, load_results
+from skincnn.reporting.model_card import render_card
 from skincnn.reporting.report import render_report
 from skincnn.reporting.text import report_text
 
@@ -44,6 +47,30 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> RunResults:
 def section(page: str, name: str) -> str:
     """Returns the text of a section."""
     return Page(page.split(f'<section id="{name}">')[1].split("</section>")[0]).words
+
+
+def test_declared_full_names_are_shown(results: RunResults) -> None:
+    declared = {NAMES[0]: LesionClass(NAMES[0], "viral wart", False)}
+    external = EXTERNAL.model_copy(
+        update={"scores": EXTERNAL.scores.model_copy(update={"missing_classes": NAMES[:1]})}
+    )
+    results = dataclasses.replace(
+        results,
+        info=results.info.model_copy(update={"declared": declared}),
+        splits={**results.splits, "test_official": results.headline},
+        external=(external,),
+    )
+    label = f"viral wart ({NAMES[0]})"
+    page = Page(render_html(results, FIGURES)).words
+    assert page.count(label) > 10
+    # The set of classes without an interval, and nothing else, is in plain words.
+    assert NAMES[0] not in page.replace(label, "")
+    card = render_card(results)
+    cell = label.replace("<", "&lt;").replace("|", "\\|")
+    assert card.count(cell) > 5
+    assert cell.replace("viral wart", "") not in card.replace(cell, "")
+    checklists = render_checklists(results, ["tripod-ai"])
+    assert f"one of: {cell}" in checklists[0].read_text()
 
 
 def test_the_page_is_self_contained(results: RunResults) -> None:

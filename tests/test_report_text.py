@@ -127,7 +127,9 @@ def test_scores_are_described(results: RunResults) -> None:
     assert "random guessing gives 25 %" in text
     task = "The model assigns a dermatoscopic image of a skin lesion to one of 4 diagnoses."
     assert text.startswith(task)
-    info = results.info.model_copy(update={"attribution": "", "kind": "cross_validation"})
+    info = results.info.model_copy(
+        update={"datasets": (make_dataset(attribution=""),), "kind": "cross_validation"}
+    )
     text = report_text.describe_scores(dataclasses.replace(results, info=info))
     task = "Each model assigns an image like those it was trained on to one of 4 classes."
     assert text.startswith(task)
@@ -389,7 +391,7 @@ def test_a_shared_near_duplicate_is_leakage(results: RunResults) -> None:
 
 def test_training_is_described(results: RunResults) -> None:
     assert training_text.describe_training(results) == (
-        "The dataset is divided into parts (folds). The model was trained on 800 images of "
+        "The images are divided into parts (folds). The model was trained on 800 images of "
         "400 lesions (folds 0 to 7). After each pass through the training images (epoch), "
         "it was scored on the validation split (fold 8). The version after epoch 3 had the "
         "best balanced accuracy there and was kept, so scores on the validation split are "

@@ -46,9 +46,9 @@ def test_a_complete_directory_is_read(workdir: Path) -> None:
         ("", "run.json cannot be read"),
         ("[]", "run.json must contain a JSON object. Received: list."),
         ("null", "run.json must contain a JSON object. Received: NoneType."),
-        ("{}", "Expected schema_version 2. Received: None."),
-        ('{"schema_version": 1}', "Expected schema_version 2. Received: 1."),
-        ('{"schema_version": 2}', "run.json: `skincnn`: Field required."),
+        ("{}", "Expected schema_version 3. Received: None."),
+        ('{"schema_version": 1}', "Expected schema_version 3. Received: 1."),
+        ('{"schema_version": 3}', "run.json: `skincnn`: Field required."),
     ],
 )
 def test_a_damaged_run_file_is_rejected(content: str, message: str, workdir: Path) -> None:

@@ -169,9 +169,14 @@ class RunInfo(Record):
         return any(dataset.synthetic for dataset in self.datasets)
 
     @property
+    def source_is_known(self) -> bool:
+        """Whether the source of all images is known, which are published or synthetic."""
+        return all(dataset.attribution for dataset in self.datasets)
+
+    @property
     def published(self) -> bool:
         """Whether all images are published and none are synthetic."""
-        return all(d.attribution and not d.synthetic for d in self.datasets)
+        return self.source_is_known and not self.synthetic
 
     @property
     def attribution(self) -> str:
