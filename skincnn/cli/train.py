@@ -40,6 +40,7 @@ examples:
   train.py mobilenet_160 --lr-range-test --optimizer.name sgd
   train.py mobilenet_160 --folds 5   cross-validation with five models
   train.py ensemble5                 an ensemble of five diverse models
+  train.py mobilenet_160 --data.datasets isic2018 clinic_a   two datasets together
   train.py mobilenet_160 --ensemble 3   three models with different seeds
   train.py mobilenet_160 --final-test --workdir runs/final"""
 

@@ -320,15 +320,15 @@ def class_names(
     `open_datasets`.
 
     Raises:
-        ConfigError: There is no dataset of this name, its label map is not valid, or there
-            are fewer than two classes.
+        ConfigError: There is no dataset of this name, or its label map is not valid or has
+            fewer than two classes.
         DataError: The dataset is the user's own, and has not been built.
     """
     labels = datasets.class_names(names[0], data_dir)
     user_map = _read_map(names[0], label_maps, None)
     classes = (user_map.get(label, user_map.get(ANY_OTHER, label)) for label in labels)
     unique = tuple(dict.fromkeys(name for name in classes if name is not None))
-    if len(unique) < 2:
+    if user_map and len(unique) < 2:
         raise ConfigError(
             f"{names[0]} has the classes {', '.join(unique) or 'none'}, after its label "
             "map. Expected two classes or more."

@@ -39,6 +39,18 @@ def describe_datasets(info: RunInfo) -> list[str]:
     return [*sentences, ONE_GROUP]
 
 
+def describe_label_conflicts(info: RunInfo) -> str:
+    """Returns how many near-duplicates have contradictory labels; "" for none."""
+    count = len(info.label_conflicts)
+    if not count:
+        return ""
+    return (
+        f"CONTRADICTORY LABELS: {count:,} {'pair' if count == 1 else 'pairs'} of nearly "
+        "identical images in the dataset have different labels, of which at least one is "
+        "wrong. Correct the labels and build the dataset again."
+    )
+
+
 def _describe_dataset(dataset: DatasetInfo, info: RunInfo) -> str:
     text = f"{dataset.name}: {dataset.num_stored:,} images"
     if not info.members:  # whose splits are different

@@ -18,6 +18,7 @@ from skincnn.reporting.labels import percent_interval, point_label, subgroup_lab
 COMPARED_ATTRIBUTES = {
     "ground truth by": "how the diagnosis was established",
     "source": "the source of the images",
+    "dataset": "the dataset of the images",
 }
 """Subgroup attributes that the summary compares, and their descriptions."""
 

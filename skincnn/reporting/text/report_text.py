@@ -9,7 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from skincnn.classes import LesionClass
-from skincnn.data.characteristics import SUBGROUPS, UNKNOWN, Characteristics
+from skincnn.data.characteristics import (
+    DATASET,
+    SUBGROUPS,
+    UNKNOWN,
+    Characteristics,
+)
 from skincnn.evaluation.results import (
     ProbabilityBand,
     SplitResult,
@@ -143,18 +148,6 @@ def describe_missed(result: SplitResult) -> str:
     if "melanoma" in result.targets:
         return "a melanoma that is not predicted as melanoma"
     return ""
-
-
-def describe_label_conflicts(results: RunResults) -> str:
-    """Returns how many near-duplicates have contradictory labels; "" for none."""
-    count = len(results.info.label_conflicts)
-    if not count:
-        return ""
-    return (
-        f"CONTRADICTORY LABELS: {count:,} {'pair' if count == 1 else 'pairs'} of nearly "
-        "identical images in the dataset have different labels, of which at least one is "
-        "wrong. Correct the labels and build the dataset again."
-    )
 
 
 def outer_bands(target: TargetScores) -> list[ProbabilityBand]:
@@ -340,6 +333,8 @@ def baseline_rows(results: RunResults) -> list[tuple[str, str, list[str]]]:
     ]
     parts = {"diagnosis": [column.classes for column in columns]}
     for attribute in SUBGROUPS:
+        if SUBGROUPS[attribute] == DATASET and len(results.info.datasets) == 1:
+            continue
         label = ATTRIBUTE_LABELS.get(attribute, subgroup_label(attribute))
         parts[label] = [column.attributes[attribute] for column in columns]
     for name, counts in parts.items():
