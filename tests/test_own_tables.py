@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -57,6 +58,17 @@ def csv_text(separator: str = ",", end: str = "\n") -> str:
     return table.to_csv(index=False, sep=separator, lineterminator=end)
 
 
+def mixed_separators() -> str:
+    header, _, rows = csv_text().partition("\n")
+    return f"{header}\n{rows.replace(',', ';')}"
+
+
+def excel() -> bytes:
+    buffer = io.BytesIO()
+    pd.DataFrame(make_rows()).astype({"age": int}).to_excel(buffer, index=False)
+    return buffer.getvalue()
+
+
 FILES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "CSV": ("a.csv", lambda p: p.write_text(csv_text())),
     "byte order mark and CRLF": (
@@ -74,10 +86,17 @@ FILES: dict[str, tuple[str, Callable[[Path], object]]] = {
         "a.csv",
         lambda p: p.write_text(csv_text().replace("\n", ",\n") + ",,\n\n"),
     ),
-    "Excel": (
-        "a.xlsx",
-        lambda p: pd.DataFrame(make_rows()).astype({"age": int}).to_excel(p, index=False),
+    "UTF-16 without a byte order mark": (
+        "a.csv",
+        lambda p: p.write_bytes(csv_text().encode("utf-16-le")),
     ),
+    "the separator in the first line, as Excel reads it": (
+        "a.csv",
+        lambda p: p.write_text(f"sep=;\n{csv_text(';')}"),
+    ),
+    "Excel": ("a.xlsx", lambda p: p.write_bytes(excel())),
+    "Excel with the suffix of CSV": ("a.csv", lambda p: p.write_bytes(excel())),
+    "CSV with the suffix of Excel": ("a.xlsx", lambda p: p.write_text(csv_text())),
     "Parquet": (
         "a.parquet",
         lambda p: pd.DataFrame(make_rows()).astype({"age": float}).to_parquet(p),
@@ -223,9 +242,25 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: (edit(d), (d / "labels.csv").write_bytes(bytes(range(256)))),
         "is not a text file",
     ),
-    "not an Excel file": (
-        lambda d: (edit(d), (d / "labels.csv").rename(d / "labels.xlsx")),
-        r"labels\.xlsx cannot be read: .*save it as CSV",
+    "a damaged Excel file": (
+        lambda d: (edit(d), write_zip(d / "labels.csv", {"xl/workbook.xml": b""})),
+        r"labels\.csv cannot be read: .*save it as CSV",
+    ),
+    "a file of an old version of Excel": (
+        lambda d: (edit(d), (d / "labels.csv").write_bytes(b"\xd0\xcf\x11\xe0\0")),
+        "is an Excel file of an old version, or with a password. Open it, and save it",
+    ),
+    "a web page": (
+        lambda d: (edit(d), (d / "labels.csv").write_text("\n<!DOCTYPE html><html>")),
+        "is a web page or an XML file, not a table. Download the table again",
+    ),
+    "an unusual separator": (
+        lambda d: (edit(d), (d / "labels.csv").write_text(csv_text("^"))),
+        r"Received: only one column, 'image\^.*'\. Separate columns with commas, ",
+    ),
+    "two separators": (
+        lambda d: (edit(d), (d / "labels.csv").write_text(mixed_separators())),
+        "row 2 is separated by ';', unlike the header",
     ),
     "no table": (lambda d: write_images(d, make_rows()), "contains no table"),
     "two tables": (

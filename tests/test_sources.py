@@ -439,7 +439,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "CSV is a spreadsheet": (
         lambda d: (d / METADATA_FILE).write_bytes(b"PK\x03\x04\xff\xfe\x00"),
-        "cannot be read as a UTF-8 CSV file",
+        "is not a text file",
     ),
     "archive damaged inside": (
         lambda d: damage_deflated(d),
@@ -451,7 +451,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "CSV is an Excel file": (
         lambda d: write_zip(d / METADATA_FILE, {"xl/workbook.xml": b""}),
-        "is an Excel file. Open it, and save it as CSV UTF-8",
+        "metadata.csv cannot be read: .*Open it, and save it as CSV UTF-8",
     ),
     "archive in an archive": (
         lambda d: replace_archive(d, {"part_1.zip": b"PK"}),
@@ -479,15 +479,15 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "too many cells": (
         lambda d: edit_csv(d, "45.0", "45,0"),
-        "line 3 has more cells than the header has columns",
+        "row 3 has more cells than the header has columns",
     ),
     "label typo": (
         lambda d: edit_csv(d, ",mel,", ",mell,"),
-        r"line \d+: unknown label of ISIC_\d+.*dx='mell'\. Did you mean 'mel'",
+        r"row \d+: unknown label of ISIC_\d+.*dx='mell'\. Did you mean 'mel'",
     ),
     "age is a word": (
         lambda d: edit_csv(d, "45.0", "old"),
-        r"line 3: invalid age of .*'old'",
+        r"row 3: invalid age of .*'old'",
     ),
     "age is negative": (lambda d: edit_csv(d, "45.0", "-1"), "invalid age of .*'-1'"),
     "id twice": (
@@ -548,15 +548,15 @@ FAULTS_2018: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no label": (
         lambda d: edit_csv(d, "1.0", "0.0", TRUTH_2018),
-        r"line 2: invalid label for image ISIC_0000000\. .*MEL=0\.0",
+        r"row 2: invalid label for image ISIC_0000000\. .*MEL=0\.0",
     ),
     "two labels": (
         lambda d: edit_csv(d, ",0.0,", ",1.0,", TRUTH_2018),
-        r"line 2: invalid label for image ISIC_0000000\. .*=1\.0.*=1\.0",
+        r"row 2: invalid label for image ISIC_0000000\. .*=1\.0.*=1\.0",
     ),
     "a probability": (
         lambda d: edit_csv(d, "1.0", "0.5", TRUTH_2018),
-        r"line 2: invalid label for image ISIC_0000000\. .*=0\.5",
+        r"row 2: invalid label for image ISIC_0000000\. .*=0\.5",
     ),
     "repeated row": (
         lambda d: edit_csv(d, "ISIC_0000001", "ISIC_0000000", TRUTH_2018),

@@ -21,7 +21,7 @@ from tfds_ham10000.records import (
     lesions_with_several_diagnoses,
     make_record,
 )
-from tfds_ham10000.tables import BITS, one_hot_label, read_rows
+from tfds_ham10000.table.published import BITS, one_hot_label, read_rows
 
 Files = Mapping[str, Path]
 """The paths of the files of a layout, by lower-case published name without a suffix."""

@@ -18,6 +18,8 @@ ISIC2019_CLASS_NAMES = ("mel", "nv", "bcc", "ak", "bkl", "df", "vasc", "scc")
 """The diagnoses of ISIC 2019 in the order of the columns of the ground truth."""
 
 UNKNOWN = "unknown"
+MAX_AGE = 120
+"""Maximum age of a patient in years."""
 OPTIONAL_COLUMNS = ("dx_type", "age", "sex", "localization", "dataset")
 """Columns whose values may be missing: NaN for `age`, and "unknown" for the others."""
 
@@ -135,9 +137,9 @@ def _parse_age(cell: str, image_id: str, where: str) -> float:
         age = float(cell)
     except ValueError:
         age = -1
-    if age < 0 or math.isinf(age):
+    if age < 0 or age > MAX_AGE:
         raise SourceError(
-            f"{where}: invalid age of {image_id}. Expected a number of years >= 0, or an "
-            f"empty cell. Received: {cell!r}."
+            f"{where}: invalid age of {image_id}. Expected a number of years in "
+            f"0..{MAX_AGE}, or an empty cell. Received: {cell!r}."
         )
     return age

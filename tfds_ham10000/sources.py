@@ -20,7 +20,7 @@ from tfds_ham10000.table.labels import read_declared_classes
 from tfds_ham10000.table.options import TableOptions
 from tfds_ham10000.table.source import read_table_source
 
-SUFFIXES = (".csv", ".tab", ".tsv", ".txt", ".zip", "")
+SUFFIXES = (".csv", ".tab", ".tsv", ".txt", ".xlsx", ".zip", "")
 """Suffixes of published files in order of preference. Directories, and some tables of
 Harvard Dataverse, have no suffix."""
 

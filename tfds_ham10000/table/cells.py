@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from tfds_ham10000.records import SourceError
+from tfds_ham10000.records import SourceError, join_first
 
 CSV_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
-EXCEL_SUFFIXES = (".xlsx", ".xlsm")
+EXCEL_SUFFIXES = (".xlsx", ".xlsm", ".xls")
 PARQUET_SUFFIXES = (".parquet", ".pq")
 TABLE_SUFFIXES = (*CSV_SUFFIXES, *EXCEL_SUFFIXES, *PARQUET_SUFFIXES)
 DELIMITERS = ",;\t|"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 """Byte order marks of UTF-16."""
+XLS, PARQUET = b"\xd0\xcf\x11\xe0", b"PAR1"
+"""First bytes of Excel files of old versions or with a password, and of Parquet."""
+HTML = re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
+SAVE_AS_CSV = "Open it, and save it as CSV UTF-8."
 
 Rows = Iterator[tuple[int, Sequence[str]]]
 """The number of a row in the file, counted from 1, and its cells."""
@@ -46,7 +52,8 @@ class Table:
         The index is the number of the row in the file. Empty rows are left out.
 
         Raises:
-            SourceError: A row has too many cells, or there are no rows.
+            SourceError: A row has too many cells or another separator than the header, or
+                there are no rows.
         """
         positions = [self.names.index(name) for name in columns]
         numbers: list[int] = []
@@ -55,11 +62,7 @@ class Table:
             for number, row in self.rows:
                 if not any(cell.strip() for cell in row):
                     continue
-                if any(cell.strip() for cell in row[len(self.names) :]):
-                    raise SourceError(
-                        f"{self.path}, row {number} has more cells than the header has "
-                        "columns. Put text that contains the separator in quotes."
-                    )
+                self._check_separator(number, row)
                 numbers.append(number)
                 cells.append([row[i].strip() if i < len(row) else "" for i in positions])
         except csv.Error as error:
@@ -68,28 +71,73 @@ class Table:
             raise SourceError(f"{self.path} has no rows. Expected one row per image.")
         return pd.DataFrame(cells, index=numbers, columns=list(columns), dtype=str)
 
+    def describe_names(self) -> str:
+        """Returns the names of the columns for an error message, with a likely cause."""
+        if len(self.names) == 1:
+            return (
+                f"only one column, {self.names[0]!r}. Separate columns with commas, "
+                "semicolons, tabs or vertical bars"
+            )
+        return join_first(self.names, limit=60) or "an empty file"
+
+    def _check_separator(self, number: int, row: Sequence[str]) -> None:
+        if any(cell.strip() for cell in row[len(self.names) :]):
+            raise SourceError(
+                f"{self.path}, row {number} has more cells than the header has columns. "
+                "Put text that contains the separator in quotes."
+            )
+        if len(row) == 1 < len(self.names):
+            counts = [len(_split(row[0], mark)) for mark in DELIMITERS]
+            if max(counts) == len(self.names):
+                raise SourceError(
+                    f"{self.path}, row {number} is separated by "
+                    f"{DELIMITERS[counts.index(max(counts))]!r}, unlike the header. Use "
+                    "the same separator in all rows."
+                )
+
 
 def open_table(path: Path) -> Table:
     """Opens a table; the first row contains the names of the columns.
 
-    The format is recognized by the suffix. A CSV file may be separated by commas,
-    semicolons, tabs or vertical bars, and encoded in UTF-8, UTF-16 or Windows-1252.
+    See `parse_table`.
 
     Raises:
         SourceError: The file cannot be read as a table.
     """
-    suffix = path.suffix.lower()
-    if suffix in (*EXCEL_SUFFIXES, *PARQUET_SUFFIXES):
-        frame, notes = _read_frame(path)
+    try:
+        return parse_table(path.read_bytes(), path)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error}.") from error
+
+
+def parse_table(content: bytes, path: Path) -> Table:
+    """Opens a table with the given content; `path` is its file, for messages.
+
+    The format is recognized by the content: Excel, Parquet, or text in UTF-8, UTF-16 or
+    Windows-1252, separated by commas, semicolons, tabs or vertical bars.
+
+    Raises:
+        SourceError: The content is not a table.
+    """
+    if content.startswith(XLS):
+        raise SourceError(
+            f"{path} is an Excel file of an old version, or with a password. {SAVE_AS_CSV}"
+        )
+    if HTML.match(content):
+        raise SourceError(
+            f"{path} is a web page or an XML file, not a table. Download the table again."
+        )
+    if is_excel(content) or content.startswith(PARQUET):
+        frame, notes = _read_frame(content, path)
         columns = [_to_text(frame.iloc[:, i]) for i in range(frame.shape[1])]
         rows = enumerate(zip(*columns, strict=True), 2)
         return Table(path, [str(name).strip() for name in frame.columns], notes, rows)
-    try:
-        text, notes = _decode(path.read_bytes(), path)
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error}.") from error
-    header = text.partition("\n")[0]
+    text, notes = _decode(content, path)
+    header, _, rest = text.partition("\n")
     delimiter = max(DELIMITERS, key=lambda mark: len(_split(header, mark)))
+    skipped = 0
+    if match := re.fullmatch(r"sep=(.)\s*", header):  # a line that Excel understands
+        delimiter, text, skipped = match[1], rest, 1
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         names = [name.strip() for name in next(reader, [])]
@@ -97,21 +145,34 @@ def open_table(path: Path) -> Table:
         raise SourceError(f"{path} is not a valid CSV file: {error}.") from error
     while names and not names[-1]:  # a separator at the end of each row
         names.pop()
-    return Table(path, names, notes, ((reader.line_num, row) for row in reader))
+    return Table(path, names, notes, ((reader.line_num + skipped, row) for row in reader))
+
+
+def is_excel(content: bytes) -> bool:
+    """Returns whether the content of a file is that of an Excel workbook (.xlsx)."""
+    file = io.BytesIO(content)
+    if not content.startswith(b"PK") or not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return "xl/workbook.xml" in archive.namelist()
 
 
 def _decode(content: bytes, path: Path) -> tuple[str, list[str]]:
     if content.startswith(UTF_16):
         return content.decode("utf-16", errors="replace"), []
+    start = content[:200]
+    for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):  # without a mark
+        if start and not any(start[first::2]):
+            return content.decode(encoding, errors="replace"), []
     try:
-        return content.decode("utf-8-sig"), []
+        if b"\0" not in content:
+            return content.decode("utf-8-sig"), []
     except UnicodeDecodeError:
-        if b"\0" in content:
-            raise SourceError(
-                f"{path} is not a text file. Expected a table: {', '.join(TABLE_SUFFIXES)}."
-            ) from None
         note = f"{path.name} is not encoded in UTF-8; it was read as Windows-1252"
         return content.decode("cp1252", errors="replace"), [note]
+    raise SourceError(
+        f"{path} is not a text file. Expected a table: {', '.join(TABLE_SUFFIXES)}."
+    )
 
 
 def _split(line: str, delimiter: str) -> list[str]:
@@ -121,13 +182,14 @@ def _split(line: str, delimiter: str) -> list[str]:
         return []
 
 
-def _read_frame(path: Path) -> tuple[pd.DataFrame, list[str]]:
+def _read_frame(content: bytes, path: Path) -> tuple[pd.DataFrame, list[str]]:
     """Reads an Excel or Parquet file; integers stay integers if cells are missing."""
     notes: list[str] = []
+    file = io.BytesIO(content)
     try:
-        if path.suffix.lower() in PARQUET_SUFFIXES:
-            return pd.read_parquet(path, dtype_backend="numpy_nullable"), notes
-        with pd.ExcelFile(path, engine="openpyxl") as book:
+        if content.startswith(PARQUET):
+            return pd.read_parquet(file, dtype_backend="numpy_nullable"), notes
+        with pd.ExcelFile(file, engine="openpyxl") as book:
             if len(book.sheet_names) > 1:
                 notes.append(
                     f"{path.name}: only the sheet {book.sheet_names[0]!r} was read"
@@ -135,9 +197,7 @@ def _read_frame(path: Path) -> tuple[pd.DataFrame, list[str]]:
             return pd.read_excel(book, dtype=object, na_filter=False), notes
     # Both libraries raise various exceptions for damaged files.
     except Exception as error:
-        raise SourceError(
-            f"{path} cannot be read: {error}. Open it and save it as CSV UTF-8."
-        ) from error
+        raise SourceError(f"{path} cannot be read: {error}. {SAVE_AS_CSV}") from error
 
 
 def _to_text(column: pd.Series) -> list[str]:

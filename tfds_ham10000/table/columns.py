@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from tfds_ham10000.records import OptionError, SourceError, join_first, suggest
+from tfds_ham10000.table.cells import Table
 
 COLUMN_NAMES = {
     "image": (
@@ -43,20 +43,25 @@ REQUIRED = ("image", "label")
 
 
 def find_columns(
-    names: Sequence[str], given: Mapping[str, str], path: Path
+    table: Table,
+    given: Mapping[str, str],
+    required: Sequence[str] = REQUIRED,
+    option: str = "--columns",
 ) -> tuple[dict[str, str], list[str]]:
     """Returns the column of each field that the table has, and notes.
 
     Args:
-        names: The names of the columns of the table.
+        table: The table.
         given: The columns that the user names, by field; "" if a field is to be left out.
-        path: The table, for error messages.
+        required: The fields that the table must have.
+        option: The flag that names columns, for messages; "" if there is none.
 
     Raises:
         OptionError: `given` has an unknown field or a column that the table lacks.
         SourceError: No column of a required field is found, or the column of a field
             occurs twice.
     """
+    names, path = table.names, table.path
     columns: dict[str, str] = {}
     notes: list[str] = []
     for field, name in given.items():
@@ -68,7 +73,7 @@ def find_columns(
         if name and name not in names:
             raise OptionError(
                 f"--columns {field}={name}: {path} has no column {name!r}. Its columns "
-                f"are: {join_first(list(names), limit=60)}.{suggest(name, names)}"
+                f"are: {join_first(names, limit=60)}.{suggest(name, names)}"
             )
     for field, usual in COLUMN_NAMES.items():
         if field in given:
@@ -79,7 +84,7 @@ def find_columns(
             candidates = sorted(known, key=lambda name: keys.index(_key(name)))
         if not candidates:
             continue
-        if list(names).count(candidates[0]) > 1:
+        if names.count(candidates[0]) > 1:
             raise SourceError(
                 f"{path}: the column {candidates[0]!r} occurs twice. Rename one of them."
             )
@@ -87,20 +92,20 @@ def find_columns(
         if candidates[1:]:
             notes.append(
                 f"{field} is read from the column {candidates[0]!r}, and not from "
-                f"{', '.join(map(repr, candidates[1:]))} (--columns {field}=...)"
+                f"{', '.join(map(repr, candidates[1:]))}"
+                f"{f' ({option} {field}=...)' if option else ''}"
             )
-    _require(columns, names, path)
-    return columns, notes
-
-
-def _require(columns: Mapping[str, str], names: Sequence[str], path: Path) -> None:
-    for field in REQUIRED:
+    for field in required:
         if field not in columns:
+            advice = "Rename the column."
+            if option:
+                advice = f"Name the column, as in {option} {field}=COLUMN."
             raise SourceError(
                 f"{path} has no column with one of the usual names of the {field}: "
-                f"{', '.join(COLUMN_NAMES[field])}. Name the column, as in --columns "
-                f"{field}=COLUMN. Received: {join_first(list(names), limit=60)}."
+                f"{', '.join(COLUMN_NAMES[field])}. {advice} "
+                f"Received: {table.describe_names()}."
             )
+    return columns, notes
 
 
 def _key(name: str) -> str:

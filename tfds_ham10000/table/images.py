@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
@@ -81,9 +82,8 @@ class TableImages(ImageFiles):
             keys_of[_stem(key)].append(key)
         problems: dict[str, list[str]] = {}
         for cell in cells:
-            end = "/" + image_id_of(cell).lower()
-            same_name = keys_of[_stem(cell)]
-            keys = [k for k in same_name if f"/{image_id_of(k).lower()}".endswith(end)]
+            end = f"/{match_key(cell)}"
+            keys = [k for k in keys_of[_stem(cell)] if f"/{match_key(k)}".endswith(end)]
             if len(keys) > 1:
                 exact = [key for key in keys if f"/{key}".endswith(f"/{cell}")]
                 keys = exact or keys
@@ -128,12 +128,20 @@ def image_id_of(cell: str) -> str:
     return stem if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES else path
 
 
+def match_key(cell: str) -> str:
+    """Returns `image_id_of(cell)` in a form that ignores case and Unicode normalization.
+
+    macOS stores "é" as two characters in the names of files.
+    """
+    return unicodedata.normalize("NFC", image_id_of(cell)).lower()
+
+
 def _below(prefix: str) -> Callable[[PurePosixPath], str]:
     return lambda path: f"{prefix}/{path}"
 
 
 def _stem(path: str) -> str:
-    return PurePosixPath(image_id_of(path)).name.lower()
+    return PurePosixPath(match_key(path)).name
 
 
 def _datasets(path: Path, prefix: str) -> dict[str, h5py.Dataset]:

@@ -22,16 +22,7 @@ from tfds_ham10000.table.columns import find_columns
 from tfds_ham10000.table.images import TableImages, image_id_of
 from tfds_ham10000.table.labels import CLASSES_FILE, map_labels
 from tfds_ham10000.table.options import TableOptions
-from tfds_ham10000.table.values import (
-    MAX_AGE,
-    SEXES,
-    SITE_OF,
-    SPLITS,
-    parse_age,
-    parse_column,
-    parse_id,
-    parse_word,
-)
+from tfds_ham10000.table.values import PARSERS, parse_column, parse_id
 
 FIELD_OF = {"image": "image_id", "label": "dx", "site": "localization"}
 """The field of `Record` for each column, unless they have the same name."""
@@ -48,7 +39,7 @@ def read_table_source(folder: Path, options: TableOptions) -> Source:
     """
     path = find_table(folder, options.table)
     table = open_table(path)
-    columns, notes = find_columns(table.names, options.columns, path)
+    columns, notes = find_columns(table, options.columns)
     _check_group_by(options.group_by, columns, path)
     cells = table.select(list(dict.fromkeys(columns.values())))
     frame = pd.DataFrame({field: cells[name] for field, name in columns.items()})
@@ -141,20 +132,15 @@ def _parse_values(
     frame: pd.DataFrame, columns: Mapping[str, str], path: Path
 ) -> pd.DataFrame:
     """Returns the fields of the record of each row, and its split."""
-    parsers = {
-        "age": (parse_age, f"an age in years, 0 to {MAX_AGE}, or an empty cell"),
-        "sex": (parse_word(SEXES), f"one of {', '.join(SEXES)}, or an empty cell"),
-        "site": (parse_word(SITE_OF), f"one of {', '.join(SITE_OF)}, or an empty cell"),
-        "split": (lambda cell: SPLITS[cell.lower()], f"one of {', '.join(SPLITS)}"),
-    }
     values = pd.DataFrame({"split": TRAINING_SPLIT, "lesion_id": ""}, index=frame.index)
     values["patient_id"] = ""
     parsed: list[Any]
     for field, name in columns.items():
         cells = frame[field].rename(name)
-        if field in parsers:
-            parse, expected = parsers[field]
-            parsed = parse_column(cells, parse, str(path), expected)
+        if field in PARSERS:
+            parse, expected = PARSERS[field]
+            advice = f"leave the column out, as in --columns {field}="
+            parsed = parse_column(cells, parse, str(path), expected, advice)
         elif field in ("lesion_id", "patient_id"):
             parsed = [parse_id(cell) for cell in cells]
         elif field in ("dx_type", "dataset"):

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 
-from tfds_ham10000.records import UNKNOWN, SourceError, join_first
+from tfds_ham10000.records import MAX_AGE, UNKNOWN, SourceError, join_first, suggest
 
 T = TypeVar("T")
 
-MAX_AGE = 120
 BIRTH_YEARS = range(1880, 2101)
 MISSING = frozenset(
     ("", "unknown", "unk", "na", "n/a", "nan", "none", "null", "not known", "-", "?")
@@ -62,13 +61,13 @@ AGE = re.compile(r"(?:>=?|over )?(\d+(?:[.,]\d+)?)\+?\s*(?:y|yrs?|years?)?")
 
 
 def parse_column(
-    cells: pd.Series, parse: Callable[[str], T], where: str, expected: str
+    cells: pd.Series, parse: Callable[[str], T], where: str, expected: str, advice: str = ""
 ) -> list[T]:
     """Returns `parse(cell)` for each cell of a column.
 
     The index of `cells` is the row in the file. `parse` raises a KeyError or ValueError if
-    a cell is invalid. `where` is the file and `expected` describes valid cells, for the
-    error message.
+    a cell is invalid. For the error message, `where` is the file, `expected` describes
+    valid cells, and `advice` says what else the user can do.
 
     Raises:
         SourceError: A cell is invalid. The message names the first rows.
@@ -81,15 +80,15 @@ def parse_column(
             values[cell] = parse(cell)
         except (KeyError, ValueError) as error:
             invalid.append(cell)
-            reasons += error.args[:1] if isinstance(error, SourceError) else []
+            reasons += filter(None, error.args if isinstance(error, SourceError) else ())
     if invalid:
         rows = cells[cells.isin(invalid)]
         first = [f"row {row}: {cell!r}" for row, cell in rows.items()]
         reason = f" {reasons[0]}" if reasons else ""
         raise SourceError(
             f"{where}, column {cells.name!r}: {len(rows)} invalid value(s): "
-            f"{join_first(first)}. Expected {expected}.{reason} Correct the cells, or "
-            "leave the column out, as in --columns age=."
+            f"{join_first(first)}. Expected {expected}.{reason} Correct the cells"
+            f"{f', or {advice}' if advice else ''}."
         )
     return [values[cell] for cell in cells]
 
@@ -121,6 +120,8 @@ def parse_word(vocabulary: Mapping[str, str]) -> Callable[[str], str]:
 
     def parse(cell: str) -> str:
         word = " ".join(cell.lower().replace("_", " ").split())
+        if word not in MISSING and word not in vocabulary:
+            raise SourceError(suggest(word, vocabulary).strip())
         return UNKNOWN if word in MISSING else vocabulary[word]
 
     return parse
@@ -129,3 +130,12 @@ def parse_word(vocabulary: Mapping[str, str]) -> Callable[[str], str]:
 def parse_id(cell: str) -> str:
     """Returns the cell, or "" if it means that the id is not known."""
     return "" if cell.lower() in MISSING else cell
+
+
+PARSERS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "age": (parse_age, f"an age in years, 0 to {MAX_AGE}; empty if not known"),
+    "sex": (parse_word(SEXES), f"one of {', '.join(SEXES)}; empty if not known"),
+    "site": (parse_word(SITE_OF), f"one of {', '.join(SITE_OF)}; empty if not known"),
+    "split": (lambda cell: SPLITS[cell.lower()], f"one of {', '.join(SPLITS)}"),
+}
+"""How the cells of a field are parsed, and what is expected, for error messages."""
