@@ -11,13 +11,22 @@ import numpy.typing as npt
 import pandas as pd
 
 from skincnn.errors import DataError
+from tfds_ham10000.records import UNKNOWN as UNKNOWN
+from tfds_ham10000.records import SourceError
+from tfds_ham10000.table.values import (
+    MISSING,
+    PARSERS,
+    SEXES,
+    SITE_OF,
+    SITES,
+    parse_column,
+)
 
 CLINICAL_COLUMNS = ("age", "sex", "localization")
 """Columns of clinical metadata: age in years; sex and body site as words. An exported model
 that uses clinical metadata has inputs with these names."""
 
-UNKNOWN = "unknown"
-SEXES = ("female", "male")
+SEX_NAMES = ("female", "male")
 REGIONS = {
     "head and neck": ("head/neck", "face", "scalp", "ear", "neck"),
     "torso": (
@@ -36,16 +45,59 @@ REGIONS = {
 }
 """Body regions and the sites in each, as named by HAM10000 (`localization`) and ISIC 2019
 (`anatom_site_general`). The two datasets share no finer grouping."""
+VOCABULARIES = {
+    "sex": {**dict.fromkeys(MISSING, UNKNOWN), **SEXES},
+    "localization": {**dict.fromkeys(MISSING, UNKNOWN), **SITE_OF},
+}
+"""Valid lower-case words of `sex` and `localization`, and the names that they stand for."""
+FORM_VALUES = {"sex": (*SEX_NAMES, UNKNOWN), "localization": (*SITES, UNKNOWN)}
+"""The names themselves, in the order in which a form lists them."""
+FIELDS = {"age": "age", "sex": "sex", "localization": "site"}
+"""The field of `PARSERS` for each of `CLINICAL_COLUMNS`."""
 
 REGION_OF = {site: region for region, sites in REGIONS.items() for site in sites}
 
 CLINICAL_FEATURES = (
     "age_per_century",
     "age_unknown",
-    *(f"sex_{sex}" for sex in (*SEXES, UNKNOWN)),
+    *(f"sex_{sex}" for sex in (*SEX_NAMES, UNKNOWN)),
     *(f"site_{region.replace(' ', '_')}" for region in (*REGIONS, UNKNOWN)),
 )
 """Names of the columns that `encode_clinical_metadata` returns."""
+
+
+def normalize_clinical_metadata(
+    table: pd.DataFrame, where: str = "The clinical metadata"
+) -> pd.DataFrame:
+    """Returns the `CLINICAL_COLUMNS` with ages as numbers and words as published names.
+
+    Ages are float64, NaN if missing. A missing sex or site is "unknown". Words are those
+    that `tfds_ham10000` reads in any table, such as "M" for male and "torso" for trunk:
+    case and surrounding whitespace are ignored, and underscores match spaces.
+
+    Args:
+        table: A table with the `CLINICAL_COLUMNS`. Its index is the number of each row.
+        where: The source of the table, for error messages.
+
+    Raises:
+        DataError: A column is missing, or an age is not in 0..`MAX_AGE` or a word is not
+            known. The message contains the row and the value.
+    """
+    missing = [name for name in CLINICAL_COLUMNS if name not in table]
+    if missing:
+        raise DataError(
+            f"{where} must have the columns {', '.join(CLINICAL_COLUMNS)}. Cells may be "
+            f"empty. Missing: {', '.join(missing)}."
+        )
+    columns = {}
+    for name, field in FIELDS.items():
+        cells = table[name]
+        text = cells.astype(object).where(cells.notna(), "").astype(str).str.strip()
+        try:
+            columns[name] = parse_column(text, PARSERS[field][0], where, PARSERS[field][1])
+        except SourceError as error:
+            raise DataError(str(error)) from error
+    return pd.DataFrame(columns, index=table.index).astype({"age": np.float64})
 
 
 def encode_clinical_metadata(table: pd.DataFrame) -> npt.NDArray[np.float32]:
@@ -53,8 +105,8 @@ def encode_clinical_metadata(table: pd.DataFrame) -> npt.NDArray[np.float32]:
 
     Age is divided by 100; sex and body region are one-hot encoded. A missing age (NaN or
     an empty cell) is encoded as 0 with `age_unknown` 1. A missing sex or site (NaN, an
-    empty cell or "unknown") sets `sex_unknown` or `site_unknown` to 1. The case of words
-    and surrounding whitespace are ignored, and underscores are equivalent to spaces.
+    empty cell or "unknown") sets `sex_unknown` or `site_unknown` to 1. See
+    `normalize_clinical_metadata` for the words.
 
     Returns:
         float32 [len(table), len(CLINICAL_FEATURES)], in the order of `CLINICAL_FEATURES`.
@@ -62,49 +114,17 @@ def encode_clinical_metadata(table: pd.DataFrame) -> npt.NDArray[np.float32]:
     Raises:
         DataError: A column is missing, or an age, sex or site is not a valid value.
     """
-    missing = [name for name in CLINICAL_COLUMNS if name not in table]
-    if missing:
-        raise DataError(
-            f"The clinical metadata lack the column(s) {', '.join(missing)}. Expected: "
-            f"{', '.join(CLINICAL_COLUMNS)}. Cells may be empty."
-        )
-    age = _parse_ages(table["age"])
-    sexes = _parse_words(table["sex"], {sex: sex for sex in SEXES})
-    regions = _parse_words(table["localization"], REGION_OF)
+    table = normalize_clinical_metadata(table)
+    age = table["age"].to_numpy()
+    sexes = table["sex"].to_numpy(str)
+    regions = table["localization"].map({**REGION_OF, UNKNOWN: UNKNOWN}).to_numpy(str)
     return np.concatenate(
         [
             np.nan_to_num(age / 100)[:, None],
             np.isnan(age)[:, None],
-            sexes[:, None] == np.array([*SEXES, UNKNOWN]),
+            sexes[:, None] == np.array([*SEX_NAMES, UNKNOWN]),
             regions[:, None] == np.array([*REGIONS, UNKNOWN]),
         ],
         axis=1,
         dtype=np.float32,
     )
-
-
-def _parse_ages(cells: pd.Series) -> npt.NDArray[np.float64]:
-    ages = np.asarray(pd.to_numeric(cells, errors="coerce"), np.float64)
-    filled = ~cells.isna() & (cells.astype(str).str.strip() != "")
-    invalid = (filled.to_numpy() & np.isnan(ages)) | (ages < 0) | np.isinf(ages)
-    if invalid.any():
-        raise DataError(
-            f"{invalid.sum()} value(s) in the column age are not valid ages. Expected a "
-            "number of years >= 0, or an empty cell if the age is unknown. Received: "
-            f"{cells[invalid].iloc[0]!r}."
-        )
-    return ages
-
-
-def _parse_words(cells: pd.Series, values: dict[str, str]) -> npt.NDArray[np.str_]:
-    """Returns `values[word]` for the word in each cell; "unknown" for an empty cell."""
-    values = {**values, UNKNOWN: UNKNOWN, "": UNKNOWN}
-    words = cells.fillna("").astype(str).str.strip().str.lower().str.replace("_", " ")
-    invalid = sorted(set(words) - set(values))
-    if invalid:
-        raise DataError(
-            f"The column {cells.name} has invalid values. Expected one of: "
-            f"{', '.join(filter(None, values))}; or an empty cell. Received: "
-            f"{', '.join(map(repr, invalid[:10]))}."
-        )
-    return np.array([values[word] for word in words], dtype=np.str_)

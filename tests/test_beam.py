@@ -269,7 +269,7 @@ def test_a_batch_that_fails_loses_one_image(
     # The same in the pipeline; ** matches any directories.
     pattern, output = f"{images.parent}/**/*an image*", tmp_path / "out"
     counts = pipeline.run(handler, [pattern], None, str(output), ("file",), ())
-    assert counts == {"predictions": 8, "unreadable": 1}
+    assert counts == {"predictions": 8, "unreadable": 1, "without_metadata": 0}
     (unreadable,) = output.glob("unreadable-*")
     assert json.loads(unreadable.read_text()) == {"file": failed, "status": reason}
 

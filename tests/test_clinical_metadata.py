@@ -6,7 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from skincnn.clinical_metadata import CLINICAL_FEATURES, REGIONS, encode_clinical_metadata
+from skincnn.clinical_metadata import (
+    CLINICAL_FEATURES,
+    REGION_OF,
+    REGIONS,
+    VOCABULARIES,
+    encode_clinical_metadata,
+    normalize_clinical_metadata,
+)
 from skincnn.data.leakage import FORBIDDEN_INPUTS
 from skincnn.errors import DataError
 from tfds_ham10000 import demo
@@ -52,6 +59,24 @@ def test_clinical_metadata_is_encoded_as_numbers() -> None:
     ]
 
 
+def test_the_words_of_other_tables_are_understood() -> None:
+    rows = normalize_clinical_metadata(
+        table(
+            age=["45 years", "85+", "n/a", 5],
+            sex=["F", "m", "W", "NA"],
+            localization=["Torso", "lower_limbs", "?", "acral palms or soles"],
+        )
+    )
+    assert rows["sex"].tolist() == ["female", "male", "female", "unknown"]
+    sites = ["trunk", "lower extremity", "unknown", "palms/soles"]
+    assert rows["localization"].tolist() == sites
+    np.testing.assert_array_equal(rows["age"], [45, 85, np.nan, 5])
+
+
+def test_each_site_of_the_vocabulary_has_a_region() -> None:
+    assert {*VOCABULARIES["localization"].values()} == {*REGION_OF, "unknown"}
+
+
 def test_row_order_does_not_depend_on_the_index() -> None:
     rows = table(age=[10.0, 20.0, 30.0]).set_index(pd.Index([7, 7, 3]))
     np.testing.assert_allclose(encode_clinical_metadata(rows)[:, 0], [0.1, 0.2, 0.3])
@@ -77,18 +102,20 @@ def test_each_site_is_in_one_region() -> None:
     [
         (
             {"sex": ["mal"]},
-            "column sex has invalid values. Expected one of: female, male, unknown; or an",
+            "column 'sex': 1 invalid.*row 0: 'mal'.*one of f, female, .*Did you mean 'm",
         ),
         (
             {"localization": ["knee"]},
-            "column localization has invalid values.*Received: 'knee'",
+            "column 'localization': 1 invalid.*row 0: 'knee'.*one of head/neck, ",
         ),
         (
             {"age": ["old"]},
-            r"1 value\(s\) in the column age are not valid ages.*Received: 'old'",
+            r"column 'age': 1 invalid.*row 0: 'old'.*Expected an age in years, 0 to 120",
         ),
-        ({"age": [-1.0]}, "not valid ages"),
-        ({"age": [np.inf]}, "not valid ages"),
+        ({"age": [-1.0]}, "row 0: '-1.0'"),
+        ({"age": [5.0, 121.0]}, "row 1: '121.0'"),
+        ({"age": [np.inf]}, "row 0: 'inf'"),
+        ({"age": [1970]}, "look like years of birth"),
     ],
 )
 def test_invalid_values_are_rejected(
@@ -99,7 +126,7 @@ def test_invalid_values_are_rejected(
 
 
 def test_a_missing_column_is_named() -> None:
-    with pytest.raises(DataError, match=r"lack the column\(s\) sex"):
+    with pytest.raises(DataError, match="Missing: sex"):
         encode_clinical_metadata(table(age=[1.0]).drop(columns="sex"))
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,19 @@ import pandas as pd
 import pytest
 
 from skincnn.clinical_metadata import CLINICAL_COLUMNS, UNKNOWN
-from skincnn.errors import ConfigError
+from skincnn.errors import ConfigError, DataError
 from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.serving.tables import (
     csv_line,
+    describe_matches,
     find_isic_year,
     isic_submission,
     read_clinical_metadata,
     select_clinical_metadata,
     to_lines,
 )
+from tfds_ham10000.records import SourceError
 
 
 def test_lines_equal_the_rows_of_a_csv_file() -> None:
@@ -55,8 +58,12 @@ def test_empty_clinical_metadata_is_unknown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("007,50,male,back\n007,60,male,back\n", "duplicate image_id 007"),
-        ("007,old,male,back\n", "Unable to parse"),
+        ("007,50,male,back\n007.JPG,60,male,back\n", r"1 row.*007\.JPG \(row 3\)"),
+        ("a,50,male,back\n,60,male,back\n", r"1 row\(s\) name no image.*\(row 3\)"),
+        ("007,old,male,back\n", r"metadata\.csv, column 'age': .*row 2: 'old'"),
+        ("007,130,male,back\n", "row 2: '130'.*0 to 120"),
+        ("007,50,mal,back\n", "row 2: 'mal'.*Did you mean 'male'"),
+        ("007,50,male,knee\n", "row 2: 'knee'.*Expected one of head/neck"),
     ],
 )
 def test_invalid_clinical_metadata_is_rejected(
@@ -64,9 +71,40 @@ def test_invalid_clinical_metadata_is_rejected(
 ) -> None:
     path = tmp_path / "metadata.csv"
     path.write_text(f"image_id,age,sex,localization\n{rows}")
-    with pytest.raises(ConfigError, match="--clinical-metadata must be a CSV") as caught:
+    with pytest.raises((DataError, SourceError), match=message) as caught:
         read_clinical_metadata(path)
-    assert message in str(caught.value)
+    assert caught.value.exit_code == 3
+
+
+def test_clinical_metadata_have_any_form_of_a_table(tmp_path: Path) -> None:
+    """Columns of the ISIC Archive, semicolons, words of other tables, and case of ids."""
+    path = tmp_path / "a.csv"
+    lines = (
+        "isic_id;age_approx;sex;anatom_site_general",
+        "P0.JPG;85+;M;torso",
+        "b/p1;;F;",
+    )
+    path.write_text("\n".join(lines), "utf-16")
+    table = read_clinical_metadata(path)
+    paths = [Path(name) for name in ("x/p0.png", "a/b/P1.jpg", "a/p1.jpg")]
+    rows = select_clinical_metadata(paths, table)
+    assert rows["sex"].tolist() == ["male", "female", "unknown"]
+    assert rows["localization"].tolist() == ["trunk", "unknown", "unknown"]
+    np.testing.assert_array_equal(rows["age"], [85, np.nan, np.nan])
+    text = "has rows for 2 of 3 images. .*unknown: p1.jpg"
+    assert re.search(text, describe_matches(paths, table, path))
+    assert describe_matches(paths[:2], table, path) == ""
+    with pytest.raises(DataError, match=r"no row for any of the 1 image.*p0, b/p1"):
+        describe_matches(paths[2:], table, path)
+
+
+def test_missing_clinical_metadata_is_an_error_of_usage(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"which is not a file"):
+        read_clinical_metadata(tmp_path / "none.csv")
+    path = tmp_path / "a.csv"
+    path.write_text("image_id,age,localization\na,1,back\n")
+    with pytest.raises(SourceError, match=r"name of the sex: sex, gender\. Rename it"):
+        read_clinical_metadata(path)
 
 
 def test_isic_submissions_have_the_official_columns() -> None:

@@ -228,11 +228,11 @@ def test_clinical_metadata_reach_the_model() -> None:
     with client_of(make_model(predict, clinical_metadata=True)) as client:
         assert client.post("/v1/predict", files=IMAGE * 2, data=fields).is_success
         assert client.post("/v1/predict", files=IMAGE, data={"age": ""}).is_success
-        for age in ("-1", "121", "nan", "inf", "x"):
+        for age in ("-1", "121", "inf", "x"):
             response = client.post("/v1/predict", files=IMAGE, data={"age": age})
-            check_problem(response, 422, "The age must be a number of years in 0..120")
+            check_problem(response, 422, "The field age must be an age in years, 0 to 120")
         response = client.post("/v1/predict", files=IMAGE, data={"sex": "x"})
-        check_problem(response, 422, "The column sex has invalid values")
+        check_problem(response, 422, "The field sex must be one of f, female")
         assert client.get("/v1/model").json()["clinical_metadata"]["max_age"] == 120
     assert received[:2] == [{**fields, "age": 50.0}] * 2
     assert np.isnan(received[2].pop("age"))

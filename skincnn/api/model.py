@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from skincnn.api.data import PathLike
-from skincnn.clinical_metadata import CLINICAL_COLUMNS, UNKNOWN
+from skincnn.clinical_metadata import CLINICAL_COLUMNS, normalize_clinical_metadata
 from skincnn.errors import ConfigError
 from skincnn.serving.predictor import Predictor, load_predictor
 from skincnn.serving.prefetch import predict_sources, read_file
@@ -73,7 +73,8 @@ class Model:
         Raises:
             ConfigError: The path contains no model, there are no images, or a table does
                 not have the required columns and rows.
-            DataError: A file of the model is missing or has changed.
+            DataError: A file of the model is missing or has changed, or an age is not in
+                0..120, or a sex or a localization is not a known word.
         """
         if isinstance(images, pd.DataFrame):
             if clinical_metadata is None and set(CLINICAL_COLUMNS) <= set(images):
@@ -97,7 +98,12 @@ def _column_of_files(table: pd.DataFrame) -> list[str]:
 
 
 def rows_of_metadata(table: pd.DataFrame | None, count: int) -> pd.DataFrame:
-    """Returns the `CLINICAL_COLUMNS`, one row per image; unknown values without a table."""
+    """Returns the `CLINICAL_COLUMNS`, one row per image; unknown values without a table.
+
+    Raises:
+        ConfigError: The table lacks a column, or has another number of rows.
+        DataError: A value is not valid; see `normalize_clinical_metadata`.
+    """
     if table is None:
         table = pd.DataFrame(index=range(count), columns=list(CLINICAL_COLUMNS))
     if not set(CLINICAL_COLUMNS) <= set(table) or len(table) != count:
@@ -106,8 +112,7 @@ def rows_of_metadata(table: pd.DataFrame | None, count: int) -> pd.DataFrame:
             f"{count} row(s), one per image. Received {len(table)} row(s) with the columns "
             f"{', '.join(map(str, table))}."
         )
-    words = {name: table[name].fillna(UNKNOWN) for name in ("sex", "localization")}
-    return table[list(CLINICAL_COLUMNS)].assign(age=pd.to_numeric(table["age"]), **words)
+    return normalize_clinical_metadata(table, "`clinical_metadata`")
 
 
 def read_image(path: Path, pixels: Array | None) -> bytes | str:

@@ -59,8 +59,8 @@ class Arguments:
     format: Literal["csv", "jsonl"] = "csv"
     """csv: CSV files, each with a header; jsonl: one JSON object per line."""
     clinical_metadata: Path | None = None
-    """CSV file with the columns image_id, age, sex and localization, for a model with
-    clinical metadata. Each worker opens this path, like MODEL."""
+    """Table with the columns image_id, age, sex and localization, for a model with clinical
+    metadata; see scripts/predict.py. Each worker opens this path, like MODEL."""
     batch_size: int = 32
     """Number of images in a batch."""
 
@@ -103,14 +103,23 @@ def command() -> None:
         argv[len(own) + 1 :],
     )
     folder = arguments.output.rstrip("/")
-    predictions, unreadable = (f"{folder}/{name}-*.{arguments.format}" for name in counts)
+    names = (pipeline.PREDICTIONS, pipeline.UNREADABLE_FILES)
+    predictions, unreadable = (f"{folder}/{name}-*.{arguments.format}" for name in names)
+    num_files = sum(counts[name] for name in names)
     print(f"predictions  {predictions}", file=sys.stderr)
     if rule := describe_rule(predictor.rule):
         print(f"refer        {rule}", file=sys.stderr)
+    if missing := counts[pipeline.WITHOUT_METADATA]:
+        text = (
+            f"{arguments.clinical_metadata} has no row for {missing} of {num_files} images"
+        )
+        if missing == num_files:
+            raise DataError(f"{text}. Expected the names of the images.")
+        print(f"note: {text}", file=sys.stderr)
     if list_files(unreadable, 1):
         others = "All other files were" if counts[pipeline.PREDICTIONS] else "No file was"
         raise DataError(
-            f"{counts[pipeline.UNREADABLE_FILES]} of {sum(counts.values())} file(s) are "
+            f"{counts[pipeline.UNREADABLE_FILES]} of {num_files} file(s) are "
             f"unreadable. They are listed with the reason in {unreadable}\n"
             f"{others} predicted."
         )

@@ -75,8 +75,9 @@ class Arguments:
     model must have the classes of the challenge of 2018 or 2019. The file contains the
     probabilities before calibration, so that the predicted class has the highest one."""
     clinical_metadata: Path | None = None
-    """CSV file with the columns image_id, age, sex and localization, for a model with
-    clinical metadata."""
+    """Table (.csv, .tsv, .xlsx or .parquet) with the columns image_id, age, sex and
+    localization, for a model with clinical metadata. The image_id is the name of the file,
+    with or without suffix, in any case; cells may be empty."""
     grad_cam: Path | None = None
     """Directory for Grad-CAM overlays of the predicted class; requires a run directory or
     model.keras as MODEL."""
@@ -145,11 +146,15 @@ def load(
     from skincnn.serving.predictor import check_clinical_metadata, load_predictor
     from tfds_ham10000.image_files import printable
 
-    clinical_metadata = tables.read_clinical_metadata(arguments.clinical_metadata)
+    source = arguments.clinical_metadata
+    clinical_metadata = tables.read_clinical_metadata(source)
+    names = [Path(printable(path)) for path in paths]
+    if note := tables.describe_matches(names, clinical_metadata, source):
+        print(f"note: {note}", file=sys.stderr)
     if arguments.isic_csv:
-        tables.require_unique(printable(path.stem) for path in paths)
+        tables.require_unique(name.stem for name in names)
     predictor = load_predictor(arguments.model)
-    check_clinical_metadata(predictor, arguments.clinical_metadata)
+    check_clinical_metadata(predictor, source)
     if arguments.isic_csv:
         tables.find_isic_year(predictor.rule.class_names)
     explainer = Explainer(arguments.model) if arguments.grad_cam else None

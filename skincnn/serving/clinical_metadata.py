@@ -6,7 +6,15 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from skincnn.clinical_metadata import CLINICAL_FEATURES, REGION_OF, REGIONS, SEXES, UNKNOWN
+from skincnn.clinical_metadata import (
+    CLINICAL_FEATURES,
+    REGION_OF,
+    REGIONS,
+    SEX_NAMES,
+    UNKNOWN,
+    VOCABULARIES,
+)
+from tfds_ham10000.records import MAX_AGE
 
 METADATA_SIGNATURE = (
     tf.TensorSpec((None,), tf.float32, name="age"),
@@ -21,35 +29,39 @@ def encode_in_graph(age: tf.Tensor, sex: tf.Tensor, localization: tf.Tensor) -> 
 
     Args:
         age: Age in years, float32 [batch]; NaN if unknown.
-        sex: One of `SEXES`, string [batch]; "unknown" or "" if unknown.
-        localization: A key of `REGION_OF`, string [batch]; "unknown" or "" if unknown.
+        sex: A key of `VOCABULARIES["sex"]`, string [batch]; "" if unknown.
+        localization: A key of `VOCABULARIES["localization"]`, string [batch]; "" if
+            unknown.
 
     Returns:
         The `CLINICAL_FEATURES`, float32 [batch, len(CLINICAL_FEATURES)].
 
     Raises:
-        tf.errors.InvalidArgumentError: An age in the batch is negative or infinite, or a
+        tf.errors.InvalidArgumentError: An age in the batch is not in 0..`MAX_AGE`, or a
             sex or localization is not one of these words.
     """
     is_unknown = tf.math.is_nan(age)
     age = tf.where(is_unknown, 0.0, age)
-    is_valid = tf.math.is_finite(age) & (age >= 0)
+    is_valid = (age >= 0) & (age <= MAX_AGE)
     tf.debugging.Assert(
         tf.reduce_all(is_valid),
         [
-            "age must be a number of years >= 0, or NaN. Received:",
+            f"age must be a number of years in 0..{MAX_AGE}, or NaN. Received:",
             tf.boolean_mask(age, ~is_valid),
         ],
     )
     centuries = tf.cast(tf.cast(age, tf.float64) / 100, tf.float32)
-    regions = (*REGIONS, UNKNOWN)
-    sex_indices = {name: index for index, name in enumerate(SEXES)}
-    site_indices = {site: regions.index(region) for site, region in REGION_OF.items()}
+    sexes, regions = (*SEX_NAMES, UNKNOWN), (*REGIONS, UNKNOWN)
+    sex_indices = {word: sexes.index(sex) for word, sex in VOCABULARIES["sex"].items()}
+    site_indices = {
+        word: regions.index(REGION_OF.get(site, UNKNOWN))
+        for word, site in VOCABULARIES["localization"].items()
+    }
     encoded = tf.concat(
         [
             centuries[:, None],
             tf.cast(is_unknown, tf.float32)[:, None],
-            tf.one_hot(_look_up("sex", sex, sex_indices), len(SEXES) + 1),
+            tf.one_hot(_look_up("sex", sex, sex_indices), len(sexes)),
             tf.one_hot(_look_up("localization", localization, site_indices), len(regions)),
         ],
         axis=1,
@@ -58,14 +70,9 @@ def encode_in_graph(age: tf.Tensor, sex: tf.Tensor, localization: tf.Tensor) -> 
 
 
 def _look_up(name: str, words: tf.Tensor, indices: Mapping[str, int]) -> tf.Tensor:
-    """Returns the index in `indices` for each of the `words`, int32 [batch].
-
-    `UNKNOWN` and "" have the index that follows the largest of `indices`.
-    """
-    last = max(indices.values()) + 1
-    indices = {**indices, UNKNOWN: last, "": last}
+    """Returns the index in `indices` for each of the `words`, int32 [batch]."""
+    words = tf.strings.regex_replace(words, r"[\s_]+", " ")
     words = tf.strings.lower(tf.strings.strip(words), encoding="utf-8")
-    words = tf.strings.regex_replace(words, "_", " ")
     # A tf.lookup table would be a resource that the SavedModel has to track.
     matches = words[:, None] == tf.constant(list(indices))
     invalid = tf.boolean_mask(words, ~tf.reduce_any(matches, axis=1))

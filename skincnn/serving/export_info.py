@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from skincnn.clinical_metadata import CLINICAL_FEATURES, REGION_OF, SEXES, UNKNOWN
+from skincnn.clinical_metadata import CLINICAL_FEATURES, VOCABULARIES
 from skincnn.config import DataConfig
 from skincnn.data.preprocessing_spec import FIELDS, describe_preprocessing
 from skincnn.errors import ConfigError, DataError
@@ -126,8 +126,7 @@ def describe_export(
     """Returns the metadata of an export of these networks; see `ExportInfo`."""
     first = networks[0].info
     clinical_metadata = use_clinical_metadata(networks)
-    words = {"sex": SEXES, "localization": REGION_OF}
-    vocabularies = {name: (*known, UNKNOWN, "") for name, known in words.items()}
+    vocabularies = {name: tuple(words) for name, words in VOCABULARIES.items()}
     return ExportInfo(
         format=format_name,
         synthetic=first.synthetic,

@@ -12,10 +12,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from skincnn.clinical_metadata import CLINICAL_COLUMNS, UNKNOWN
-from skincnn.errors import ConfigError
+from skincnn.clinical_metadata import (
+    CLINICAL_COLUMNS,
+    FIELDS,
+    UNKNOWN,
+    normalize_clinical_metadata,
+)
+from skincnn.errors import ConfigError, DataError
 from skincnn.inference.predictions import PROBABILITY_PREFIX
 from skincnn.metrics.decision_rule import DecisionRule
+from tfds_ham10000.records import SourceError, join_first
+from tfds_ham10000.table.cells import TABLE_SUFFIXES, open_table
+from tfds_ham10000.table.columns import find_columns
+from tfds_ham10000.table.images import match_key
 
 ISIC_COLUMNS = {
     "2018": ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"),
@@ -26,26 +35,40 @@ the ground truth has an additional last column, `UNK`."""
 
 
 def read_clinical_metadata(path: Path | None) -> pd.DataFrame | None:
-    """Returns the `CLINICAL_COLUMNS` of a CSV file by image_id; None if `path` is None.
+    """Returns the `CLINICAL_COLUMNS` of a table; None if `path` is None.
+
+    The index is `match_key` of the name of each image. Files, columns and values are read
+    as those of the tables from which datasets are built.
 
     Raises:
-        ConfigError: The file cannot be read, lacks a column, contains an image_id more than
-            once, or contains an age that is not a number.
+        ConfigError: There is no such file.
+        DataError: A value is not valid; see `normalize_clinical_metadata`.
+        SourceError: The file cannot be read, lacks a column, or names an image twice.
     """
     if path is None:
         return None
-    types = dict.fromkeys(("image_id", "sex", "localization"), str)
-    try:
-        table = pd.read_csv(path, dtype=types).set_index("image_id")
-        if not table.index.is_unique:
-            duplicate = table.index[table.index.duplicated()][0]
-            raise ValueError(f"duplicate image_id {duplicate}")
-        return table[list(CLINICAL_COLUMNS)].assign(age=pd.to_numeric(table["age"]))
-    except (OSError, ValueError, KeyError) as error:
+    if not path.is_file():
         raise ConfigError(
-            "--clinical-metadata must be a CSV file with the columns image_id, "
-            f"{', '.join(CLINICAL_COLUMNS)}. Received: {path}: {error}"
-        ) from error
+            f"--clinical-metadata must be a table: {', '.join(TABLE_SUFFIXES)}. Received: "
+            f"{path}, which is not a file."
+        )
+    table = open_table(path)
+    fields = ("image", *FIELDS.values())
+    columns, _ = find_columns(table, {}, fields, option="")
+    cells = table.select([columns[field] for field in fields])
+    cells.columns = pd.Index(["image", *FIELDS])
+    keys = cells["image"].map(match_key)
+    if repeated := [f"{cells['image'][row]} (row {row})" for row in repeated_rows(keys)]:
+        raise SourceError(
+            f"{path}: {len(repeated)} row(s) name no image, or an image of another row: "
+            f"{join_first(repeated)}. Expected one row per image."
+        )
+    return normalize_clinical_metadata(cells, str(path)).set_axis(keys)
+
+
+def repeated_rows(keys: pd.Series) -> list[int]:
+    """Returns the rows whose key is empty or occurs in an earlier row."""
+    return keys.index[keys.duplicated() | (keys == "")].tolist()
 
 
 def select_clinical_metadata(
@@ -54,14 +77,58 @@ def select_clinical_metadata(
     """Returns the `CLINICAL_COLUMNS` of the files in `paths`, one row per file.
 
     Missing ages are NaN; other missing values are `UNKNOWN`. `table` is the result of
-    `read_clinical_metadata`. The image_id of a file is its name without the extension.
+    `read_clinical_metadata`. The row of a file has its name or the end of its path, with or
+    without the suffix, in any case.
     """
     if table is None:
         table = pd.DataFrame(columns=list(CLINICAL_COLUMNS), dtype=object)
-    rows = table.reindex([path.stem for path in paths])
+    rows = table.reindex(find_rows(paths, table)).set_axis([path.stem for path in paths])
     return rows.assign(
         age=pd.to_numeric(rows["age"]),
         **{name: rows[name].fillna(UNKNOWN) for name in ("sex", "localization")},
+    )
+
+
+def find_rows(paths: Sequence[Path], table: pd.DataFrame) -> list[str | None]:
+    """Returns, for each file, the key of its row in `table`, or None."""
+    known = set(table.index)
+    found: list[str | None] = []
+    for path in paths:
+        parts = match_key(path.as_posix()).split("/")
+        ends = ("/".join(parts[start:]) for start in range(len(parts)))
+        found.append(next((end for end in ends if end in known), None))
+    return found
+
+
+def describe_matches(
+    paths: Sequence[Path], table: pd.DataFrame | None, source: Path | None
+) -> str:
+    """Returns how many images have a row in `table`; "" if all do, or without a table.
+
+    `table` is the result of `read_clinical_metadata` for the file `source`.
+
+    Raises:
+        DataError: No image has a row.
+    """
+    if table is None:
+        return ""
+    missing = [
+        path.name
+        for path, key in zip(paths, find_rows(paths, table), strict=True)
+        if key is None
+    ]
+    if len(missing) == len(paths):
+        raise DataError(
+            f"{source} has no row for any of the {len(paths)} image(s). Expected the names "
+            "of the images, with or without suffix. Received rows for: "
+            f"{join_first(list(table.index), limit=5)}. Images: "
+            f"{join_first(missing, limit=5)}."
+        )
+    if not missing:
+        return ""
+    return (
+        f"{source} has rows for {len(paths) - len(missing)} of {len(paths)} images. Age, "
+        f"sex and site of the others are unknown: {join_first(missing)}"
     )
 
 

@@ -41,6 +41,8 @@ from skincnn.serving.predictor import Predictor, load_predictor, predict_files
 Format = Literal["csv", "jsonl"]
 PREDICTIONS, UNREADABLE_FILES = "predictions", "unreadable"
 """Prefixes of the output files, and names of the counters."""
+WITHOUT_METADATA = "without_metadata"
+"""Counter of the images without a row in the table of clinical metadata."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,9 @@ class ImageHandler(ModelHandler[io.ImageFile, str | io.UnreadableFile, LoadedMod
         paths = [Path(name) for name in names]
         contents = [image.content for image in batch]
         metadata = tables.select_clinical_metadata(paths, model.clinical_metadata)
+        if model.clinical_metadata is not None:
+            missing = tables.find_rows(paths, model.clinical_metadata).count(None)
+            Metrics.counter("skincnn", WITHOUT_METADATA).inc(missing)
         table = predict_files(model.predictor, paths, contents, metadata)
         table = table.assign(file=names)  # `Path` changes gs:// into gs:/.
         lines = tables.to_lines(table, as_json=self.format_name == "jsonl")
@@ -165,7 +170,8 @@ def run(
         raise RuntimeError(f"The pipeline ended in the state {state}. Expected DONE.")
     counters = result.metrics().query(MetricsFilter().with_namespace("skincnn"))["counters"]
     counts = {counter.key.metric.name: int(counter.result) for counter in counters}
-    return {name: counts.get(name, 0) for name in (PREDICTIONS, UNREADABLE_FILES)}
+    counted = (PREDICTIONS, UNREADABLE_FILES, WITHOUT_METADATA)
+    return {name: counts.get(name, 0) for name in counted}
 
 
 def find_images(

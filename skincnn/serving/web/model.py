@@ -10,13 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from skincnn.clinical_metadata import (
-    CLINICAL_COLUMNS,
-    REGION_OF,
-    SEXES,
-    UNKNOWN,
-    encode_clinical_metadata,
-)
+from skincnn.clinical_metadata import CLINICAL_COLUMNS, FIELDS, FORM_VALUES
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.files import sha256
@@ -36,9 +30,9 @@ from skincnn.serving.web.schemas import (
     ModelScores,
     ModelVersion,
 )
+from tfds_ham10000.records import MAX_AGE
+from tfds_ham10000.table.values import PARSERS
 
-MAX_AGE_YEARS = 120
-"""Maximum age of a patient in the clinical metadata."""
 MODEL_CARD = "README.md"
 
 
@@ -96,9 +90,7 @@ def describe_model(
     """
     rule = predictor.rule
     card = workdir and workdir / MODEL_CARD
-    fields = ClinicalFields(
-        max_age=MAX_AGE_YEARS, sex=(*SEXES, UNKNOWN), localization=(*REGION_OF, UNKNOWN)
-    )
+    fields = ClinicalFields(max_age=MAX_AGE, **FORM_VALUES)
     return ModelInfo(
         model=version,
         classes=tuple(
@@ -172,25 +164,17 @@ def parse_clinical_metadata(fields: Mapping[str, str]) -> ClinicalMetadata:
     Missing and empty fields mean unknown.
 
     Raises:
-        DataError: The age is not in 0..`MAX_AGE_YEARS`, or the sex or localization is not a
-            valid word.
+        DataError: The age is not in 0..`MAX_AGE`, or the sex or localization is not a valid
+            word.
     """
-    filled = {name: text.strip() for name, text in fields.items() if text.strip()}
-    unknown: ClinicalMetadata = dict.fromkeys(CLINICAL_COLUMNS, UNKNOWN)
-    row = unknown | filled | {"age": _parse_age(filled.get("age", ""))}
-    if filled:
-        encode_clinical_metadata(pd.DataFrame([row]))  # checks the words
+    row: ClinicalMetadata = {}
+    for name in CLINICAL_COLUMNS:
+        parse, expected = PARSERS[FIELDS[name]]
+        text = fields.get(name, "").strip()
+        try:
+            row[name] = parse(text)
+        except ValueError as error:
+            raise DataError(
+                f"The field {name} must be {expected}. Received: {text!r}."
+            ) from error
     return row
-
-
-def _parse_age(text: str) -> float:
-    try:
-        age = float(text) if text else math.nan
-    except ValueError:
-        age = math.inf
-    if text and not 0 <= age <= MAX_AGE_YEARS:
-        raise DataError(
-            f"The age must be a number of years in 0..{MAX_AGE_YEARS}, or empty. "
-            f"Received: {text}."
-        )
-    return age
