@@ -26,6 +26,8 @@ check: .venv/.installed-dev ## check lint, formatting, types and import directio
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 skincnn tfds_ham10000 tuning scripts
+	$(BIN)/mypy --platform darwin skincnn tfds_ham10000 tuning scripts
 	$(BIN)/lint-imports --no-logo
 
 bench: .venv/.installed-dev ## measure speed and memory of input pipeline, training and serving

@@ -113,7 +113,7 @@ def peak_memory() -> int:
     status = Path("/proc/self/status")
     if status.exists():
         # getrusage() would include the memory of the parent process before exec.
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        lines = dict(line.split(":", 1) for line in status.read_text("utf-8").splitlines())
         return int(lines["VmHWM"].split()[0]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

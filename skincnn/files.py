@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -11,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from skincnn.errors import ConfigError
+
+NO_RENAME = (errno.EEXIST, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""Errors of file systems that cannot replace a file by renaming, or do not sync files."""
 
 
 @contextlib.contextmanager
@@ -23,15 +26,24 @@ def replacing(path: Path) -> Iterator[Path]:
     The temporary file is in the same directory, which is created if necessary, and is
     synced before it is renamed. A crash or a full disk therefore never leaves an incomplete
     file at `path`. If the block raises an exception, `path` is unchanged.
+
+    Raises:
+        OSError: The file cannot be written. Its errno is ENOTSUP if the file system cannot
+            replace a file by renaming another one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The temporary file has the same suffixes, from which Keras infers the file format.
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        _sync(temporary)
+        try:
+            temporary.replace(path)
+        except OSError as error:
+            if error.errno not in NO_RENAME:
+                raise
+            text = "the file system cannot replace a file by renaming"
+            raise OSError(errno.ENOTSUP, text, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -40,36 +52,47 @@ def replacing(path: Path) -> Iterator[Path]:
 def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds an exclusive lock on a directory, which is created if it does not exist.
 
-    The lock only affects processes that use this function, and is released when this
-    process ends for any reason. A directory that this function created is removed if it is
-    empty at the end. With `wait`, the function waits while another process holds the lock.
+    The lock only affects processes that use this function; see
+    `tfds_ham10000.locks.hold_lock`. A directory that this function created is removed if it
+    is empty at the end. With `wait`, the function waits while another process holds the
+    lock.
 
     Raises:
         ConfigError: Another process holds the lock and `wait` is False, or `folder` is
             not a directory, is not writable, or cannot be created.
     """
     require_writable_folder(folder, "--workdir")
+    # Here, because importing the dataset builder takes a second, and --help needs no lock.
+    from tfds_ham10000.locks import hold_lock
+
     created = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
+
+    def on_busy(hint: str) -> None:
         if not wait:
             raise ConfigError(
                 f"{folder} is in use by another process. Wait until it has finished, or "
-                "use another directory."
-            ) from error
-        print(f"waiting for another process that uses {folder}", file=sys.stderr)
-        lock.acquire()
+                f"use another directory. {hint}".rstrip()
+            )
+        text = f"waiting for another process that uses {folder}. {hint}"
+        print(text.rstrip(), file=sys.stderr)
+
     try:
-        yield
+        with hold_lock(folder / ".lock", on_busy):
+            yield
     finally:
-        # Remove the file before the release: afterward, another process may hold the lock.
-        (folder / ".lock").unlink(missing_ok=True)
-        lock.release()
         if created and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def _sync(path: Path) -> None:
+    # Windows syncs only files that are open for writing.
+    with path.open("r+b") as file:
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in NO_SYNC:
+                raise
 
 
 def require_writable_folder(path: Path, flag: str) -> None:

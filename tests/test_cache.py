@@ -11,6 +11,7 @@ import pytest
 
 from skincnn.data import cache
 from skincnn.data.cache import Images, cached_images
+from skincnn.errors import ConfigError
 
 SHAPE = (3, 4, 5, 3)
 
@@ -134,5 +135,5 @@ def test_a_full_disk_is_reported_before_an_image_is_written(tmp_path: Path) -> N
 
 def test_a_file_in_place_of_the_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(cache.ConfigError, match="cannot be written"):
+    with pytest.raises(ConfigError, match="could not be written"):
         cached_images(tmp_path / "file" / "x.npy", SHAPE, Fill(), "disk")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
-from filelock import FileLock
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 from urllib3 import Retry
 
+from tfds_ham10000.locks import hold_lock
 from tfds_ham10000.records import SourceError
 
 BASE_URL = "https://dataverse.harvard.edu/api/access/datafile"
@@ -84,7 +84,7 @@ def fetch(folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     # Builds of different configs share the directory: the second build waits for the first
     # and reuses its files.
-    with FileLock(folder / ".lock"), requests.Session() as session:
+    with hold_lock(folder / ".lock", lambda hint: None), requests.Session() as session:
         session.headers["User-Agent"] = USER_AGENT
         retry = Retry(
             MAX_RETRIES, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504)

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 from tensorflow_datasets.core import shuffle
 from tqdm import tqdm
@@ -33,6 +32,7 @@ from tfds_ham10000.groups import GroupBy, published_id
 from tfds_ham10000.image_decoding import CheckedImages, require_valid
 from tfds_ham10000.image_files import Images
 from tfds_ham10000.layouts import Source
+from tfds_ham10000.locks import hold_lock
 from tfds_ham10000.near_duplicates import (
     FeatureFile,
     extract_features,
@@ -203,7 +203,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             num_with_patient=sum(bool(record.patient_id) for record in records),
             **report,
         )
-        Path(self.data_dir, REPORT).write_text(content.model_dump_json(indent=2))
+        text = content.model_dump_json(indent=2)
+        Path(self.data_dir, REPORT).write_text(text, encoding="utf-8")
         progress: tqdm[Any] = tqdm(total=len(records), desc="Writing images", unit="img")
         return {
             name: self._generate_examples(split, stored.group_of, images, progress)
@@ -277,13 +278,12 @@ def build_lock(dataset_dir: Path) -> Iterator[None]:
     """
     folder = dataset_dir.parent
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f".{dataset_dir.name}.lock", thread_local=False)
-    try:
-        acquired = lock.acquire(timeout=0)
-    except Timeout:
-        print(f"Waiting for another process to build {dataset_dir}", file=sys.stderr)
-        acquired = lock.acquire()
-    with acquired:
+
+    def wait(hint: str) -> None:
+        text = f"Waiting for another process to build {dataset_dir}. {hint}"
+        print(text.rstrip(), file=sys.stderr)
+
+    with hold_lock(folder / f".{dataset_dir.name}.lock", wait):
         for incomplete in folder.glob(f"incomplete.*_{dataset_dir.name}"):
             shutil.rmtree(incomplete)
         yield

@@ -235,6 +235,7 @@ def rename_if_damaged(folder: Path) -> None:
             json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             renamed = Path(tempfile.mkdtemp(prefix=f"{folder}.damaged-"))
+            renamed.rmdir()  # Windows does not rename a directory to one that exists.
             folder.rename(renamed)
             print(
                 f"warning: {path} is damaged ({error}). The directory was renamed to "

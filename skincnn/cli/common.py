@@ -18,8 +18,11 @@ from skincnn import presets
 from skincnn.config import Config, read_config
 from skincnn.errors import ConfigError, Terminated
 from skincnn.startup import load_tensorflow as load_tensorflow
+from skincnn.write_errors import describe_cause
 
 DEFAULT_PRESET = "quickstart"
+BROKEN_PIPE = 141
+"""Exit code if the reader of standard output ends: 128 + SIGPIPE, as in a shell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +53,9 @@ Parsed = TypeVar("Parsed", bound=ConfigArguments)
 def main(command: Callable[[], None]) -> None:
     """Runs a command. After an error, exits with the exit code of the error.
 
-    The exit codes are listed in `skincnn.errors`. An exception without an exit code is
-    raised again, so that Python prints a traceback and exits with 1.
+    The exit codes are listed in `skincnn.errors`. An error of a file system, such as a full
+    disk, is printed with its cause. Any other exception without an exit code is raised
+    again, so that Python prints a traceback and exits with 1.
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -66,11 +70,13 @@ def main(command: Callable[[], None]) -> None:
         closed = isinstance(error, BrokenPipeError) and _stdout_is_closed()
         _discard_unwritten()
         if closed:
-            sys.exit(128 + signal.SIGPIPE)
-        code = getattr(error, "exit_code", None)
+            sys.exit(BROKEN_PIPE)
+        code, text = getattr(error, "exit_code", None), str(error)
+        if cause := describe_cause(error):
+            code, text = ConfigError.exit_code, f"{error}. {cause}"
         if not isinstance(code, int):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {text}", file=sys.stderr)
         sys.exit(code)
 
 
@@ -93,6 +99,8 @@ def _discard_unwritten() -> None:
 
 
 def _stdout_is_closed() -> bool:
+    if sys.platform == "win32":
+        return True  # the only pipe of a command that this process does not handle
     poll = select.poll()
     poll.register(sys.stdout, 0)  # errors only
     return bool(poll.poll(0))

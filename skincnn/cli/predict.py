@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -20,6 +20,7 @@ from skincnn.files import (
     require_writable_file,
     require_writable_folder,
 )
+from skincnn.write_errors import explain_write_errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +99,7 @@ def command() -> None:
     from skincnn.serving.postprocessing import describe_rule
 
     predictor, explainer, clinical_metadata = load(arguments, paths)
-    with explain_write_errors():
+    with explain_write_errors("The table of predictions"):
         readable, unreadable = write_predictions(
             arguments, paths, predictor, explainer, clinical_metadata
         )
@@ -269,14 +270,3 @@ def find_images(names: Sequence[str]) -> list[Path]:
             f"- for names on standard input. Received: {' '.join(names) or 'nothing'}."
         )
     return paths
-
-
-@contextlib.contextmanager
-def explain_write_errors() -> Iterator[None]:
-    """Raises a `ConfigError` for an `OSError` inside the block, such as a full disk."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise  # handled by `common.main`
-    except OSError as error:
-        raise ConfigError(f"The predictions could not be written: {error}.") from error

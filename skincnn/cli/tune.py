@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from skincnn.cli import common
+from skincnn.commands import command_line
 from skincnn.lookup import describe_functions
 from skincnn.presets import PRESETS
 from tuning.config import SearchConfig
@@ -87,4 +88,4 @@ def command() -> None:
     print(f"leaderboard  {workdir / 'leaderboard.csv'}")
     print(f"figure       {workdir / 'search.png'}")
     print(f"best config  {workdir / 'best.json'}")
-    print(f"to train it: python scripts/train.py --config {workdir / 'best.json'}")
+    print(f"to train it: {command_line('train', '--config', workdir / 'best.json')}")

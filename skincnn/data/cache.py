@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import os
@@ -14,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from skincnn.errors import ConfigError
 from skincnn.files import replacing
+from skincnn.write_errors import explain_write_errors
 
 Images = npt.NDArray[np.uint8]
 """Images [num_images, height, width, 3] in 0..255."""
@@ -89,7 +90,9 @@ def _open(path: Path, shape: tuple[int, ...]) -> Images | None:
 
 
 def _write(path: Path, shape: tuple[int, ...], fill: Fill) -> None:
-    try:
+    size = math.prod(shape) / 2**20
+    advice = f"It requires {size:.0f} MiB in --data-dir; --cache memory requires none."
+    with explain_write_errors(f"The image cache {path}", advice):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path.parent)
         with replacing(path) as temporary:
@@ -97,12 +100,7 @@ def _write(path: Path, shape: tuple[int, ...], fill: Fill) -> None:
             _allocate(temporary)
             fill(images)
             images.flush()
-    except OSError as error:
-        raise ConfigError(
-            f"The image cache {path} cannot be written: {error}. It requires "
-            f"{math.prod(shape) / 2**20:.0f} MiB of disk space. Use another --data-dir, or "
-            "--cache memory."
-        ) from error
+            del images  # Windows does not rename a file that is mapped into memory.
 
 
 def _allocate(path: Path) -> None:
@@ -116,4 +114,5 @@ def _remove_stale(folder: Path) -> None:
     """Removes the temporary files of killed processes: those more than a day old."""
     for path in folder.glob(".tmp-*"):
         if time.time() - path.stat().st_mtime > STALE_SECONDS:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(PermissionError):  # Windows: in use by a process
+                path.unlink(missing_ok=True)

@@ -16,9 +16,11 @@ import tensorflow_datasets as tfds
 
 import tfds_ham10000
 from skincnn.classes import LesionClass, describe
+from skincnn.commands import command_line
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import require_writable_folder
 from skincnn.lookup import look_up
+from skincnn.write_errors import describe_cause
 from tfds_ham10000 import sources
 from tfds_ham10000.configs import OWN_SOURCES, Ham10000Config, own_config
 from tfds_ham10000.table.options import TableOptions
@@ -146,11 +148,11 @@ def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.Datase
     if _is_prepared(builder):
         return builder
     if not builder.builder_config.synthetic:
-        where = "" if data_dir is None else f" --data-dir {data_dir}"
+        where = () if data_dir is None else ("--data-dir", data_dir)
+        flags = ("--config", dataset, "--manual-dir", "DIR", *where)
         raise DataError(
             f"The dataset {dataset!r} has not been built in {builder.data_dir}. Build it "
-            f"once: python scripts/prepare_data.py --config {dataset} --manual-dir "
-            f"DIR{where}"
+            f"once: {command_line('prepare_data', *flags)}"
         )
     return prepare_dataset(dataset, data_dir)
 
@@ -260,8 +262,8 @@ def _build(builder: tfds.core.DatasetBuilder, manual_dir: Path | None) -> None:
             raise
         raise ConfigError(
             f"The dataset cannot be written to {builder.data_dir}: {error}. The incomplete "
-            "dataset was deleted. Free disk space, or use another --data-dir, and run the "
-            "command again."
+            "dataset was deleted. Use another --data-dir, or run the command again. "
+            f"{describe_cause(cause)}".rstrip()
         ) from error
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import pandas as pd
 
+from skincnn.commands import command_line
 from skincnn.config import FINAL_TEST_FOLD, NUM_FOLDS, Config
 from skincnn.data.characteristics import combine_flows
 from skincnn.data.leakage import LeakageAudit, SplitLeakage
@@ -83,8 +84,8 @@ def read_evaluated_run(workdir: Path) -> EvaluatedRun:
     missing = [result_path(workdir, s) for s in ("val", "test") if s not in results]
     if missing:
         raise ConfigError(
-            f"{workdir} was not evaluated: {missing[0]} is missing. Run "
-            f"scripts/evaluate.py {workdir}."
+            f"{workdir} was not evaluated: {missing[0]} is missing. Run: "
+            f"{command_line('evaluate', workdir)}"
         )
     return EvaluatedRun(workdir, info, config, results)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from skincnn.commands import command_line
 from skincnn.config import Config, DataConfig, read_config
 from skincnn.data.identifiers import Unit
 from skincnn.errors import ConfigError
@@ -111,8 +112,8 @@ def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedR
         flag = _evaluate_flag(split)
         raise ConfigError(
             f"{workdir} was not evaluated on {split}: {path} or its result is missing. Use "
-            "another --split or --external or, for a single run, scripts/evaluate.py "
-            f"{workdir}{flag and f' {flag}'}."
+            "another --split or --external or, for a single run: "
+            f"{command_line('evaluate', workdir)}{flag and f' {flag}'}"
         )
     digest = sha256(path)
     predictions = read_predictions(path).sort_values("image_id", ignore_index=True)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from skincnn.commands import command_line
 from skincnn.data.characteristics import Characteristics
 from skincnn.data.identifiers import Unit
 from skincnn.data.leakage import SplitLeakage
@@ -389,8 +390,9 @@ def read_result(workdir: Path, name: str, record_type: type[R]) -> R:
         ConfigError: The file is missing or damaged, or has another schema version.
     """
     path = result_path(workdir, name)
-    fix = f"Run scripts/evaluate.py {workdir}"
-    fix += " again, or delete the file." if path.exists() else "."
+    fix = f"Run: {command_line('evaluate', workdir)}"
+    if path.exists():
+        fix = f"Delete the file, or recreate it. {fix}"
     return read_record(path, record_type, fix)
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from skincnn.clinical_metadata import UNKNOWN, encode_clinical_metadata
+from skincnn.commands import command_line
 from skincnn.data import pipeline
 from skincnn.data.cache import Images
 from skincnn.errors import ConfigError
@@ -102,8 +103,8 @@ class ReferenceFeatures:
                 return cls(arrays["references"].astype(np.float32))
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise ConfigError(
-                f"{path} cannot be read: {error}. Create it with scripts/evaluate.py "
-                f"{path.parent}."
+                f"{path} cannot be read: {error}. Create it with: "
+                f"{command_line('evaluate', path.parent)}"
             ) from error
 
     def _similarities(self, features: Floats) -> Floats:

@@ -199,7 +199,7 @@ def read_ood_folder(folder: Path, config: DataConfig) -> tuple[pd.DataFrame, Ima
             f"--ood-dir {folder} contains no images. Expected files ending in "
             f"{', '.join(IMAGE_SUFFIXES)}."
         )
-    names = [f"{name}/{path.relative_to(folder)}" for path in files]
+    names = [f"{name}/{path.relative_to(folder).as_posix()}" for path in files]
     rows = pd.DataFrame({OOD_SET: name, "image_id": names})
     return rows, np.stack([_read_file(path, config) for path in files])
 

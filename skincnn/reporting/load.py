@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 from pydantic import Field, ValidationError
 
+from skincnn.commands import command_line
 from skincnn.config import Config, read_config
 from skincnn.data.leakage import LeakageAudit, SplitLeakage
 from skincnn.errors import ConfigError
@@ -193,8 +194,8 @@ def _check_headline(headline: str, splits: dict[str, SplitResult], workdir: Path
     if not valid or "val" not in splits:
         missing = result_path(workdir, "val" if valid else headline)
         raise ConfigError(
-            f"{workdir} was not evaluated: {missing} is missing. Run scripts/evaluate.py "
-            f"{workdir}."
+            f"{workdir} was not evaluated: {missing} is missing. Run: "
+            f"{command_line('evaluate', workdir)}"
         )
     if headline not in valid:
         raise ConfigError(

@@ -20,8 +20,8 @@ from skincnn.records import to_json
 from skincnn.reporting.parity_result import write_parity
 from skincnn.serving import parity
 from skincnn.serving.export import (
+    UNCHANGED,
     ExportSpec,
-    explain_write_errors,
     export_saved_model,
     find_ood_off,
     load_networks,
@@ -40,6 +40,7 @@ from skincnn.serving.runtimes import (
     labels_text,
     with_fixed_size,
 )
+from skincnn.write_errors import explain_write_errors
 
 
 def export(
@@ -109,7 +110,7 @@ def _convert(
     """Exports a network to one format, checks the export, and returns its path."""
     path = spec.folder.with_name(f"{spec.name}{runtime.suffix}")
     with replacing(path) as temporary:
-        with explain_write_errors(path):
+        with explain_write_errors(path, UNCHANGED):
             size = network.config.data.image_size
             model = with_fixed_size(network.model, size, rule.calibration_map)
             runtime.write(model, calibration, temporary)
@@ -129,7 +130,7 @@ def _convert(
             predictions_sha256=sha256(spec.predictions),
             files={},
         )
-        with explain_write_errors(path):
+        with explain_write_errors(path, UNCHANGED):
             runtime.embed(temporary, to_json(info))
         result = parity.measure_parity(
             arrays(table, rule.class_names)[0],

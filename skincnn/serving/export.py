@@ -7,7 +7,7 @@ import contextlib
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,8 +15,8 @@ import keras
 import numpy as np
 import pandas as pd
 import psutil
-import tensorflow as tf
 
+from skincnn.commands import command_line
 from skincnn.data.combined import open_datasets
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.results import (
@@ -59,6 +59,7 @@ from skincnn.serving.network import (
 )
 from skincnn.serving.runtimes import BATCH_SIZE
 from skincnn.serving.saved_model import open_saved_model, write_saved_model, write_warmup
+from skincnn.write_errors import explain_write_errors
 
 TOLERANCE = 1e-5
 """Maximum difference in probability between a SavedModel and a Keras model that was trained
@@ -67,6 +68,7 @@ DEVICE_TOLERANCE = 1e-3
 """Maximum difference in probability for a model trained on another device or with another
 backend, where rounding errors differ. Also the maximum difference in OOD distance for any
 SavedModel, as a fraction of the OOD limit, if there is one."""
+UNCHANGED = "Earlier exports are unchanged."
 MODEL_NAME = "skincnn"
 
 
@@ -135,7 +137,7 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
     _remove_stale(spec.folder)
     temporary = spec.folder / f".tmp-{os.getpid()}"
     try:
-        with explain_write_errors(temporary):
+        with explain_write_errors(temporary, UNCHANGED):
             write_saved_model(networks, rule, temporary)
         _check_parity(spec, networks, rule, temporary, data_dir)
         clinical_metadata = use_clinical_metadata(networks)
@@ -156,19 +158,6 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
         return version
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def explain_write_errors(path: Path) -> Iterator[None]:
-    """Converts file errors in the `with` block to a `ConfigError` that names `path`."""
-    try:
-        yield
-    except (OSError, tf.errors.OpError) as error:
-        cause = str(error).strip().splitlines()[-1]
-        raise ConfigError(
-            f"{path} could not be written: {cause}. Earlier exports are unchanged. Free "
-            "disk space or fix the permissions, then run the same command again."
-        ) from error
 
 
 def read_rule(spec: ExportSpec) -> DecisionRule:
@@ -292,11 +281,11 @@ def list_versions(folder: Path) -> list[Path]:
 
 def _evaluation_command(spec: ExportSpec) -> str:
     """Returns a sentence with the command that evaluates the variant of an export."""
-    runs = " ".join(map(str, spec.runs or (spec.workdir,)))
-    command = f"Run: python scripts/evaluate.py {runs}{variant_flags(spec.variant)}"
+    runs = spec.runs or (spec.workdir,)
+    command = f"Run: {command_line('evaluate', *runs)}{variant_flags(spec.variant)}"
     if not spec.runs:
         return command
-    return f"{command}; then: python scripts/evaluate.py {runs} --ensemble {spec.workdir}"
+    return f"{command}; then: {command_line('evaluate', *runs, '--ensemble', spec.workdir)}"
 
 
 def _export_in_subprocess(spec: ExportSpec, data_dir: Path | None) -> Path:

@@ -22,6 +22,10 @@ from skincnn.interruption import StopRequest
 from skincnn.metrics.classification import METRICS
 from skincnn.metrics.sample import Sample
 from skincnn.training.checkpoints import Arrays, Progress, assign, weights_path
+from skincnn.write_errors import explain_write_errors
+
+RESUME = "Existing checkpoints are intact: resume the run with --resume."
+"""What to do after a file of a run could not be written."""
 
 DIVERGED_LOSS = 30
 """Training has diverged if the mean loss of an epoch exceeds this multiple of
@@ -103,7 +107,7 @@ class Validation(keras.callbacks.Callback):
         )
         progress.epoch, progress.step, progress.seconds = progress.epoch + 1, 0, 0.0
         path = self.workdir / "history.csv"
-        with explain_write_errors(path):
+        with explain_write_errors(path, RESUME):
             write_text(path, pd.DataFrame(progress.history).to_csv(index=False))
 
     def _predict(self) -> npt.NDArray[np.float32]:
@@ -118,7 +122,7 @@ class Validation(keras.callbacks.Callback):
 
     def _save_weights(self, epoch: int) -> None:
         path = weights_path(self.workdir / "checkpoints", epoch)
-        with explain_write_errors(path), replacing(path) as temporary:
+        with explain_write_errors(path, RESUME), replacing(path) as temporary:
             self.classifier.save_weights(temporary)
         self.progress.best_epoch = epoch
         self.progress.best_sha256 = sha256(path)
@@ -187,7 +191,7 @@ class SaveCheckpoint(keras.callbacks.Callback):
         if keras.backend.backend() == "jax":
             # Keras on JAX keeps the values outside the variables within an epoch.
             self.model.jax_state_sync()
-        with explain_write_errors(Path("checkpoints")):
+        with explain_write_errors("checkpoints", RESUME):
             self.save()
 
 
@@ -292,15 +296,3 @@ def averaged_weights(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
 def metric_variables(model: keras.Model) -> list[keras.Variable]:
     """Returns the variables of a model's metrics, which accumulate over an epoch."""
     return [variable for metric in model.metrics for variable in metric.variables]
-
-
-@contextlib.contextmanager
-def explain_write_errors(path: Path) -> Iterator[None]:
-    """Raises a `ConfigError` that names `path` for an `OSError` inside the block."""
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(
-            f"{path} could not be written: {error}. Existing checkpoints are intact. Free "
-            "disk space or correct the permissions, and resume the run with --resume."
-        ) from error

@@ -198,7 +198,7 @@ def run_folder(workdir: Path) -> Iterator[Path]:
                 broadcast(error)  # otherwise the other processes would wait forever
                 raise
             files = {
-                str(path.relative_to(workdir)): path.read_bytes()
+                path.relative_to(workdir).as_posix(): path.read_bytes()
                 for pattern in RESUME_FILES
                 for path in workdir.glob(pattern)
             }

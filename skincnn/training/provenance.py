@@ -49,7 +49,7 @@ def _commit(checkout: Path) -> str | None:
 
 def _processor() -> str:
     if CPUINFO.exists():
-        for line in CPUINFO.read_text(errors="replace").splitlines():
+        for line in CPUINFO.read_text("utf-8", "replace").splitlines():
             name, _, value = line.partition(":")
             if name.strip() == "model name":
                 return " ".join(value.split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,12 +31,13 @@ from skincnn.inference.run_dir import (
 )
 from skincnn.model.classifier import build_classifier
 from skincnn.records import write_record
-from skincnn.training.callbacks import explain_write_errors
+from skincnn.training.callbacks import RESUME
 from skincnn.training.checkpoints import describe_changes, versions
 from skincnn.training.devices import dtype_policy
 from skincnn.training.fitting import FitResult, fit
 from skincnn.training.provenance import provenance
 from skincnn.training.setup import TrainingSetup, check, prepare
+from skincnn.write_errors import explain_write_errors
 
 PRODUCTS = (
     *(CONFIG_FILE, RUN_FILE, "history.csv", "logs", "checkpoints", MODEL_FILE),
@@ -92,10 +94,10 @@ def train(
     setup, dataset, leakage = prepare(config, data_dir, cache)
     if not resume:
         clear(workdir)
-        with explain_write_errors(workdir):
+        with explain_write_errors(workdir, RESUME):
             write_json(workdir / CONFIG_FILE, config.to_dict())
     result = fit(setup, workdir, callbacks=callbacks)
-    with explain_write_errors(workdir):
+    with explain_write_errors(workdir, RESUME):
         save_model(config, setup.classifier, workdir / MODEL_FILE)
         write_record(
             workdir / RUN_FILE, _describe(setup, dataset, leakage, result, workdir)
@@ -145,7 +147,7 @@ def check_workdir(
             raise ConfigError(
                 f"The run in {workdir} was started with a different configuration: "
                 f"{changes}. To resume the run, use the same preset and flags, or "
-                f"--config {path}."
+                f"--config {shlex.quote(str(path))}"
             )
     elif not overwrite:
         raise ConfigError(

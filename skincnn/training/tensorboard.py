@@ -28,7 +28,8 @@ from skincnn.files import replacing
 from skincnn.metrics.sample import Sample
 from skincnn.model.augment import Augmentation
 from skincnn.model.mixing import Mixing
-from skincnn.training.callbacks import Validation, explain_write_errors
+from skincnn.training.callbacks import RESUME, Validation
+from skincnn.write_errors import explain_write_errors
 
 NUM_SAMPLES = 16
 CELL = 56
@@ -85,7 +86,7 @@ def write_image(folder: Path, tag: str, step: int, image: npt.NDArray[np.uint8])
     # TensorBoard reads the files in the order of their names.
     path = folder / f"events.out.tfevents.{step:06d}.{tag}"
     with (
-        explain_write_errors(path),
+        explain_write_errors(path, RESUME),
         replacing(path) as temporary,
         temporary.open("wb") as file,
     ):

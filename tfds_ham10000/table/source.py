@@ -6,6 +6,7 @@ The steps are: find the table (`find_table`), read its cells (`cells`), find the
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path, PurePath
@@ -87,7 +88,7 @@ def find_table(folder: Path, name: str | None) -> Path:
             names = [str(table.relative_to(folder)) for table in tables]
             raise OptionError(
                 f"{folder} contains {len(tables)} tables: {join_first(names)}. Use --table "
-                f"to name one of them, such as --table {names[0]}."
+                f"to name one of them, such as --table {shlex.quote(names[0])}"
             )
     raise SourceError(
         f"{folder} contains no table. Expected a file with one row per image and one of "

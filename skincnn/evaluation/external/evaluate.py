@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from skincnn.commands import command_line
 from skincnn.config import Config, EvaluateConfig
 from skincnn.data.cache import Cache
 from skincnn.data.combined import CombinedDataset, open_datasets
@@ -166,7 +167,7 @@ def read_choices(workdir: Path, info: RunInfo, config: EvaluateConfig) -> RunCho
     if sha256(path) != result.predictions_sha256:
         raise ConfigError(
             f"{path} has changed since {result_path(workdir, 'val')} was computed from it. "
-            f"Restore the file, or run scripts/evaluate.py {workdir}."
+            f"Restore the file, or run: {command_line('evaluate', workdir)}"
         )
     choices = ValidationChoices(
         calibration_map=result.calibration_map,

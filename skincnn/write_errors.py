@@ -1,0 +1,71 @@
+"""Errors of file systems, named as what they are, with advice for the user."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from skincnn.errors import ConfigError
+
+ADVICE = {
+    "The disk is full. Free disk space, or use another directory.": (errno.ENOSPC,),
+    "Your disk quota is used up. Delete files, or use another directory.": (errno.EDQUOT,),
+    "The file is larger than the file system or `ulimit -f` permits. Use another "
+    "directory, or a higher limit.": (errno.EFBIG,),
+    "The file system is read-only. Use another directory.": (errno.EROFS,),
+    "Permission is denied. Correct the permissions, or use another directory.": (
+        *(errno.EACCES, errno.EPERM),
+    ),
+    "The path is too long. Use a directory with a shorter path.": (errno.ENAMETOOLONG,),
+    "This process may not open more files. Use a higher limit `ulimit -n`.": (
+        *(errno.EMFILE, errno.ENFILE),
+    ),
+    "The disk or network drive does not respond. Check it, and run the command again.": (
+        *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN),
+    ),
+    "The file system does not support this operation. Use a directory on a local disk.": (
+        *(errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EXDEV),
+    ),
+}
+"""What the user can do about errors of file systems, with the numbers of these errors."""
+CAUSES = {number: text for text, numbers in ADVICE.items() for number in numbers}
+
+
+def describe_cause(error: BaseException) -> str:
+    """Returns the cause of an error of a file system and what to do; "" if not known.
+
+    TensorFlow and HDF5 report the text of the operating system without its number.
+    """
+    if not isinstance(error, OSError) and not _is_from_tensorflow(error):
+        return ""
+    number = getattr(error, "errno", None)
+    if number is not None:
+        return CAUSES.get(number, "")
+    texts = (text for code, text in CAUSES.items() if os.strerror(code) in str(error))
+    return next(texts, "")
+
+
+@contextlib.contextmanager
+def explain_write_errors(path: Path | str, advice: str = "") -> Iterator[None]:
+    """Raises a `ConfigError` that names `path` and the cause if writing fails.
+
+    `advice` is a sentence that follows the cause, such as how to resume.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # handled by `skincnn.cli.common.main`
+    except Exception as error:
+        cause = describe_cause(error)
+        if not isinstance(error, OSError) and not cause:
+            raise
+        text = str(error).strip().splitlines()[-1].rstrip(".")
+        parts = (f"{path} could not be written: {text}.", cause, advice)
+        raise ConfigError(" ".join(filter(None, parts))) from error
+
+
+def _is_from_tensorflow(error: BaseException) -> bool:
+    return type(error).__module__.startswith("tensorflow.")

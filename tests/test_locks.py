@@ -1,0 +1,91 @@
+"""Locks on file systems with and without flock, and after killed processes."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from skincnn.errors import ConfigError
+from skincnn.files import locked
+
+HOLD = """
+import sys
+from pathlib import Path
+from tfds_ham10000.locks import hold_lock
+with hold_lock(Path(sys.argv[1]), print):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+NO_FLOCK = [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS]
+
+
+@pytest.fixture
+def no_flock(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Lets flock fail as on network file systems without locks."""
+
+    def fail(file: object, operation: int) -> None:
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+
+
+@pytest.mark.parametrize("no_flock", NO_FLOCK, indirect=True)
+@pytest.mark.usefixtures("no_flock")
+def test_without_flock_a_lock_file_is_used_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    for _ in range(2):  # files of an earlier lock do not matter
+        with locked(folder):
+            warning = capsys.readouterr().err
+            assert warning.startswith(f"warning: the file system of {folder} does not")
+            assert warning.count("\n") == 1
+            marker = folder / ".lock.pid"
+            assert str(os.getpid()) in marker.read_text()
+            with (
+                pytest.raises(ConfigError, match=f"delete {marker}"),
+                locked(folder),
+            ):
+                pass
+        assert not folder.exists()
+        capsys.readouterr()
+
+
+@pytest.mark.parametrize("no_flock", [errno.EIO], indirect=True)
+@pytest.mark.usefixtures("no_flock")
+def test_other_errors_of_flock_are_raised(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Input/output error"), locked(tmp_path):
+        pass
+
+
+def test_the_lock_file_of_a_killed_process_is_ignored(tmp_path: Path) -> None:
+    """Without flock, as in the case `flock`: a sitecustomize module replaces it."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import errno, fcntl, os\n"
+        "def fail(*_): raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))\n"
+        "fcntl.flock = fail\n"
+    )
+    path = tmp_path / "x.lock"
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    for _ in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=env,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        assert (tmp_path / "x.lock.pid").exists()
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
