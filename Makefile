@@ -26,8 +26,8 @@ check: .venv/.installed-dev ## check lint, formatting, types and import directio
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy --platform win32 skincnn tfds_ham10000 tuning scripts
-	$(BIN)/mypy --platform darwin skincnn tfds_ham10000 tuning scripts
+	for platform in win32 darwin; do $(BIN)/mypy --platform $$platform \
+		--cache-dir .mypy_cache/$$platform skincnn tfds_ham10000 tuning scripts || exit 1; done
 	$(BIN)/lint-imports --no-logo
 
 bench: .venv/.installed-dev ## measure speed and memory of input pipeline, training and serving
@@ -45,9 +45,19 @@ venv: .venv/.installed ## create the environment only
 
 beam: .venv-beam/.installed ## create the environment for scripts/batch_predict.py
 
+# TensorFlow has wheels for these versions of Python, and none for Intel Macs.
+define CHECK_PYTHON
+import platform, sys
+if not (3, 11) <= sys.version_info < (3, 14):
+    sys.exit("Python 3.11 to 3.13 is required: make PYTHON=python3.12 ...")
+if sys.platform == "darwin" and platform.machine() == "x86_64":
+    sys.exit("TensorFlow has no version for Intel Macs: see docs/guides/platforms.md")
+endef
+export CHECK_PYTHON
+
 # The target is pip, which venv installs last: an incomplete environment is recreated.
 .venv/bin/pip .venv-beam/bin/pip: %/bin/pip:
-	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is required: make PYTHON=python3.11 ..."'
+	$(PYTHON) -c "$$CHECK_PYTHON"
 	$(PYTHON) -m venv --clear $*
 
 .venv/.installed: .venv/bin/pip setup.cfg pyproject.toml

@@ -103,7 +103,7 @@ def test_missing_clinical_metadata_is_an_error_of_usage(tmp_path: Path) -> None:
         read_clinical_metadata(tmp_path / "none.csv")
     path = tmp_path / "a.csv"
     path.write_text("image_id,age,localization\na,1,back\n")
-    with pytest.raises(SourceError, match=r"name of the sex: sex, gender\. Rename it"):
+    with pytest.raises(SourceError, match=r"names of the sex: sex, gender\. Rename"):
         read_clinical_metadata(path)
 
 
