@@ -24,7 +24,7 @@ ADVICE = {
         *(errno.EMFILE, errno.ENFILE),
     ),
     "The disk or network drive does not respond. Check it, and run the command again.": (
-        *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN),
+        *(errno.EIO, errno.ESTALE, errno.ENOTCONN),
     ),
     "The file system does not support this operation. Use a directory on a local disk.": (
         *(errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EXDEV),

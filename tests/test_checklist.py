@@ -214,7 +214,8 @@ def test_estimated_skin_tone_is_an_assessed_attribute(results: RunResults) -> No
 def test_authors_complete_the_items(tmp_path: Path) -> None:
     write_run(tmp_path, TABLES)
     (tmp_path / "authors.toml").write_text(
-        'funding = "A fund."\n[items.claim]\n"2" = "See | page 1."\n"9" = "And <cut>."\n'
+        'funding = "A fund."\n[items.claim]\n"2" = "See | page 1."\n"9" = "And <cut>."\n',
+        "utf-8-sig",  # as editors on Windows write it
     )
     results = load_results(tmp_path)
     items = {i.number: i for i in complete_checklist(results, "claim").items}

@@ -523,7 +523,7 @@ def test_a_damaged_record_is_rejected_with_its_fix(name: str, tmp_path: Path) ->
     """`test_records.py` tests other kinds of damage."""
     workdir = write_run(tmp_path / "a", 0.5)
     (workdir / name).write_text('{"split_by"')
-    fix = r"cannot be read: .* (Recreate it with|Run) scripts/"
+    fix = r"cannot be read: .* (Recreate it with|or run: python) scripts/"
     with pytest.raises(ConfigError, match=fix) as caught:
         read_compared_run(workdir, "test")
     assert str(caught.value).startswith(str(workdir / name))

@@ -40,6 +40,10 @@ def test_config_is_restored_from_json(tmp_path: Path) -> None:
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     write_json(tmp_path / "config.json", config.to_dict())
     assert read_config(tmp_path / "config.json") == config
+    # Editors on Windows write a byte order mark.
+    text = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text, "utf-8-sig")
+    assert read_config(tmp_path / "config.json") == config
 
 
 @pytest.mark.parametrize(

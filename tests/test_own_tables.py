@@ -306,6 +306,15 @@ def test_options_that_do_not_fit_are_errors_of_usage(
     assert caught.value.exit_code == 2
 
 
+def test_a_table_beside_the_directory_of_images_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "a b"
+    write(folder, make_rows())
+    with pytest.raises(
+        SourceError, match=rf"labels\.csv exists.* --manual-dir '{folder}'$"
+    ):
+        read(folder / "images")
+
+
 def test_grouping_by_an_unknown_unit_is_an_error(tmp_path: Path) -> None:
     rows = [{k: v for k, v in row.items() if k != "patient_id"} for row in make_rows()]
     write(tmp_path, rows)
@@ -359,9 +368,11 @@ def test_a_column_named_malignant_has_two_classes(tmp_path: Path) -> None:
 def test_classes_json_declares_names_and_malignancy(tmp_path: Path) -> None:
     write(tmp_path, make_rows())
     path = tmp_path / "classes.json"
-    path.write_text(json.dumps({"nevus": {"full_name": "mole", "malignant": False}}))
-    declared = [tuple(part.model_dump().values()) for part in read(tmp_path).classes]
-    assert declared == [("nevus", "mole", False)]
+    text = json.dumps({"nevus": {"full_name": "mole", "malignant": False}})
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        path.write_text(text, encoding)
+        declared = [tuple(part.model_dump().values()) for part in read(tmp_path).classes]
+        assert declared == [("nevus", "mole", False)]
     for content, message in (
         ({"nevi": {"malignant": None}}, "unknown class 'nevi'.*Did you mean 'nevus'"),
         (

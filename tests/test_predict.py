@@ -225,7 +225,10 @@ def test_help_explains_every_column() -> None:
     [
         (("{empty}",), "Expected image files"),
         (("x.jpg", "--output", "x.txt"), "must end in .csv or .jsonl"),
-        (("x.jpg", "--clinical-metadata", "none.csv"), "--clinical-metadata must be a CSV"),
+        (
+            ("x.jpg", "--clinical-metadata", "none.csv"),
+            "--clinical-metadata must be a table",
+        ),
         (("x.jpg", "--batch-size", "0"), "--batch-size must be in 1..256"),
         (("x.jpg", "--batch-size", "257"), "1..256. Received: 257"),
         (("x.jpg", "--output", "{empty}/folder.csv"), "--output must be a file"),

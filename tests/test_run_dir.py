@@ -15,6 +15,7 @@ from skincnn.errors import ConfigError
 from skincnn.files import write_json
 from skincnn.inference.run_dir import read_history, read_run
 from skincnn.records import to_json
+from skincnn.serving.predictor import load_predictor
 
 
 @pytest.fixture
@@ -32,6 +33,12 @@ def require_one_line(workdir: Path, *expected: str) -> None:
     assert "\n" not in message
     for text in expected:
         assert text in message, message
+
+
+def test_runs_one_level_below_are_named(workdir: Path) -> None:
+    for read in (read_run, load_predictor):
+        with pytest.raises(ConfigError, match=rf"the run\(s\) run\. Use .*{workdir}$"):
+            read(workdir.parent)
 
 
 def test_a_complete_directory_is_read(workdir: Path) -> None:

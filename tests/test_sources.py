@@ -330,7 +330,7 @@ def test_directories_that_may_be_the_classes_are_noted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("given", ["", "a", "a/b/c/HAM10000_images_part_1"])
 def test_the_directory_of_a_dataset_is_found_nearby(given: str, tmp_path: Path) -> None:
     folder = write_kaggle(tmp_path / "a/b/c", make_rows(lesions=3))
-    with pytest.raises(SourceError, match=rf"Use --manual-dir {folder}\.$"):
+    with pytest.raises(SourceError, match=rf"Use --manual-dir {folder}$"):
         read_and_check(tmp_path / given)
     assert len(read_and_check(folder.parent).splits["train"]) == 28
 

@@ -114,7 +114,7 @@ def _advice(folder: Path, found: Found) -> str:
     if any(path.parent == folder for path in found.files):
         return (
             f" If {folder} is the directory of one class, use --manual-dir "
-            f"{shlex.quote(str(folder.absolute().parent))}."
+            f"{shlex.quote(str(folder.absolute().parent))}"
         )
     return ""
 

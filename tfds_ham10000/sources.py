@@ -199,7 +199,7 @@ def _describe_mismatch(folder: Path, dataset: str) -> str:
     if (elsewhere := _elsewhere(folder, dataset)) is not None:
         return (
             f"{folder} does not contain the dataset, but {elsewhere} does. Use "
-            f"--manual-dir {shlex.quote(str(elsewhere))}."
+            f"--manual-dir {shlex.quote(str(elsewhere))}"
         )
     names = [printable(path.name) for path in _entries(folder)]
     received = f"Received: {join_first(names) or 'an empty directory'}."

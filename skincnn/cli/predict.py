@@ -99,7 +99,7 @@ def command() -> None:
     from skincnn.serving.postprocessing import describe_rule
 
     predictor, explainer, clinical_metadata = load(arguments, paths)
-    with explain_write_errors("The table of predictions"):
+    with explain_write_errors("The predictions"):
         readable, unreadable = write_predictions(
             arguments, paths, predictor, explainer, clinical_metadata
         )
@@ -150,12 +150,12 @@ def load(
     source = arguments.clinical_metadata
     clinical_metadata = tables.read_clinical_metadata(source)
     names = [Path(printable(path)) for path in paths]
-    if note := tables.describe_matches(names, clinical_metadata, source):
-        print(f"note: {note}", file=sys.stderr)
     if arguments.isic_csv:
         tables.require_unique(name.stem for name in names)
     predictor = load_predictor(arguments.model)
     check_clinical_metadata(predictor, source)
+    if note := tables.describe_matches(names, clinical_metadata, source):
+        print(f"note: {note}", file=sys.stderr)
     if arguments.isic_csv:
         tables.find_isic_year(predictor.rule.class_names)
     explainer = Explainer(arguments.model) if arguments.grad_cam else None

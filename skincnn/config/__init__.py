@@ -155,7 +155,7 @@ def read_config(path: Path) -> Config:
         ConfigError: The file is missing, is not JSON, or is not a valid configuration.
     """
     try:
-        return Config.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return Config.from_dict(json.loads(path.read_bytes()))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except (OSError, ValueError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+import shlex
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -149,6 +150,11 @@ def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.Datase
         return builder
     if not builder.builder_config.synthetic:
         where = () if data_dir is None else ("--data-dir", data_dir)
+        if data_dir is not None and _is_prepared(_builder(dataset, data_dir.parent)):
+            raise DataError(
+                f"The dataset {dataset!r} is in {data_dir.parent}, and not in {data_dir}. "
+                f"Use --data-dir {shlex.quote(str(data_dir.parent))}"
+            )
         flags = ("--config", dataset, "--manual-dir", "DIR", *where)
         raise DataError(
             f"The dataset {dataset!r} has not been built in {builder.data_dir}. Build it "

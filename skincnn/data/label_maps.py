@@ -133,7 +133,7 @@ def read_user_map(
     if path is None:
         return {}
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        values = json.loads(path.read_bytes())
         user_map = TypeAdapter(UserMap).validate_python(values)
     except (OSError, ValueError) as error:
         reason = describe_error(error) if isinstance(error, ValidationError) else error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -207,9 +208,22 @@ def read_run_info(workdir: Path, fix: str = TRAIN_AGAIN) -> RunInfo:
         )
     if not path.is_file():
         raise ConfigError(
-            f"{workdir} contains no finished run: {RUN_FILE} is missing. {fix}"
+            f"{workdir} contains no finished run: {RUN_FILE} is missing. "
+            f"{advise_run_below(workdir) or fix}"
         )
     return read_record(path, RunInfo, fix)
+
+
+def advise_run_below(folder: Path) -> str:
+    """Returns a sentence with the names of the runs in a directory, or ""."""
+    names = sorted(path.parent.name for path in folder.glob(f"*/{RUN_FILE}"))
+    if not names:
+        return ""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (
+        f"{folder} contains the run(s) {', '.join(names[:5])}{more}. Use one of them, such "
+        f"as {shlex.quote(str(folder / names[0]))}"
+    )
 
 
 def read_run(workdir: Path) -> tuple[RunInfo, Config]:

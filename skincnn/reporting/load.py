@@ -178,7 +178,7 @@ def read_authors(workdir: Path) -> Authors:
     if not path.is_file():
         return Authors()
     try:
-        return Authors.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return Authors.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except ValidationError as error:
         raise ConfigError(
             f"{path}: {describe_error(error)} Expected the fields "

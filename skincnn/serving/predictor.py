@@ -17,7 +17,7 @@ from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.files import sha256
 from skincnn.inference.predictions import PROBABILITY_PREFIX
-from skincnn.inference.run_dir import MODEL_FILE, RUN_FILE
+from skincnn.inference.run_dir import MODEL_FILE, RUN_FILE, advise_run_below
 from skincnn.metrics.decision_rule import DEFAULT_OPERATING_POINT, DecisionRule
 from skincnn.serving.export import (
     MODEL_NAME,
@@ -105,7 +105,8 @@ def load_predictor(path: Path) -> Predictor:
             return _load_export(path)
     raise ConfigError(
         "MODEL must be a SavedModel, a run directory or its model.keras, or a LiteRT or "
-        f"ONNX file from scripts/export.py with its .json file. Received: {path}."
+        f"ONNX file from scripts/export.py with its .json file. Received: {path}. "
+        f"{advise_run_below(path)}".rstrip()
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -85,8 +86,8 @@ def read_label_map(path: Path) -> dict[str, str | None]:
         OptionError: The file does not exist or is invalid.
     """
     try:
-        mapping = TypeAdapter(dict[str, str | None]).validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        mapping = TypeAdapter(dict[str, str | None]).validate_json(_read_json(path))
+    except (OSError, ValueError) as error:
         raise OptionError(
             f"--label-map {path} cannot be read: {_first_line(error)}. Expected a JSON "
             'object such as {"melanoma in situ": "mel", "scar": null}.'
@@ -109,8 +110,8 @@ def read_declared_classes(folder: Path, class_names: Sequence[str]) -> list[Decl
     if not path.is_file():
         return []
     try:
-        declared = TypeAdapter(dict[str, _Declaration]).validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        declared = TypeAdapter(dict[str, _Declaration]).validate_json(_read_json(path))
+    except (OSError, ValueError) as error:
         raise SourceError(
             f"{path} cannot be read: {_first_line(error)}. Expected a JSON object such as "
             f"{EXAMPLE}."
@@ -132,9 +133,16 @@ def read_declared_classes(folder: Path, class_names: Sequence[str]) -> list[Decl
     ]
 
 
-def _first_line(error: OSError | ValidationError) -> str:
+def _read_json(path: Path) -> str:
+    """Returns JSON; editors on Windows write UTF-16, or a byte order mark."""
+    return json.dumps(json.loads(path.read_bytes()))
+
+
+def _first_line(error: OSError | ValueError) -> str:
     if isinstance(error, OSError):
         return str(error.strerror)
+    if not isinstance(error, ValidationError):
+        return str(error)
     first = error.errors(include_url=False)[0]
     where = ".".join(map(str, first["loc"]))
     return f"{where}: {first['msg']}" if where else first["msg"]

@@ -6,6 +6,7 @@ The steps are: find the table (`find_table`), read its cells (`cells`), find the
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -92,8 +93,19 @@ def find_table(folder: Path, name: str | None) -> Path:
             )
     raise SourceError(
         f"{folder} contains no table. Expected a file with one row per image and one of "
-        f"the suffixes {', '.join(TABLE_SUFFIXES)}."
+        f"the suffixes {', '.join(TABLE_SUFFIXES)}.{_advise_parent(folder)}"
     )
+
+
+def _advise_parent(folder: Path) -> str:
+    """Returns a sentence if the parent of a directory contains a table, or ""."""
+    parent = folder.absolute().parent
+    with contextlib.suppress(OSError):
+        for path in sorted(parent.iterdir()):
+            if path.suffix.lower() in TABLE_SUFFIXES and not _is_text(path):
+                advice = f"--manual-dir {shlex.quote(str(parent))}"
+                return f" {path} exists: if it is the table, use {advice}"
+    return ""
 
 
 def _is_text(path: Path) -> bool:
