@@ -57,10 +57,11 @@ _WITH_TENSORFLOW = ("skincnn.api.data", "skincnn.api.model", "skincnn.api.run")
 def __getattr__(name: str) -> object:
     for module, names in _MODULES.items():
         if name in names:
-            if module in _WITH_TENSORFLOW:
-                from skincnn.startup import load_tensorflow
+            from skincnn import startup
 
-                load_tensorflow()
+            startup.ignore_missing_plot_backend()
+            if module in _WITH_TENSORFLOW:
+                startup.load_tensorflow()
             globals()[name] = getattr(importlib.import_module(module), name)
             return globals()[name]
     if name == "metrics":

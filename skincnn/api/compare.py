@@ -16,6 +16,7 @@ from skincnn.evaluation import compared_runs, comparison
 from skincnn.evaluation.external.result import external_name
 from skincnn.reporting import comparison_tables
 from skincnn.reporting.plots import to_image
+from skincnn.startup import own_settings
 
 if TYPE_CHECKING:
     from skincnn.api.model import Model
@@ -42,6 +43,7 @@ class Comparison:
         """Returns the tables as Markdown, with the commands that reproduce the runs."""
         return comparison_tables.to_markdown(self.tables)
 
+    @own_settings()
     def plot(self) -> Image.Image:
         """Returns a chart of the metric `sort`."""
         return to_image(comparison_tables.plot_comparison(self.tables, self.sort))

@@ -25,6 +25,7 @@ from skincnn.data.leakage import LeakageAudit, audit
 from skincnn.data.splits import make_splits
 from skincnn.model.classifier import build_classifier
 from skincnn.reporting.plots import to_image
+from skincnn.startup import own_settings
 
 PathLike = str | Path
 
@@ -105,6 +106,7 @@ class Data:
     leakage: LeakageAudit
 
 
+@own_settings()
 def load_data(
     config: Config, data_dir: PathLike | None = None, cache: Cache = "auto"
 ) -> Data:
@@ -142,6 +144,7 @@ def load_data(
     return Data(splits["train"], splits["val"], splits["test"], names, leakage)
 
 
+@own_settings()
 def build_model(config: Config, num_classes: int) -> keras.Model:
     """Returns the untrained classifier of a configuration, which is not compiled.
 
@@ -164,6 +167,7 @@ def build_model(config: Config, num_classes: int) -> keras.Model:
     return build_classifier(config.model, num_classes, seed=config.seed, image_size=size)
 
 
+@own_settings()
 def show_batch(config: Config, data_dir: PathLike | None = None) -> Image.Image:
     """Returns a figure of a training image of each class, with augmented copies.
 

@@ -17,6 +17,7 @@ from skincnn.clinical_metadata import CLINICAL_COLUMNS, normalize_clinical_metad
 from skincnn.errors import ConfigError
 from skincnn.serving.predictor import Predictor, load_predictor
 from skincnn.serving.prefetch import predict_sources, read_file
+from skincnn.startup import own_settings
 from tfds_ham10000.image_files import find_files, printable
 
 Array = npt.NDArray[np.uint8]
@@ -37,6 +38,7 @@ class Model:
         return f"{type(self).__name__}({str(self.path)!r})"
 
     @property
+    @own_settings()
     def predictor(self) -> Predictor:
         """The loaded model; see `skincnn.serving.predictor.Predictor`."""
         if self._predictor is None:
@@ -48,6 +50,7 @@ class Model:
         """Class names, in the order of the probabilities."""
         return self.predictor.rule.class_names
 
+    @own_settings()
     def predict(
         self,
         images: Images | Sequence[Images],

@@ -46,6 +46,7 @@ from skincnn.serving.explain import Explainer
 from skincnn.serving.export import ExportSpec, find_runs
 from skincnn.serving.images import OK
 from skincnn.serving.predictor import predict_files
+from skincnn.startup import own_settings
 from skincnn.training import run as training
 from skincnn.training.devices import leave_processes, run_folder
 
@@ -92,10 +93,12 @@ class Run(Model):
         """Returns the predictions table of an evaluation, one row per image."""
         return read_predictions(table_path(self.path, name))
 
+    @own_settings()
     def model(self) -> keras.Model:
         """Returns the trained Keras model: images in 0..255 to logits."""
         return load_model(self.path, self.info)
 
+    @own_settings()
     def evaluate(
         self,
         *,
@@ -142,6 +145,7 @@ class Run(Model):
         variant = adjusted_name(views) if logit_adjustment else views
         return self.results[split_name(evaluation.headline, variant)]
 
+    @own_settings()
     def evaluate_external(
         self,
         dataset: str,
@@ -179,6 +183,7 @@ class Run(Model):
             write_external(self.path, evaluation)
         return evaluation.result
 
+    @own_settings()
     def report(self, headline: str = "", *, open: bool = False) -> Path:
         """Renders report.html, the figures and the model card, and returns the report.
 
@@ -205,6 +210,7 @@ class Run(Model):
         with locked(self.path):
             return render_checklists(load_results(self.path), names)
 
+    @own_settings()
     def explain(
         self,
         image: PathLike | Image.Image | Array,
@@ -236,6 +242,7 @@ class Run(Model):
         assert pair is not None
         return pair
 
+    @own_settings()
     def export(
         self,
         formats: Sequence[str] = ("saved_model",),
@@ -283,6 +290,7 @@ class Run(Model):
         return f'<b>{name}</b><pre style="{style}">{html.escape(text)}</pre>'
 
 
+@own_settings()
 def train(
     config: Config,
     workdir: PathLike,

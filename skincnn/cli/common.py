@@ -1,8 +1,9 @@
-"""Functions for several commands: flags, exit codes and the startup of TensorFlow."""
+"""Functions for several commands: flags, exit codes and settings of the environment."""
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import select
 import signal
@@ -14,10 +15,9 @@ from typing import Annotated, Literal, TypeVar
 
 import tyro
 
-from skincnn import presets
+from skincnn import presets, startup
 from skincnn.config import Config, read_config
 from skincnn.errors import ConfigError, Terminated
-from skincnn.startup import load_tensorflow as load_tensorflow
 from skincnn.write_errors import describe_cause
 
 DEFAULT_PRESET = "quickstart"
@@ -58,6 +58,10 @@ def main(command: Callable[[], None]) -> None:
     again, so that Python prints a traceback and exits with 1.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    startup.set_command_environment()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # The locale may not contain all characters of a name.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _run_and_flush(command)
     except Terminated:
@@ -78,6 +82,16 @@ def main(command: Callable[[], None]) -> None:
             raise
         print(f"error: {text}", file=sys.stderr)
         sys.exit(code)
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow and Keras, and sets Keras as this package requires it.
+
+    Raises:
+        ConfigError: See `skincnn.startup.load_tensorflow`.
+    """
+    startup.load_tensorflow()
+    startup.set_keras(startup.KERAS_SETTINGS)
 
 
 def _run_and_flush(command: Callable[[], None]) -> None:

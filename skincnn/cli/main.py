@@ -33,7 +33,7 @@ def main() -> None:
 
 def run(name: str) -> None:
     """Runs a subcommand with the arguments in `sys.argv`; see `main`."""
-    common.main(_load(name))
+    common.main(lambda: _load(name)())
 
 
 def describe_commands() -> str:

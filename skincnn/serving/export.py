@@ -59,6 +59,7 @@ from skincnn.serving.network import (
 )
 from skincnn.serving.runtimes import BATCH_SIZE
 from skincnn.serving.saved_model import open_saved_model, write_saved_model, write_warmup
+from skincnn.startup import KERAS_SETTINGS, set_keras
 from skincnn.write_errors import explain_write_errors
 
 TOLERANCE = 1e-5
@@ -296,7 +297,10 @@ def _export_in_subprocess(spec: ExportSpec, data_dir: Path | None) -> Path:
     os.environ.update(overrides)
     try:
         with concurrent.futures.ProcessPoolExecutor(
-            1, multiprocessing.get_context("spawn")
+            1,
+            multiprocessing.get_context("spawn"),
+            initializer=set_keras,
+            initargs=(KERAS_SETTINGS,),
         ) as executor:
             return executor.submit(export_saved_model, spec, data_dir).result()
     finally:
