@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from skincnn.errors import ConfigError
+from skincnn.paths import require_usable_path
 
 NO_RENAME = (errno.EEXIST, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
@@ -101,6 +102,7 @@ def require_writable_folder(path: Path, flag: str) -> None:
     The directory need not exist. `flag` is the command-line flag of the path, for the error
     message.
     """
+    require_usable_path(path, flag)
     existing = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
     if not existing.is_dir():
         raise ConfigError(

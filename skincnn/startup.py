@@ -58,6 +58,8 @@ def set_command_environment() -> None:
     os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or "tensorflow"
     for name in ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH"):
         os.environ.pop(name, None)
+    if "KERAS_HOME" in os.environ:  # otherwise, Keras makes a directory with the name ~
+        os.environ["KERAS_HOME"] = os.path.expanduser(os.environ["KERAS_HOME"])
 
 
 def ignore_missing_plot_backend() -> None:
@@ -90,9 +92,10 @@ def load_tensorflow() -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     with _without_noise():
+        backend = _import_keras()
         import tensorflow as tf
 
-        if _import_keras() != "tensorflow":
+        if backend != "tensorflow":
             # TensorFlow then only reads images, and must not allocate GPU memory.
             tf.config.set_visible_devices([], "GPU")
         tf.config.list_logical_devices()
@@ -132,24 +135,23 @@ def own_settings() -> Iterator[None]:
 
 
 def _import_keras() -> str:
-    """Imports Keras and returns the name of its backend."""
-    backend = os.environ.get("KERAS_BACKEND", "")
-    fix = (
-        f"KERAS_BACKEND must be one of: {', '.join(BACKENDS)}; jax requires: pip install "
-        f"-e .[jax]. Received: KERAS_BACKEND={backend or '(not set)'}."
-    )
+    """Imports TensorFlow, which may import Keras, and Keras; returns its backend."""
+    backend = os.environ.get("KERAS_BACKEND") or "the backend in keras.json"
+    fix = f"Set KERAS_BACKEND to one of: {', '.join(BACKENDS)} (pip install -e .[jax])"
     try:
+        import tensorflow  # noqa: F401, I001
+
         import keras
     # The cause may be any error in a package that Keras imports.
     except Exception as error:
         cause = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         raise ConfigError(
-            f"Keras cannot be imported ({cause}). {fix} The other settings of Keras are in "
-            f"{_keras_json()}, which may be deleted."
+            f"Keras cannot be imported with KERAS_BACKEND={backend} and the settings in "
+            f"{_keras_json()}: {cause}. {fix}; you may delete the file."
         ) from error
     name: str = keras.config.backend()
     if name not in BACKENDS:
-        raise ConfigError(f"The Keras backend {name} is not supported. {fix}")
+        raise ConfigError(f"The Keras backend {name} is not supported. {fix}.")
     return name
 
 

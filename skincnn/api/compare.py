@@ -14,6 +14,7 @@ from skincnn.config.section import require
 from skincnn.errors import ConfigError
 from skincnn.evaluation import compared_runs, comparison
 from skincnn.evaluation.external.result import external_name
+from skincnn.paths import to_path
 from skincnn.reporting import comparison_tables
 from skincnn.reporting.plots import to_image
 from skincnn.startup import own_settings
@@ -83,7 +84,7 @@ def compare(
     if not runs:
         raise ConfigError("Give the directories of evaluated runs, such as runs/a runs/b.")
     split = external_name(external) if external else split
-    paths = [Path(run) if isinstance(run, str | Path) else run.path for run in runs]
+    paths = [to_path(run) if isinstance(run, str | Path) else run.path for run in runs]
     compared = [compared_runs.read_compared_run(path, split) for path in paths]
     if variants or baseline:
         compared += [

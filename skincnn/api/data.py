@@ -24,6 +24,7 @@ from skincnn.data.combined import open_datasets
 from skincnn.data.leakage import LeakageAudit, audit
 from skincnn.data.splits import make_splits
 from skincnn.model.classifier import build_classifier
+from skincnn.paths import to_path
 from skincnn.reporting.plots import to_image
 from skincnn.startup import own_settings
 
@@ -179,4 +180,4 @@ def show_batch(config: Config, data_dir: PathLike | None = None) -> Image.Image:
 
 
 def _path(path: PathLike | None) -> Path | None:
-    return None if path is None else Path(path)
+    return None if path is None else to_path(path)

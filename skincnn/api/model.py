@@ -15,6 +15,7 @@ from PIL import Image
 from skincnn.api.data import PathLike
 from skincnn.clinical_metadata import CLINICAL_COLUMNS, normalize_clinical_metadata
 from skincnn.errors import ConfigError
+from skincnn.paths import to_path
 from skincnn.serving.predictor import Predictor, load_predictor
 from skincnn.serving.prefetch import predict_sources, read_file
 from skincnn.startup import own_settings
@@ -30,7 +31,7 @@ class Model:
 
     def __init__(self, path: PathLike):
         """Stores the path; the model is loaded when it is first used."""
-        self.path = Path(path)
+        self.path = to_path(path)
         self._predictor: Predictor | None = None
 
     def __repr__(self) -> str:
@@ -137,7 +138,7 @@ def list_images(images: object) -> list[tuple[Path, Array | None]]:
     sources: list[tuple[Path, Array | None]] = []
     for image in images:
         if isinstance(image, str | Path):
-            path = Path(image)
+            path = to_path(image)
             files = find_files(path).files if path.is_dir() else [path]
             sources += [(file, None) for file in files]
         else:

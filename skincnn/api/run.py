@@ -38,6 +38,7 @@ from skincnn.inference.run_dir import (
 )
 from skincnn.lookup import look_up
 from skincnn.model.reproducibility import deterministic_ops
+from skincnn.paths import to_path
 from skincnn.reporting.checklist import render_checklists
 from skincnn.reporting.load import load_results
 from skincnn.reporting.report import render_report, summary
@@ -66,7 +67,7 @@ class Run(Model):
             cache: Where decoded images are kept: "memory", "disk", or "auto".
         """
         super().__init__(path)
-        self.data_dir = None if data_dir is None else Path(data_dir)
+        self.data_dir = None if data_dir is None else to_path(data_dir)
         self.cache: Cache = cache
 
     @property
@@ -135,7 +136,7 @@ class Run(Model):
             num_views=num_views,
             logit_adjustment=logit_adjustment,
             corruptions=corruptions,
-            ood_dir=None if ood_dir is None else Path(ood_dir),
+            ood_dir=None if ood_dir is None else to_path(ood_dir),
         )
         with locked(self.path):
             evaluation = evaluate(self.path, self.data_dir, self.cache, options)
@@ -174,7 +175,7 @@ class Run(Model):
         """
         options = ExternalOptions(
             dataset=dataset,
-            label_map=None if label_map is None else Path(label_map),
+            label_map=None if label_map is None else to_path(label_map),
             prevalences=prevalences or {},
             skip_overlap_audit=skip_overlap_audit,
         )
@@ -351,8 +352,9 @@ def load(path: PathLike, data_dir: PathLike | None = None) -> Model:
     Raises:
         ConfigError: The path does not exist.
     """
-    if (Path(path) / RUN_FILE).is_file():
+    path = to_path(path)
+    if (path / RUN_FILE).is_file():
         return Run(path, data_dir)
-    if not Path(path).exists():
+    if not path.exists():
         raise ConfigError(f"{path} does not exist. Expected a run directory or an export.")
     return Model(path)

@@ -14,10 +14,16 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import tyro
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+)
 
 from skincnn import presets, startup
 from skincnn.config import Config, read_config
 from skincnn.errors import ConfigError, Terminated
+from skincnn.paths import to_path
 from skincnn.write_errors import describe_cause
 
 DEFAULT_PRESET = "quickstart"
@@ -63,7 +69,8 @@ def main(command: Callable[[], None]) -> None:
         # The locale may not contain all characters of a name.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        _run_and_flush(command)
+        with path_flags():
+            _run_and_flush(command)
     except Terminated:
         print("terminated", file=sys.stderr)
         sys.exit(143)
@@ -82,6 +89,25 @@ def main(command: Callable[[], None]) -> None:
             raise
         print(f"error: {text}", file=sys.stderr)
         sys.exit(code)
+
+
+def path_flags() -> ConstructorRegistry:
+    """Returns a context in which each flag of the type `Path` is read by `to_path`."""
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+        if info.type is not Path:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=lambda arguments: to_path(arguments[0]),
+            is_instance=lambda value: isinstance(value, Path),
+            str_from_instance=lambda path: [str(path)],
+        )
+
+    return registry
 
 
 def load_tensorflow() -> None:
@@ -144,7 +170,7 @@ def parse(
             f"Received: {preset} and --config {path}."
         )
     else:
-        preset, config = Path(path).stem, read_config(Path(path))
+        preset, config = Path(path).stem, read_config(to_path(path))
     default = cls(config=config)
     return preset, tyro.cli(
         cls, prog=prog, description=description, args=argv, default=default

@@ -20,6 +20,7 @@ from skincnn.files import (
     require_writable_file,
     require_writable_folder,
 )
+from skincnn.paths import to_path
 from skincnn.write_errors import explain_write_errors
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
     paths: list[Path] = []
     skipped: dict[str, str] = {}
     for argument in names:
-        lines = [argument]
+        lines = [str(to_path(argument))]
         if argument == "-":  # names may have any encoding
             lines = [os.fsdecode(x.rstrip(b"\r\n")) for x in sys.stdin.buffer if x.strip()]
         for name in lines:

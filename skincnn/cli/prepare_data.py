@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,7 @@ def _table_options(arguments: Arguments) -> TableOptions:
         )
     label_map = {} if arguments.label_map is None else read_label_map(arguments.label_map)
     options = TableOptions(
-        table=arguments.table,
+        table=arguments.table and os.path.expanduser(arguments.table),
         columns=columns,
         label_map=label_map,
         group_by=arguments.group_by,

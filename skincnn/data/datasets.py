@@ -21,6 +21,7 @@ from skincnn.commands import command_line
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import require_writable_folder
 from skincnn.lookup import look_up
+from skincnn.paths import require_usable_path
 from skincnn.write_errors import describe_cause
 from tfds_ham10000 import sources
 from tfds_ham10000.configs import OWN_SOURCES, Ham10000Config, own_config
@@ -130,6 +131,8 @@ def prepare_dataset(
 
 def built_datasets(data_dir: Path | None = None) -> list[str]:
     """Returns the sorted names of the datasets that have been built."""
+    if data_dir is not None:
+        require_usable_path(data_dir, "--data-dir")
     # `data_dir` of a builder is <root>/<name>/<config>/<version>.
     folder = Path(tfds_ham10000.Builder(config="demo", data_dir=data_dir).data_dir)
     paths = folder.parents[1].glob(f"*/{folder.name}")

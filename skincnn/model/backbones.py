@@ -30,6 +30,7 @@ from skincnn.model.networks import (
     small_cnn,
     use_depthwise_convolutions,
 )
+from skincnn.paths import to_path
 
 Channels = tuple[float, float, float]
 Build = Callable[[int | None, float, str | None], keras.Model]
@@ -289,7 +290,7 @@ def build_backbone(
         size = image_size if backbone.one_size else backbone.native_size or None
         network.set_weights(_imagenet(backbone, name, width, size).get_weights())
     elif weights != "none":
-        return _load(backbone, network, Path(weights).expanduser())
+        return _load(backbone, network, to_path(weights))
     return backbone.adapt(network)
 
 

@@ -20,6 +20,7 @@ from skincnn.data.preprocess import preprocess
 from skincnn.data.preprocessing_spec import preprocessing_fields
 from skincnn.errors import DataError
 from skincnn.metrics.decision_rule import DecisionRule
+from skincnn.paths import plain_path
 from skincnn.serving.clinical_metadata import METADATA_SIGNATURE, encode_in_graph
 from skincnn.serving.export_info import EXPORT_AGAIN
 from skincnn.serving.images import read_images
@@ -76,7 +77,8 @@ def write_saved_model(networks: Sequence[Network], rule: DecisionRule, path: Pat
     archive.add_endpoint(BYTES_SIGNATURE, from_bytes, [contents, *metadata])
     pixels = tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")
     archive.add_endpoint(IMAGES_SIGNATURE, from_images, [pixels, *metadata])
-    archive.write_out(str(path), verbose=False)
+    with plain_path(path.parent) as folder:
+        archive.write_out(str(folder / path.name), verbose=False)
 
 
 def open_saved_model(
@@ -88,7 +90,8 @@ def open_saved_model(
     `class_names`, in this order. `clinical_metadata` states whether the model requires
     clinical metadata.
     """
-    loaded = tf.saved_model.load(str(path))
+    with plain_path(path) as folder:
+        loaded = tf.saved_model.load(str(folder))
     signature = loaded.signatures[BYTES_SIGNATURE]
 
     def predict(contents: Sequence[bytes], metadata: pd.DataFrame) -> Predictions:

@@ -42,6 +42,7 @@ from skincnn.inference.run_dir import (
     read_run,
 )
 from skincnn.metrics.sample import Flags, Floats
+from skincnn.paths import to_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,7 @@ def predict_teacher(
     """
     models, predictions, seen = {}, [], []
     for name in config.distillation.teacher:
-        for run in find_members(Path(name)):
+        for run in find_members(to_path(name)):
             info, teacher_config = read_run(run)
             train = _read_training_table(run, info, teacher_config, config, dataset)
             _check_leakage(run, train, teacher_config, config, tables, dataset)

@@ -38,9 +38,17 @@ def _commit(checkout: Path) -> str | None:
     if not (checkout / ".git").exists():  # Git would also search the parent directories
         return None
     command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=7"]
+    # Inside a Git hook, variables such as GIT_DIR name another repository.
+    env = {name: value for name, value in os.environ.items() if name[:4] != "GIT_"}
     try:
         done = subprocess.run(
-            command, cwd=checkout, capture_output=True, check=True, text=True, timeout=60
+            command,
+            cwd=checkout,
+            env=env,
+            capture_output=True,
+            check=True,
+            text=True,
+            timeout=60,
         )
     except (OSError, subprocess.SubprocessError):
         return None  # Git is not installed, or does not trust the directory

@@ -1,0 +1,271 @@
+"""Settings of the user's environment, and paths with unusual names."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import matplotlib
+import numpy as np
+import pytest
+import tyro
+from conftest import ROOT, run_here, run_script
+
+import skincnn
+from skincnn import startup
+from skincnn.cli import common, predict
+from skincnn.errors import ConfigError
+from skincnn.paths import MAX_NAME, MAX_PATH, plain_path, require_usable_path, to_path
+
+KERAS_JSON = {
+    "floatx": "float16",
+    "epsilon": 0.1,
+    "image_data_format": "channels_first",
+    "backend": "nosuch",
+}
+SETTINGS = {
+    "MPLBACKEND": "nosuch",
+    "KERAS_MAX_EPOCHS": "none",
+    "KERAS_MAX_STEPS_PER_EPOCH": "1",
+    "PYTHONIOENCODING": "ascii",
+    "TZ": "Asia/Kathmandu",
+    "ALL_PROXY": "socks5h://127.0.0.1:9",
+}
+NOT_UTF8 = os.fsdecode(b"caf\xe9")
+
+
+def run_code(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **env},
+    )
+
+
+def test_a_command_ignores_settings_for_other_projects(
+    tmp_path: Path, run: tuple[Path, object]
+) -> None:
+    (tmp_path / "keras.json").write_text(json.dumps(KERAS_JSON))
+    (tmp_path / "matplotlibrc").write_bytes(b"text.usetex: True\nfont.family: caf\xe9\n")
+    folders = {"KERAS_HOME": str(tmp_path), "MATPLOTLIBRC": str(tmp_path)}
+    image = tmp_path / "é.png"
+    keras.utils.save_img(image, np.full((40, 40, 3), 200.0), scale=False)
+    expected = run_here("predict.py", run[0], image)
+    done = run_script("predict.py", run[0], image, **SETTINGS, **folders)
+    assert done.returncode == 0, done.stderr
+    row, *others = done.stdout.splitlines()[1:]
+    assert not others
+    assert row.replace(r"\xe9", "é") == expected.stdout.splitlines()[1]
+
+
+def test_training_under_other_settings_gives_the_same_network(
+    other_settings: None,
+) -> None:
+    config = skincnn.Config().replace(
+        **{
+            "data.image_size": 32,
+            "model.backbone": "small_cnn",
+            "model.weights": "none",
+            "train.scenario": "from_scratch",
+        }
+    )
+    model = skincnn.build_model(config, 3)
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    assert model.output.dtype == "float32"
+    assert {layer.data_format for layer in model._flatten_layers() if is_conv(layer)} == {
+        "channels_last"
+    }
+
+
+def is_conv(layer: keras.Layer) -> bool:
+    return isinstance(layer, keras.layers.Conv2D)
+
+
+@pytest.fixture
+def other_settings() -> Iterator[None]:
+    """Keras and matplotlib as a user may have set them; they must not change."""
+    others = {
+        "floatx": "float16",
+        "epsilon": 0.1,
+        "image_data_format": "channels_first",
+        "max_epochs": 1,
+        "max_steps_per_epoch": 1,
+    }
+    previous = startup.set_keras(others)
+    style = {"text.usetex": True, "font.size": 30.0, "savefig.transparent": True}
+    try:
+        with matplotlib.rc_context(style):
+            yield
+            assert {name: matplotlib.rcParams[name] for name in style} == style
+    finally:
+        assert startup.set_keras(previous) == others
+
+
+def test_figures_do_not_depend_on_the_users_style(
+    run: tuple[Path, object], request: pytest.FixtureRequest
+) -> None:
+    comparison = skincnn.compare([run[0]], num_bootstrap=100)
+    expected = np.asarray(comparison.plot())
+    request.getfixturevalue("other_settings")
+    assert np.array_equal(np.asarray(comparison.plot()), expected)
+
+
+READERS = {
+    *("class_names", "info", "config", "history", "results", "predictions", "summary"),
+    *("checklists", "to_frame", "to_markdown", "batches", "images", "labels", "replace"),
+    *("from_dict", "to_dict", "load", "preset", "compare"),
+}
+"""Public functions that neither build a model nor draw a figure."""
+
+
+def public_functions() -> Iterator[tuple[str, Any]]:
+    for name in skincnn.__all__:
+        value = getattr(skincnn, name)
+        members = vars(value).items() if inspect.isclass(value) else [(name, value)]
+        for member, function in members:
+            function = getattr(function, "fget", None) or function
+            if inspect.isfunction(function) and member[0] != "_":
+                yield member, function
+
+
+def test_public_functions_apply_the_settings_of_the_package() -> None:
+    for name, function in public_functions():
+        assert (name in READERS) != hasattr(function, "__wrapped__"), name
+
+
+@pytest.mark.parametrize(("backend", "remains"), [("nosuch", None), ("svg", "svg")])
+def test_only_a_missing_plot_backend_is_ignored(backend: str, remains: str | None) -> None:
+    code = (
+        "import os; from skincnn import startup; startup.ignore_missing_plot_backend()\n"
+        "import matplotlib; print(os.environ.get('MPLBACKEND'))"
+    )
+    done = run_code(code, MPLBACKEND=backend)
+    assert (done.returncode, done.stdout) == (0, f"{remains}\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "env", "message"),
+    [
+        ("{}", {"KERAS_BACKEND": "nosuch"}, "Unable to import backend : nosuch"),
+        ("[1]", {}, "keras.json: AttributeError"),
+    ],
+)
+def test_an_unusable_setting_of_keras_is_one_line(
+    content: str, env: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "keras.json").write_text(content)
+    code = "from skincnn.cli import common; common.main(common.load_tensorflow)"
+    done = run_code(code, KERAS_HOME=str(tmp_path), **env)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: Keras cannot be imported with KERAS_BACKEND=")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+
+
+def test_messages_are_shown_if_tensorflow_ends_the_process() -> None:
+    code = (
+        "import os; from skincnn.startup import _without_noise\n"
+        "with _without_noise():\n"
+        "    os.write(2, b'oneDNN custom operations are on\\nUnknown flag\\n')\n"
+        "    os._exit(3)"
+    )
+    done = run_code(code)
+    assert (done.returncode, done.stderr) == (3, "Unknown flag\n")
+
+
+def test_output_does_not_depend_on_the_locale() -> None:
+    code = "from skincnn.cli import common; common.main(lambda: print('é \\udce9 5 €'))"
+    done = run_code(code, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout) == (0, "\\xe9 \\udce9 5 \\u20ac\n")
+
+
+def test_home_directories_are_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/x")
+    assert to_path("~/runs/a") == Path("/home/x/runs/a")
+    assert to_path(Path("~")) == Path("/home/x")
+    assert to_path("runs/~a") == Path("runs/~a")
+    assert to_path("~nosuchuser/a") == Path("~nosuchuser/a")
+    assert skincnn.Run("~/runs/a").path == Path("/home/x/runs/a")
+    with common.path_flags():
+        arguments = tyro.cli(
+            predict.Arguments,
+            args="~/m x.jpg --output=~/o.csv --grad-cam ~/g --isic-csv ~/i.csv".split(),
+        )
+    assert [arguments.model, arguments.output, arguments.grad_cam, arguments.isic_csv] == [
+        Path("/home/x") / name for name in ("m", "o.csv", "g", "i.csv")
+    ]
+
+
+def test_a_data_dir_in_the_home_directory_is_used(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(data_dir.parent))
+    done = run_here(
+        "prepare_data.py", "--config", "demo_tiny", f"--data-dir=~/{data_dir.name}"
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"is in {data_dir}/ham10000/demo_tiny/" in done.stdout
+    assert not (ROOT / "~").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (NOT_UTF8, r"must be a path that is valid UTF-8.*caf\\xe9"),
+        ("d" * (MAX_NAME + 1), "at most 255 bytes in each name"),
+        ("/".join(["d" * 200] * (MAX_PATH // 200)), "must be a path of at most 3935 bytes"),
+        ("gs://bucket/run", "Received the URL gs://bucket/run"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train.py", "prepare_data.py"])
+def test_unusable_paths_are_rejected_before_any_work(
+    name: str, message: str, command: str, tmp_path: Path
+) -> None:
+    path = name if "://" in name else tmp_path / name
+    flags: dict[str, tuple[object, ...]] = {
+        "train.py": ("--data.dataset", "demo_tiny", "--workdir", path),
+        "prepare_data.py": ("--config", "demo_tiny", "--data-dir", path),
+    }
+    done = run_here(command, *flags[command])
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    with pytest.raises(ConfigError, match=message):
+        require_usable_path(to_path(path), "--workdir")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["e [v2]", "a*b?", "a\nb", "a\\b", "é日本", NOT_UTF8])
+def test_saved_models_are_read_in_directories_with_any_name(
+    name: str, tmp_path: Path
+) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.variable = tf.Variable(3.0)
+    folder = tmp_path / name
+    folder.mkdir()
+    with plain_path(folder) as path:
+        tf.saved_model.save(module, str(path / "model"))
+    assert (folder / "model" / "saved_model.pb").is_file()
+    with plain_path(folder / "model") as path:
+        assert tf.saved_model.load(str(path)).variable.numpy() == 3
+
+
+def test_a_run_directory_may_have_brackets(
+    run: tuple[Path, object], tmp_path: Path, data_dir: Path
+) -> None:
+    workdir = Path(shutil.copytree(run[0], tmp_path / "e [v2]"))
+    path = skincnn.Run(workdir, data_dir).export()["saved_model"]
+    assert path == workdir / "export" / "skincnn" / "2"
+    table = skincnn.load(path).predict(np.full((40, 40, 3), 200, np.uint8))
+    assert table["status"].tolist() == ["ok"]
