@@ -49,12 +49,13 @@ def test_config_is_restored_from_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "must be a JSON file"),
+        ("{", r"config\.json:1:2: Invalid JSON"),
+        ('{"seed": 1, "seed": 2}', r"config\.json: .* the key 'seed' occurs twice"),
         ("[]", "`config` must be an object"),
-        ('{"data": 3}', r"config\.json: `data` must be an object. Received: 3"),
+        ('{"data": 3}', r"config\.json:1:2: `data` must be an object. Received: 3"),
         (
-            '{"data": {"image_sise": 32}}',
-            r"`data\.image_sise` is not a field.*Did you mean 'image_size'",
+            '{"seed": 1,\n "data": {"image_sise": 32}}',
+            r"config\.json:2:11: `data\.image_sise` is not a field.*mean 'image_size'",
         ),
         ('{"sed": 1}', r"`sed` is not a field.*Did you mean 'seed'"),
         (
@@ -72,6 +73,66 @@ def test_invalid_file_names_the_field(tmp_path: Path, content: str, message: str
     path.write_text(content)
     with pytest.raises(ConfigError, match=message):
         read_config(path)
+
+
+YAML = """\
+seed: 1
+data:
+  image_size: 64  # pixels
+optimizer: {learning_rate: 3e-4}
+train:
+  jit: on
+  scenario: staged
+  stages:
+  - trainable_blocks: 1
+    epochs: 3
+"""
+
+
+def test_yaml_file_is_read_as_yaml_1_2(tmp_path: Path) -> None:
+    """In YAML 1.1, 3e-4 is a string, and `on` is True."""
+    path = tmp_path / "my.yaml"
+    path.write_text(YAML)
+    config = read_config(path)
+    assert config == Config().replace(
+        **{
+            "seed": 1,
+            "data.image_size": 64,
+            "optimizer.learning_rate": 3e-4,
+            "train.jit": "on",
+            "train.scenario": "staged",
+            "train.stages": (StageConfig(trainable_blocks=1, epochs=3),),
+        }
+    )
+    name, arguments = parse(["--config", str(path), "--seed", "2"])
+    assert (name, arguments.config) == ("my", config.replace(seed=2))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("image_size", "image_sise", r":3:3: `data\.image_sise` is not.*'image_size'"),
+        ("epochs: 3", "epochs: 0", r":10:5: `train\.stages\.0\.epochs` must be > 0"),
+        ("image_size: 64", "test_folds: [8]", r":2:1: .* leakage"),
+        ("3e-4", "fast", r":4:13: `optimizer\.learning_rate` must be a valid number"),
+        ("seed: 1", "seed: 1\nseed: 2", r":2:1: Invalid YAML: found duplicate key .seed"),
+        ("data:", "data: [", r":\d+:\d+: Invalid YAML: "),
+        ("data:", "\tdata:", r":2:1: Invalid YAML: found character .* cannot start"),
+        ("seed: 1", "seed: !!python/name:os.system", r":1:7: Invalid YAML: .* tag"),
+        ("seed: 1", "? [a, b]\n: 1", r"my\.yaml: Invalid YAML: keys must be str"),
+        ("seed: 1", "seed: &a [*a]", r"my\.yaml: .*[Cc]ircular"),
+        (YAML, "", r"my\.yaml: `config` must be an object\. Received: None"),
+        (YAML, "- seed", r"my\.yaml: `config` must be an object"),
+    ],
+)
+def test_error_in_yaml_names_line_and_column(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(YAML.replace(old, new, 1))
+    with pytest.raises(ConfigError, match=message) as error:
+        read_config(path)
+    assert "\n" not in str(error.value)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from report_runs import (
     make_table,
     sentences,
 )
+from ruamel.yaml import YAML
 from run_dirs import CONFIG, DECLARED, make_dataset, make_info, write_run
 
 from skincnn.config import ModelConfig
@@ -37,9 +37,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> RunResults:
 
 
 def read_metadata(card: str) -> dict[str, Any]:
-    """Returns the YAML block, each line of which is a key, a colon and JSON."""
-    lines = card.split("---\n")[1].splitlines()
-    return {key: json.loads(value) for key, _, value in (x.partition(": ") for x in lines)}
+    """Returns the YAML block, as the Hugging Face Hub reads it."""
+    metadata: dict[str, Any] = YAML(typ="safe", pure=True).load(card.split("---\n")[1])
+    return metadata
 
 
 def read_checklist(card: str) -> dict[str, str]:

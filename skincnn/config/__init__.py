@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError
 
+from skincnn.config import files
 from skincnn.config.data import (
     AUGMENT_BOUNDS,
     FINAL_TEST_FOLD,
@@ -149,17 +150,27 @@ class Config:
 
 
 def read_config(path: Path) -> Config:
-    """Returns the configuration in a JSON file, such as a run's config.json.
+    """Returns the configuration in a YAML or JSON file, such as a run's config.json.
+
+    Fields that the file lacks have their default values.
 
     Raises:
-        ConfigError: The file is missing, is not JSON, or is not a valid configuration.
+        ConfigError: The file is missing, is neither YAML nor JSON, or is not a valid
+            configuration. The message begins with path:line:column.
     """
     try:
-        return Config.from_dict(json.loads(path.read_bytes()))
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        content = path.read_bytes()
+        text = content.decode(json.detect_encoding(content))
     except (OSError, ValueError) as error:
         raise ConfigError(
-            "A configuration must be a JSON file, such as a run's config.json. "
+            "A configuration must be a YAML or JSON file, such as a run's config.json. "
             f"Received: {path}: {error}"
         ) from error
+    values = files.parse(path, text)
+    try:
+        return Config.from_dict(values)
+    except ConfigError as error:
+        keys: tuple[int | str, ...] = ()
+        if isinstance(error.__cause__, ValidationError):
+            keys = error.__cause__.errors()[0]["loc"]
+        raise ConfigError(f"{path}{files.locate(text, keys)}: {error}") from error
