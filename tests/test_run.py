@@ -72,6 +72,9 @@ def test_the_run_directory_is_complete(run: Run) -> None:
     assert f"report  {workdir / 'report.html'}" in done.stdout
     assert f"model   {workdir / 'export/skincnn/1'}" in done.stdout
     assert "Epoch 3/3" in done.stdout
+    assert done.stdout.count(" - val_balanced_accuracy: ") == 3  # one line per epoch
+    assert re.search(r"^Reading images: \d+ img in \d+ s$", done.stderr, re.M)
+    assert not {"\r", "\x1b"} & set(done.stdout + done.stderr)
     for line in ("balanced accuracy", "macro F1", "accuracy", "recall"):
         assert line in done.stdout
     config = Config.from_dict(json.loads((workdir / "config.json").read_text()))

@@ -130,7 +130,7 @@ def _fetch(session: requests.Session, file: RemoteFile, path: Path) -> Path:
             with (
                 partial.open("wb") as raw,
                 tqdm.wrapattr(
-                    raw, "write", size, desc=f"Downloading {file.name}"
+                    raw, "write", size, desc=f"Downloading {file.name}", disable=None
                 ) as output,
             ):
                 for block in response.iter_content(BLOCK_SIZE):

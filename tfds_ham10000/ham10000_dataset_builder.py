@@ -205,7 +205,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
         text = content.model_dump_json(indent=2)
         Path(self.data_dir, REPORT).write_text(text, encoding="utf-8")
-        progress: tqdm[Any] = tqdm(total=len(records), desc="Writing images", unit="img")
+        progress: tqdm[Any] = tqdm(
+            total=len(records), desc="Writing images", unit="img", disable=None
+        )
         return {
             name: self._generate_examples(split, stored.group_of, images, progress)
             for name, split in stored.splits.items()

@@ -89,7 +89,9 @@ class CheckedImages:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             try:
                 errors = pool.map(self._check, image_ids)
-                progress = tqdm(errors, "Checking images", len(image_ids), unit="img")
+                progress = tqdm(
+                    errors, "Checking images", len(image_ids), unit="img", disable=None
+                )
                 results = dict(zip(image_ids, progress, strict=True))
                 self.errors = {name: error for name, error in results.items() if error}
             except BaseException:

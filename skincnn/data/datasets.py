@@ -22,6 +22,7 @@ from skincnn.errors import ConfigError, DataError
 from skincnn.files import require_writable_folder
 from skincnn.lookup import look_up
 from skincnn.paths import require_usable_path
+from skincnn.progress import logged_step
 from skincnn.write_errors import describe_cause
 from tfds_ham10000 import sources
 from tfds_ham10000.configs import OWN_SOURCES, Ham10000Config, own_config
@@ -259,11 +260,12 @@ def _check_name(name: str, config: Ham10000Config) -> None:
 
 def _build(builder: tfds.core.DatasetBuilder, manual_dir: Path | None) -> None:
     try:
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(
-                manual_dir=None if manual_dir is None else manual_dir.resolve()
+        with logged_step(f"Building {builder.info.full_name}"):
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(
+                    manual_dir=None if manual_dir is None else manual_dir.resolve()
+                )
             )
-        )
     except (OSError, tf.errors.OpError, RuntimeError) as error:
         # The disk or quota is full, or permission is denied. TFDS wraps some of the errors.
         cause = error.__cause__ if type(error) is RuntimeError else error

@@ -20,9 +20,9 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 from pydantic import Field
-from tqdm import tqdm
 
 from skincnn.data.identifiers import ID_COLUMNS
+from skincnn.progress import ProgressBar
 from skincnn.records import Part, Record
 from tfds_ham10000.near_duplicates import (
     FeatureFile,
@@ -219,7 +219,7 @@ def _extract_all(
     extract = functools.partial(_extract, num_images=num_images)
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(desc="Comparing images", total=len(table), unit="img") as progress,
+        ProgressBar(desc="Comparing images", total=len(table), unit="img") as progress,
     ):
         while chunk := list(itertools.islice(files, CHUNK)):
             image_ids, contents = zip(*chunk, strict=True)

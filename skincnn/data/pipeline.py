@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
-from tqdm import tqdm
 
 from skincnn.config import DataConfig
 from skincnn.data import datasets
@@ -30,6 +29,7 @@ from skincnn.data.preprocess import read_image
 from skincnn.data.preprocessing_spec import preprocessing_fields
 from skincnn.data.sampling import epoch_batches, steps_per_epoch
 from skincnn.errors import DataError
+from skincnn.progress import ProgressBar
 
 Metadata = npt.NDArray[np.float32]
 """Encoded clinical metadata, [num_images, len(CLINICAL_FEATURES)]."""
@@ -71,7 +71,7 @@ def load_images(
     name = f"{dataset.name[:100]}-{config.image_size}px-{_key(table, config)}.npy"
 
     def fill(images: Images) -> None:
-        with tqdm(total=len(table), desc="Reading images", unit="img") as progress:
+        with ProgressBar(total=len(table), desc="Reading images", unit="img") as progress:
             for part, positions in dataset.locate(table):
                 _read_into(images, part, table.iloc[positions], positions, config, progress)
 
@@ -188,7 +188,7 @@ def _read_into(
     table: pd.DataFrame,
     positions: npt.NDArray[np.int64],
     config: DataConfig,
-    progress: tqdm[Any],
+    progress: ProgressBar,
 ) -> None:
     """Reads and preprocesses the images of `table` into the `positions` of `images`."""
     image_ids = table["image_id"].str.removeprefix(part.prefix).tolist()

@@ -5,13 +5,11 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable
-from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import scipy.special
-from tqdm import tqdm
 
 from skincnn.config import AugmentConfig, Config
 from skincnn.data.cache import Images
@@ -23,6 +21,7 @@ from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.classification import balanced_accuracy
 from skincnn.metrics.operating_points import HEADLINE_POINT
 from skincnn.metrics.sample import Floats, Scores
+from skincnn.progress import ProgressBar
 from skincnn.records import Part, Record
 
 Predict = Callable[[Images, slice], npt.NDArray[np.float32]]
@@ -125,7 +124,7 @@ def score_corruptions(
     cases = list(itertools.product(CORRUPTIONS, range(1, NUM_SEVERITIES + 1)))
     total = (1 + len(cases)) * len(images)
     rows = []
-    with tqdm(total=total, desc="Corrupting images", unit="img") as progress:
+    with ProgressBar(total=total, desc="Corrupting images", unit="img") as progress:
         clean_prob = _predict_all(predict, images, lambda chunk, first: chunk, progress)
         _check_same(clean_prob, sample.arrays[1])
         clean_scores, clean_values = _score(sample, clean_prob, clean)
@@ -179,7 +178,7 @@ def _predict_all(
     predict: Predict,
     images: Images,
     change: Callable[..., Images],
-    progress: tqdm[NoReturn],
+    progress: ProgressBar,
 ) -> Floats:
     """Returns the probabilities [num_images, num_classes] of the images after `change`."""
     logits = []

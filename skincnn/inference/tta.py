@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from tqdm import tqdm
 
 from skincnn.config import Config
 from skincnn.data.cache import Images
@@ -18,6 +17,7 @@ from skincnn.errors import ConfigError
 from skincnn.inference.predict import predict
 from skincnn.model.augment import Augmentation
 from skincnn.model.orientations import ORIENTATIONS, orient
+from skincnn.progress import ProgressBar
 
 View = Callable[[Images], Images]
 """A transformation of square images [batch, size, size, 3] that preserves the shape."""
@@ -76,7 +76,7 @@ def predict_views(
 
     For the batches, see `predict`.
     """
-    progress = tqdm(views, desc="Views", unit="view")
+    progress = ProgressBar(views, desc="Views", unit="view")
     return [predict(classifier, _apply(view, batches))[0] for view in progress]
 
 

@@ -11,12 +11,12 @@ import functools
 import keras
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from skincnn.data import pipeline
 from skincnn.data.cache import Images, empty_array
 from skincnn.model.classifier import IMAGES_LAYER, POOLING_LAYER
 from skincnn.model.orientations import orient
+from skincnn.progress import ProgressBar
 
 Features = npt.NDArray[np.float32]
 """Pooled backbone features, [num_rows, num_features]."""
@@ -45,7 +45,7 @@ def compute_features(
     shape = (len(images), num_views, pooled.shape[-1])
     features = empty_array(shape, np.float32)
     batches = pipeline.evaluation_batches(images)
-    with tqdm(
+    with ProgressBar(
         total=num_views * int(batches.cardinality()),
         desc=f"Computing features ({features.nbytes / 2**20:.0f} MiB)",
         unit="batch",

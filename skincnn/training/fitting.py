@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ from skincnn.training.stages import Segment, start_of_last
 from skincnn.training.tensorboard import ConfusionImages, sample_grid, write_image
 
 Verbose = Literal["auto", 0, 1, 2]
+"""As for `keras.Model.fit`, but auto is 1 on a terminal, and otherwise 2 (no bars)."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def fit(
     checkpoint, if any. Each segment (one call to `keras.Model.fit`) also starts by loading
     the last checkpoint, so that resumed and uninterrupted runs give the same weights with
     `train.deterministic`. The user's `callbacks` run last; see `UserCallbacks`. `verbose` 0
-    prints nothing to stdout.
+    prints nothing to stdout; see `Verbose`.
 
     Raises:
         ConfigError: The device memory is full, or a file cannot be written.
@@ -93,6 +95,8 @@ def fit(
             resumed.
     """
     checkpoints = setup.checkpoints(workdir)
+    if verbose == "auto":
+        verbose = 1 if sys.stdout.isatty() else 2
     with setup.scope():
         checkpoint = checkpoints.load()
         progress = Progress() if checkpoint is None else checkpoint[0]

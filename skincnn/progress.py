@@ -1,0 +1,48 @@
+"""Progress of long steps: a bar on a terminal, and one line in a log file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+
+class ProgressBar(tqdm):  # type: ignore[type-arg]  # tqdm is not generic at run time
+    """A tqdm progress bar if standard error is a terminal.
+
+    Otherwise one line is written when the step ends, without escape codes or carriage
+    returns, such as "Reading images: 2419 img in 12 s".
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._started = time.monotonic()
+        self._as_line = not sys.stderr.isatty()
+        if self._as_line:
+            kwargs["file"] = io.StringIO()  # discards the bar
+        super().__init__(*args, **kwargs)
+
+    def close(self) -> None:
+        """Completes the bar, or writes the line."""
+        is_open = not self.disable
+        super().close()
+        if is_open and self._as_line:
+            _write_line(f"{self.desc}: {self.n} {self.unit}", self._started)
+
+
+@contextlib.contextmanager
+def logged_step(description: str) -> Iterator[None]:
+    """Writes one line after a step that shows its own bars on a terminal."""
+    started = time.monotonic()
+    yield
+    if not sys.stderr.isatty():
+        _write_line(description, started)
+
+
+def _write_line(text: str, started: float) -> None:
+    seconds = time.monotonic() - started
+    print(f"{text} in {seconds:.0f} s", file=sys.stderr, flush=True)

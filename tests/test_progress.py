@@ -1,0 +1,42 @@
+"""Progress bars on a terminal, and lines in a log file."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+
+import pytest
+
+from skincnn.progress import ProgressBar, logged_step
+
+CODE = """
+from skincnn.progress import ProgressBar, logged_step
+with logged_step("Building a dataset"):
+    for _ in ProgressBar(range(300), desc="Reading images", unit="img"):
+        pass
+"""
+
+
+def test_log_has_one_line_per_step(capsys: pytest.CaptureFixture[str]) -> None:
+    with logged_step("Building a dataset"):
+        assert sum(ProgressBar(range(300), desc="Reading images", unit="img")) == 44850
+    with ProgressBar(total=5, desc="Views", unit="view") as bar:
+        bar.update(5)
+    pattern = "Reading images: 300 img{0}Building a dataset{0}Views: 5 view{0}"
+    assert re.fullmatch(pattern.format(r" in \d+ s\n"), capsys.readouterr().err)
+
+
+def test_terminal_has_a_bar() -> None:
+    reading, writing = pty.openpty()
+    termios.tcsetwinsize(writing, (24, 80))
+    done = subprocess.run([sys.executable, "-c", CODE], stderr=writing)
+    text = os.read(reading, 1 << 16).decode()
+    os.close(writing)
+    os.close(reading)
+    assert done.returncode == 0
+    assert "Reading images: 100%" in text
+    assert " in 0 s" not in text
