@@ -14,6 +14,7 @@ import tyro
 from tqdm import tqdm
 
 from skincnn.cli import common
+from skincnn.cli.help.text import parse_arguments
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import (
     replacing,
@@ -93,7 +94,7 @@ MAX_BATCH_SIZE = 256
 
 def command() -> None:
     """Parses the arguments, predicts the images, and lists unreadable files."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse_arguments(Arguments)
     check(arguments)
     common.load_tensorflow()
     paths = find_images(arguments.images)
@@ -144,7 +145,6 @@ def load(
     The explainer and the clinical metadata are None if they are not requested.
     """
     from skincnn.serving import tables
-    from skincnn.serving.explain import Explainer
     from skincnn.serving.predictor import check_clinical_metadata, load_predictor
     from tfds_ham10000.image_files import printable
 
@@ -159,7 +159,11 @@ def load(
         print(f"note: {note}", file=sys.stderr)
     if arguments.isic_csv:
         tables.find_isic_year(predictor.rule.class_names)
-    explainer = Explainer(arguments.model) if arguments.grad_cam else None
+    explainer = None
+    if arguments.grad_cam:
+        from skincnn.serving.explain import Explainer
+
+        explainer = Explainer(arguments.model)
     return predictor, explainer, clinical_metadata
 
 
@@ -175,7 +179,6 @@ def write_predictions(
     Returns the rows of readable files (empty without --isic-csv), and the names of
     unreadable files.
     """
-    from skincnn.serving.explain import write_explanations
     from skincnn.serving.images import OK
     from skincnn.serving.prefetch import predict_batches
     from skincnn.serving.tables import csv_line, to_lines
@@ -198,6 +201,8 @@ def write_predictions(
             file.writelines(f"{line}\n" for line in to_lines(table, as_json=as_json))
             file.flush()
             if explainer is not None and arguments.grad_cam is not None:
+                from skincnn.serving.explain import write_explanations
+
                 names = table["predicted_class"].tolist()
                 images = explainer.explain(batch.contents, names, batch.clinical_metadata)
                 write_explanations(arguments.grad_cam, table, images, start)

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import balanced_accuracy_score
-from sklearn.model_selection import GroupKFold, cross_val_predict
-from sklearn.tree import DecisionTreeClassifier
 
 from skincnn.data.identifiers import ID_COLUMNS, count_ids, known_ids
 from skincnn.errors import DataError
@@ -211,6 +208,11 @@ def _check_input(table: pd.DataFrame, name: str) -> None:
 
     A decision tree is fitted to the input alone and tested by cross-validation over groups.
     """
+    # Imported here, because scikit-learn takes a second to import.
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+    from sklearn.tree import DecisionTreeClassifier
+
     folds = min(5, table["group_id"].nunique())
     if folds < 2:
         return

@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
-from sklearn.cluster import MiniBatchKMeans
-from sklearn.preprocessing import normalize
 
 from tfds_ham10000.near_duplicates.features import Bytes, Floats, root_sift
+
+if TYPE_CHECKING:
+    from sklearn.cluster import MiniBatchKMeans
 
 Counts = npt.NDArray[np.int64]
 
@@ -45,6 +46,10 @@ def visual_words(features: Bytes, counts: Counts, block: int = 10_000) -> Words:
         block: The number of local features to compare with words at a time, which bounds
             the memory.
     """
+    # Imported here, because scikit-learn takes a second to import.
+    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.preprocessing import normalize
+
     num_images = len(counts)
     rng = np.random.default_rng(0)
     num_words = min(NUM_WORDS, len(features) // 8)
