@@ -26,6 +26,7 @@ from skincnn.inference.predictions import (
     table_path,
 )
 from skincnn.inference.run_dir import CONFIG_FILE, Provenance, RunInfo, read_run_info
+from skincnn.lookup import suggest
 from skincnn.presets import to_command
 
 
@@ -163,10 +164,11 @@ def put_baseline_first(runs: Sequence[ComparedRun], variant: str) -> list[Compar
     variants = {run.variant: run for run in runs if run.folder == runs[0].folder}
     if variant not in variants:
         known = ", ".join(name for name in variants if name) or "none"
+        hint = suggest(variants, variant)
         raise ConfigError(
             f"--baseline must be a variant of the first run, {runs[0].folder} (variants: "
-            f"{known}). Received: {variant}. To create a variant, run scripts/evaluate.py, "
-            "for example with --tta augment."
+            f"{known}). Received: {variant}.{hint} To create a variant, run "
+            "scripts/evaluate.py, for example with --tta augment."
         )
     first = variants[variant]
     return [first, *(run for run in runs if run is not first)]

@@ -25,6 +25,7 @@ from skincnn.inference.load import load_model, require_classes
 from skincnn.inference.predict import with_features
 from skincnn.inference.predictions import predictions_table
 from skincnn.inference.run_dir import RunInfo, read_run
+from skincnn.lookup import suggest
 
 SPLITS = ("val", "test")
 
@@ -239,8 +240,8 @@ def _find_split(split: str, dataset: CombinedDataset, config: Config) -> str:
     seen = {*reasons, *_test_folds(config)}
     valid = ["test", *(name for name in dataset.split_sizes if name not in seen)]
     if split not in valid:
+        hint = f"{reasons[split]}." if split in reasons else f".{suggest(valid, split)}"
         raise ConfigError(
-            f"--split must be one of: {', '.join(valid)}. Received: {split}"
-            f"{reasons.get(split, '')}."
+            f"--split must be one of: {', '.join(valid)}. Received: {split}{hint}"
         )
     return split

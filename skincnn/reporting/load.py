@@ -31,6 +31,7 @@ from skincnn.evaluation.robustness import (
 from skincnn.files import sha256
 from skincnn.inference.predictions import read_predictions, table_path
 from skincnn.inference.run_dir import CONFIG_FILE, RunInfo, read_history, read_run_info
+from skincnn.lookup import suggest
 from skincnn.records import Part, describe_error
 from skincnn.reporting.parity_result import ParityResult, read_parity
 
@@ -199,7 +200,8 @@ def _check_headline(headline: str, splits: dict[str, SplitResult], workdir: Path
         )
     if headline not in valid:
         raise ConfigError(
-            f"The headline split must be one of: {', '.join(valid)}. Received: {headline}. "
+            f"The headline split must be one of: {', '.join(valid)}. Received: {headline}."
+            f"{suggest(valid, headline)} "
             "Other splits must first be evaluated with scripts/evaluate.py --split SPLIT."
         )
     return headline

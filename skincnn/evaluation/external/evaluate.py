@@ -56,6 +56,7 @@ from skincnn.inference.predictions import (
 )
 from skincnn.inference.run_dir import RunInfo, read_run
 from skincnn.inference.scored_tables import record_scored
+from skincnn.lookup import suggest
 from skincnn.metrics.operating_points import find_targets
 
 OTHER_LABEL = "label"
@@ -190,7 +191,7 @@ def check_prevalences(prevalences: Mapping[str, float], info: RunInfo) -> None:
             raise ConfigError(
                 "--prevalence must be TARGET=SHARE, with a target of the model "
                 f"({', '.join(targets) or 'none'}) and a share between 0 and 1. Received: "
-                f"{name}={prevalence}."
+                f"{name}={prevalence}.{suggest(targets, name)}"
             )
 
 
