@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import TextIO
 
 import pytest
@@ -146,11 +145,6 @@ def test_wrong_subcommand_or_argument_exits_with_2(
     done = run_skincnn(*arguments)
     assert done.returncode == 2
     assert re.fullmatch(f"error: {message}\n", done.stderr)
-
-
-def test_every_subcommand_has_a_module() -> None:
-    modules = {path.stem for path in Path(main.__file__).parent.glob("[a-z]*.py")}
-    assert {name.replace("-", "_") for name in main.COMMANDS} <= modules
 
 
 SCRIPTS = [path.name for path in sorted((ROOT / "scripts").glob("[a-z]*.py"))]

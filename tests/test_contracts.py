@@ -11,7 +11,6 @@ import keras
 import keras_tuner
 import numpy as np
 import pytest
-from conftest import run_here
 
 from skincnn import classes
 from skincnn.config import (
@@ -30,10 +29,7 @@ from skincnn.model.classifier import build_classifier, set_trainable
 from skincnn.model.mixing import MIXES, Mixing
 from skincnn.presets import PRESETS
 from skincnn.training.imbalance import STRATEGIES
-from skincnn.training.optimizers import OPTIMIZERS
-from skincnn.training.schedules import SCHEDULES
 from skincnn.training.setup import check
-from skincnn.training.stages import SCENARIOS
 from tfds_ham10000 import Builder, demo, demo_renderer, records
 from tuning.explore import explore
 from tuning.spaces import SPACES, find_space, value_at
@@ -190,22 +186,6 @@ def test_backbone_trains_saves_and_freezes(name: str, width: float, tmp_path: Pa
     np.testing.assert_allclose(
         copy.predict(images, verbose=0), logits, rtol=1e-4, atol=1e-5
     )
-
-
-@pytest.mark.parametrize(
-    "table",
-    [STRATEGIES, OPTIMIZERS, SCHEDULES, SCENARIOS, MIXES],
-    ids=lambda table: "|".join(table),
-)
-def test_help_describes_every_choice(table: dict[str, object], train_help: str) -> None:
-    for name in table:
-        assert re.search(rf"\b{name}: ", train_help), name
-
-
-@pytest.fixture(scope="module")
-def train_help() -> str:
-    shown = run_here("train.py", "--help").stdout
-    return " ".join(shown.replace("│", " ").split())
 
 
 @pytest.mark.parametrize("config", Builder.BUILDER_CONFIGS, ids=lambda config: config.name)

@@ -11,6 +11,7 @@ from typing import Literal
 import tyro
 
 from skincnn.cli import common
+from skincnn.cli.help.text import parse_arguments
 from skincnn.errors import ConfigError, DataError
 
 IRRELEVANT_WARNINGS = {
@@ -69,7 +70,7 @@ def command() -> None:
     """Parses the arguments, predicts the images, and prints the paths of the results."""
     argv = sys.argv[1:]
     own = argv[: argv.index("--")] if "--" in argv else argv
-    arguments = tyro.cli(Arguments, args=own)
+    arguments = parse_arguments(Arguments, own)
     if arguments.batch_size < 1:
         raise ConfigError(f"--batch-size must be >= 1. Received: {arguments.batch_size}.")
     load_beam()

@@ -21,6 +21,7 @@ from tyro.constructors import (
 )
 
 from skincnn import presets, startup
+from skincnn.cli.help.text import parse_arguments
 from skincnn.config import Config, read_config
 from skincnn.errors import ConfigError, Terminated
 from skincnn.paths import to_path
@@ -36,7 +37,7 @@ class DataArguments:
     """The location of the dataset, and the cache of the decoded images."""
 
     data_dir: Path | None = None
-    """Directory of the built datasets; by default, the data directory of TFDS."""
+    """Directory of the built datasets; by default, that of TFDS."""
     cache: Literal["auto", "memory", "disk"] = "auto"
     """Where decoded images are kept. memory: in memory; disk: in a file beside the
     datasets; auto: in memory if the images fit, otherwise in a file."""
@@ -47,7 +48,8 @@ class ConfigArguments(DataArguments):
     """Arguments of commands that have a flag for each field of a configuration."""
 
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
-    """A config.json file to use instead of a preset."""
+    """A YAML or JSON file to use instead of a preset. The config.json of a run is such a
+    file."""
     overwrite: bool = False
     """Replace an existing run or search in --workdir."""
     config: Annotated[tyro.conf.FlagConversionOff[Config], tyro.conf.arg(name="")]
@@ -146,14 +148,12 @@ def _stdout_is_closed() -> bool:
     return bool(poll.poll(0))
 
 
-def parse(
-    cls: type[Parsed], argv: Sequence[str], preset: str, *, prog: str, description: str
-) -> tuple[str, Parsed]:
+def parse(cls: type[Parsed], argv: Sequence[str], preset: str) -> tuple[str, Parsed]:
     """Returns the name of the preset, or of the --config file, and the parsed arguments.
 
     `cls` is a dataclass in which all fields except `config` have defaults. `argv` does not
     contain a positional PRESET. `preset` is "" if --config is given or the default preset
-    is used. `prog` and `description` are shown by --help.
+    is used.
 
     Raises:
         ConfigError: The preset does not exist, the file is not a valid configuration, or
@@ -172,9 +172,7 @@ def parse(
     else:
         preset, config = Path(path).stem, read_config(to_path(path))
     default = cls(config=config)
-    return preset, tyro.cli(
-        cls, prog=prog, description=description, args=argv, default=default
-    )
+    return preset, parse_arguments(cls, argv, default)
 
 
 def find_flag(argv: Sequence[str], name: str) -> str:

@@ -10,6 +10,7 @@ from typing import Literal
 import tyro
 
 from skincnn.cli import common
+from skincnn.cli.help.text import parse_arguments
 from skincnn.errors import ConfigError
 from skincnn.files import locked
 
@@ -80,7 +81,7 @@ OTHER_FLAGS = ("split", "tta", "logit_adjustment", "corruptions", "ood_dir")
 
 def command() -> None:
     """Parses the arguments, evaluates the runs, and prints their scores."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse_arguments(Arguments)
     if not arguments.workdirs:
         raise ConfigError("Give the directory of a run, such as runs/quickstart.")
     if arguments.ensemble is not None:

@@ -10,6 +10,7 @@ from typing import Literal
 import tyro
 
 from skincnn.cli import common
+from skincnn.cli.help.text import parse_arguments
 from skincnn.errors import ConfigError
 from skincnn.files import locked
 
@@ -68,12 +69,12 @@ class Arguments:
     """Operating point on validation at which the referral threshold is set: sensitivity or
     specificity for malignant lesions, 0.90 or 0.95, such as specificity=0.95."""
     data_dir: Path | None = None
-    """Directory of the built datasets; by default, the data directory of TFDS."""
+    """Directory of the built datasets; by default, that of TFDS."""
 
 
 def command() -> None:
     """Parses the arguments, exports the model, renders the report, and prints the paths."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse_arguments(Arguments)
     if len(arguments.workdirs) != 1 and arguments.ensemble is None:
         raise ConfigError(
             "Expected the directory of one run, such as runs/quickstart, or of several "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 from skincnn import __version__
 from skincnn.cli import common
@@ -21,9 +23,14 @@ COMMANDS = {
     "predict": "predict the classes of image files",
     "batch-predict": "predict many images with Apache Beam",
     "serve": "serve a model over HTTP, with an API and a web page",
+    "presets": "list the presets with their costs and scores",
+    "datasets": "list the datasets and what has been built",
+    "completion": "print a script that completes commands in bash and zsh",
     "make-folds": "reproduce the published folds of HAM10000",
 }
 """Descriptions by subcommand. The names of modules have `_` instead of `-`."""
+LISTS = ("presets", "datasets", "completion")
+"""The subcommands whose modules are in `skincnn.cli.help`."""
 
 
 def main() -> None:
@@ -59,7 +66,17 @@ def _dispatch() -> None:
         _load(name)()
 
 
+def arguments_of(name: str) -> type[Any]:
+    """Returns the dataclass of the arguments of a subcommand."""
+    arguments: type[Any] = _import(name).Arguments
+    return arguments
+
+
 def _load(name: str) -> Callable[[], None]:
-    module = importlib.import_module(f"skincnn.cli.{name.replace('-', '_')}")
-    command: Callable[[], None] = module.command
+    command: Callable[[], None] = _import(name).command
     return command
+
+
+def _import(name: str) -> ModuleType:
+    package = "skincnn.cli.help" if name in LISTS else "skincnn.cli"
+    return importlib.import_module(f"{package}.{name.replace('-', '_')}")

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import tyro
 from matplotlib.figure import Figure
 from PIL import Image
 
+from skincnn.cli.help.text import parse_arguments
 from skincnn.files import write_text
 from tfds_ham10000 import folds, sources
 from tfds_ham10000.image_decoding import CheckedImages, require_valid
@@ -50,7 +50,7 @@ class Arguments:
 
 def command() -> None:
     """Writes the CSV file, compares it with the published one, and searches if asked to."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse_arguments(Arguments)
     source = sources.read_source(arguments.manual_dir, "isic2018")
     records = source.splits["train"]
     pairs = folds.judged_pairs().query("judgment != 'different'")

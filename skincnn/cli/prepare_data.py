@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import tyro
-
 from skincnn.cli import common
+from skincnn.cli.help.text import parse_arguments
 from skincnn.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class Arguments:
     """Directory of the published files or of your own images. If omitted, the files of
     isic2018 are downloaded (3 GB)."""
     data_dir: Path | None = None
-    """Directory of the built datasets; by default, the data directory of TFDS."""
+    """Directory of the built datasets; by default, that of TFDS."""
     on_bad_image: Literal["fail", "skip"] = "fail"
     """What to do if images cannot be decoded. fail: list these images and exit; skip: list
     and omit these images, and fail only if they are more than 1 % of all images."""
@@ -68,7 +67,7 @@ class Arguments:
 
 def command() -> None:
     """Builds the dataset, and prints its directory, its splits and a report."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse_arguments(Arguments)
     common.load_tensorflow()
     from skincnn.data.datasets import built_datasets, prepare_dataset
 

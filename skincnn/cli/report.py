@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 
 from skincnn.cli import common
+from skincnn.cli.help.text import parse_arguments
 from skincnn.errors import ConfigError
 
 
@@ -40,7 +41,7 @@ class Arguments:
 
 def command() -> None:
     """Parses the arguments, renders the reports, and prints the scores."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse_arguments(Arguments)
     if not arguments.workdirs:
         raise ConfigError("Give the directory of a run, such as runs/quickstart.")
     common.load_tensorflow()

@@ -10,6 +10,7 @@ from pathlib import Path
 import tyro
 
 from skincnn.cli import common
+from skincnn.cli.help.text import parse_arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class Arguments:
 
 def command() -> None:
     """Parses the arguments, loads the model, and serves it until a signal stops it."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse_arguments(Arguments)
     common.load_tensorflow()
     from skincnn.serving.web import server
 

@@ -8,68 +8,63 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from skincnn.cli import common
 from skincnn.errors import ConfigError, DivergedError
 from skincnn.files import locked, replacing, require_writable_folder, write_text
-from skincnn.lookup import describe_functions
+from skincnn.lookup import describe_functions, look_up
 from skincnn.presets import ENSEMBLES, PRESETS, vary_seed
 
 if TYPE_CHECKING:
     from skincnn.config import Config
     from skincnn.evaluation.aggregate import Aggregate
 
-DESCRIPTION = f"""Trains a classifier, evaluates it on held-out images and exports it.
-
-PRESET is the first argument and sets all values; flags change individual values.
-
-presets (default: {common.DEFAULT_PRESET}):
-{describe_functions(PRESETS)}
-
-ensembles, which train several models and average their predictions:
-{describe_functions(ENSEMBLES)}
-
-examples:
-  train.py                           the synthetic demo images, a few minutes
-  train.py mobilenet_160             HAM10000 on two cores
-  train.py mobilenet_160 --optimizer.learning-rate 3e-4 --workdir runs/slower
-  train.py mobilenet_160 --resume    continue an interrupted run
-  train.py --config runs/mobilenet_160/config.json --workdir runs/repeated
-  train.py mobilenet_160 --preview --augment.magnitude 1
-  train.py mobilenet_160 --lr-range-test --optimizer.name sgd
-  train.py mobilenet_160 --folds 5   cross-validation with five models
-  train.py ensemble5                 an ensemble of five diverse models
-  train.py mobilenet_160 --data.datasets isic2018 clinic_a   two datasets together
-  train.py mobilenet_160 --ensemble 3   three models with different seeds
-  train.py mobilenet_160 --final-test --workdir runs/final"""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(common.ConfigArguments):
-    """Arguments of scripts/train.py, except PRESET."""
+    """Arguments of the command; `__doc__` is set below."""
+
+    usage: ClassVar[str] = "[PRESET]"
 
     workdir: Path | None = None
     """The run directory; runs/PRESET by default."""
     resume: bool = False
     """Resume the run in --workdir. The preset and the other flags must be unchanged."""
     folds: int = 0
-    """Number of models of a cross-validation, each in a separate run directory. The
+    """Number of models of a cross-validation. Each has its own run directory. The
     out-of-fold predictions of all models are scored together. 0 for a single model."""
     ensemble: int = 0
-    """Number of models of an ensemble, each in a separate run directory. The models differ
-    in their seeds; the averaged predictions are scored and exported as one SavedModel. 0
-    for a single model."""
+    """Number of models of an ensemble. Each has its own run directory. The models differ in
+    their seeds; the averaged predictions are scored and exported as one SavedModel. 0 for a
+    single model."""
     final_test: bool = False
-    """Test on fold 0, on which no other run is tested, and train also on the usual test
-    folds. Use this flag once, for the final score of a recipe that will not change
-    anymore."""
+    """Test on fold 0, on which no other run is tested. The model is trained also on the
+    usual test folds. Use this flag once, for the final score of a recipe that will not
+    change anymore."""
     preview: bool = False
-    """Only draw augmented training images, and write preview.png to --workdir (default: the
-    current directory)."""
+    """Only draw augmented training images. They are written to preview.png in --workdir (by
+    default, the current directory)."""
     lr_range_test: bool = False
-    """Only test increasing learning rates for at most 100 steps, write a plot of the loss
-    to lr_range_test.png in the run directory, and suggest a learning rate."""
+    """Only test increasing learning rates, and suggest one. The test takes at most 100
+    steps, and writes a plot of the loss to lr_range_test.png in the run directory."""
+
+
+Arguments.__doc__ = f"""Trains a classifier, evaluates it on held-out images and exports it.
+
+PRESET is the first argument and sets all values; flags change individual values.
+
+presets (default: {common.DEFAULT_PRESET}) and ensembles of several models:
+{describe_functions({**PRESETS, **ENSEMBLES})}
+
+examples:
+  python scripts/train.py                   the synthetic demo images, a few minutes
+  python scripts/train.py mobilenet_160 --optimizer.learning-rate 3e-4 --workdir runs/slower
+  python scripts/train.py mobilenet_160 --resume          continue an interrupted run
+  python scripts/train.py --config my_config.yaml --workdir runs/mine
+  python scripts/train.py mobilenet_160 --folds 5         cross-validation, five models
+  python scripts/train.py ensemble5                       an ensemble of five models
+  python scripts/train.py mobilenet_160 --final-test --workdir runs/final"""
 
 
 def parse(argv: list[str]) -> tuple[str, Arguments]:
@@ -77,10 +72,10 @@ def parse(argv: list[str]) -> tuple[str, Arguments]:
     preset = ""
     if argv and not argv[0].startswith("-"):
         preset, *argv = argv
+    if preset and ":" not in preset:
+        look_up({**PRESETS, **ENSEMBLES}, preset, "PRESET")
     first = f"{preset}_member" if preset in ENSEMBLES else preset
-    name, arguments = common.parse(
-        Arguments, argv, first, prog="train.py [PRESET]", description=DESCRIPTION
-    )
+    name, arguments = common.parse(Arguments, argv, first)
     return (preset if preset in ENSEMBLES else name), arguments
 
 

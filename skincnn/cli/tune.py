@@ -12,36 +12,15 @@ import tyro
 from skincnn.cli import common
 from skincnn.commands import command_line
 from skincnn.lookup import describe_functions
-from skincnn.presets import PRESETS
 from tuning.config import SearchConfig
 from tuning.spaces import SPACES
 
 DEFAULT_SPACES = ("learning",)
-DESCRIPTION = f"""Searches for hyperparameters with a better validation score than a preset.
-
-Each trial trains a model, as train.py does, with different hyperparameters. Test images are
-never used. The best configuration is written to best.json in --workdir; train.py --config
-trains and evaluates it. The same command resumes an interrupted search.
-
-spaces (default: {DEFAULT_SPACES[0]}); several spaces are searched together:
-{describe_functions(SPACES)}
-  package.module:function  a function (hp, config) -> Config; see tuning/spaces.py
-
-presets (default: {common.DEFAULT_PRESET}):
-{describe_functions(PRESETS)}
-
-examples:
-  tune.py                    the space `learning`, for the preset quickstart
-  tune.py learning imbalance --preset mobilenet_160 --max-trials 40
-  tune.py --preset mobilenet_160 --tuner hyperband --max-minutes 600
-  tune.py imbalance --preset mobilenet_160 --objective macro_f1 --executions 3
-  tune.py my_spaces:width --preset mobilenet_160 --train.epochs 6
-  train.py --config runs/tune-mobilenet_160-learning/best.json --workdir runs/tuned"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(common.ConfigArguments):
-    """Arguments of scripts/tune.py."""
+    """Arguments of the command; `__doc__` is set below."""
 
     spaces: tyro.conf.Positional[tuple[str, ...]] = DEFAULT_SPACES
     """Names of the spaces, which are searched together."""
@@ -54,10 +33,30 @@ class Arguments(common.ConfigArguments):
     )
 
 
+Arguments.__doc__ = f"""Searches for hyperparameters that are better than those of a preset.
+
+Each trial trains a model, as scripts/train.py does, with different hyperparameters. Test
+images are never used. The best configuration is written to best.json in --workdir;
+scripts/train.py --config trains and evaluates it. The same command resumes an interrupted
+search. skincnn presets lists the presets.
+
+spaces (default: {DEFAULT_SPACES[0]}); several spaces are searched together:
+{describe_functions(SPACES)}
+  package.module:function  a function (hp, config) -> Config; see tuning/spaces.py
+
+examples:
+  python scripts/tune.py                    the space `learning`, for the preset quickstart
+  python scripts/tune.py learning imbalance --preset mobilenet_160 --max-trials 40
+  python scripts/tune.py --preset mobilenet_160 --tuner hyperband --max-minutes 600
+  python scripts/tune.py imbalance --preset mobilenet_160 --objective macro_f1
+  python scripts/tune.py my_spaces:width --preset mobilenet_160 --train.epochs 6
+  python scripts/train.py --config runs/tune-mobilenet_160-learning/best.json"""
+
+
 def parse(argv: list[str]) -> tuple[str, Arguments]:
     """Returns the name of the preset, or of the --config file, and the parsed arguments."""
     preset = common.find_flag(argv, "--preset")
-    return common.parse(Arguments, argv, preset, prog="tune.py", description=DESCRIPTION)
+    return common.parse(Arguments, argv, preset)
 
 
 def command() -> None:

@@ -25,9 +25,9 @@ class DataConfig:
     """The datasets, their splits, and the preprocessing of the images."""
 
     datasets: tuple[str, ...] = ("demo",)
-    """Names of the prepared datasets, whose images are used together: demo, demo_tiny,
-    isic2018, isic2018_256, ..., or names of your own datasets; see --config and --name in
-    scripts/prepare_data.py --help. The classes are those of the first dataset."""
+    """Datasets whose images are used together: published or synthetic ones, or the names
+    of your own. The command skincnn datasets lists all of them. The classes are those of
+    the first dataset."""
     label_maps: tuple[str, ...] = ()
     """Label maps as NAME=FILE: the name of a dataset, and a JSON file with the class of
     each of its labels, or null to leave the images out. In the first dataset, a label that

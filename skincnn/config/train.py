@@ -26,9 +26,9 @@ class ModelConfig:
     """The classifier: a backbone, global pooling, dropout and a linear head."""
 
     backbone: str = "mobilenet_v2"
-    """Name in `BACKBONES` of skincnn/model/backbones.py, `keras_hub:PRESET` for an image
-    backbone of KerasHub, or `package.module:function` for your own backbone; see
-    `find_backbone` in that file."""
+    """Network before the pooling and the head. skincnn train --help model lists the names.
+    Or `keras_hub:PRESET` for an image backbone of KerasHub, or your own
+    `package.module:function`."""
     width_multiplier: PositiveFloat = 1.0
     """Width multiplier of the backbone (`alpha` in Keras Applications). Must be 1.0 for a
     backbone without a width multiplier."""
@@ -61,15 +61,8 @@ class ImbalanceConfig:
     """Balancing of unequal class frequencies in training."""
 
     strategy: str = "class_weights"
-    """Name in `STRATEGIES`. none: no balancing; class_weights: larger weights for rare
-    classes in the loss; effective_number_weights: class weights by the effective number of
-    images; logit_adjusted: logarithms of the class frequencies are added to the logits in
-    the loss; focal: smaller weights for easy images; class_balanced_focal: focal with
-    effective_number_weights; ldam: larger margins for rare classes; balanced_sampling: all
-    classes are drawn equally often; square_root_sampling: classes are drawn in proportion
-    to the square root of their size; effective_number_sampling: images are drawn in
-    proportion to effective_number_weights; oversampling: images of rare classes are
-    replicated; weights_and_sampling: class_weights combined with balanced_sampling."""
+    """How unequal class frequencies are balanced. skincnn train --help imbalance lists the
+    names."""
     power: UnitInterval = 0.75
     """`class_weights`, `weights_and_sampling`: the weight of a class with n images is
     proportional to n ** -power; `logit_adjusted`: power * log(class frequency) is added to
@@ -126,13 +119,10 @@ class OptimizerConfig:
     """The optimizer, the learning-rate schedule, and the averaging of the weights."""
 
     name: str = "adamw"
-    """Name in `OPTIMIZERS`. sgd: gradient descent with momentum; adam: adaptive learning
-    rates; adamw: adam with decoupled weight decay; lion: sign of the momentum."""
+    """The optimizer. skincnn train --help optimizer lists the names."""
     schedule: str = "cosine"
-    """Name in `SCHEDULES`. constant: no decay after the warm-up; step: drops at
-    `milestones`; cosine: decays along half a cosine to 1/100 of the peak; one_cycle: rises
-    along half a cosine from 1/25 of the peak, without another warm-up, then falls along
-    half a cosine to 1/100,000 of the peak."""
+    """The learning rate in the course of a stage. skincnn train --help optimizer lists the
+    names."""
     learning_rate: PositiveFloat = 1e-3
     """Peak learning rate of stages that train the backbone; for `staged`, of all stages,
     multiplied by the `rate` of each stage."""
@@ -202,9 +192,8 @@ class TrainConfig:
     """Training stages, selection of the epoch, precision and devices."""
 
     scenario: str = "fine_tune"
-    """Name in `SCENARIOS`. fine_tune: trains the head, then all layers or the last
-    `trainable_blocks`; linear_probe: trains only the head; from_scratch: trains all layers
-    from random weights; staged: trains in the given `stages`."""
+    """Which layers are trained in which stages. skincnn train --help train lists the
+    names."""
     head_epochs: NonNegativeInt = 1
     """`fine_tune`: number of epochs with a frozen backbone."""
     epochs: PositiveInt = 8
@@ -223,8 +212,8 @@ class TrainConfig:
     """Number of epochs of the last stage that use `progressive_image_size`. All epochs of
     earlier stages use this size as well."""
     monitor: str = "balanced_accuracy"
-    """Name in `METRICS` of skincnn/metrics/classification.py. The weights of the epoch with
-    the best value on validation are kept, unless `keep_epoch` is last."""
+    """Metric whose best value on validation selects the epoch that is kept, unless
+    `keep_epoch` is last. skincnn train --help train lists the names."""
     keep_epoch: Literal["best", "last"] = "best"
     """Epoch whose weights are kept. best: the best epoch by `monitor`; last: the last
     epoch, without a choice on validation."""

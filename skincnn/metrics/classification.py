@@ -169,12 +169,14 @@ def weighted(per_class: MetricFunction) -> MetricFunction:
 class Metric:
     """A metric with a single value for all classes together.
 
-    `has_interval` is False if bootstrap intervals of the metric are not valid.
+    `has_interval` is False if bootstrap intervals of the metric are not valid. A metric
+    without a `description` is described by the first line of its function's docstring.
     """
 
     function: MetricFunction
     higher_is_better: bool = True
     has_interval: bool = True
+    description: str = ""
 
     def is_better(self, value: float, than: float) -> bool:
         """Returns whether `value` is strictly better than `than`."""
@@ -183,14 +185,35 @@ class Metric:
 
 METRICS: dict[str, Metric] = {
     "balanced_accuracy": Metric(balanced_accuracy),
-    "macro_f1": Metric(macro(f1_per_class)),
+    "macro_f1": Metric(
+        macro(f1_per_class),
+        description="The unweighted mean of F1 = 2 TP / (2 TP + FP + FN) over the classes.",
+    ),
     "accuracy": Metric(accuracy),
-    "macro_auc": Metric(macro(auc_per_class)),
-    "macro_average_precision": Metric(macro(average_precision_per_class)),
-    "macro_auc_above_80_sensitivity": Metric(macro(auc_above_80_sensitivity_per_class)),
-    "macro_precision": Metric(macro(precision_per_class)),
-    "weighted_precision": Metric(weighted(precision_per_class)),
-    "weighted_f1": Metric(weighted(f1_per_class)),
+    "macro_auc": Metric(
+        macro(auc_per_class),
+        description="The mean area under the one-vs-rest ROC curves of the classes.",
+    ),
+    "macro_average_precision": Metric(
+        macro(average_precision_per_class),
+        description="The mean average precision (area under the precision-recall curve).",
+    ),
+    "macro_auc_above_80_sensitivity": Metric(
+        macro(auc_above_80_sensitivity_per_class),
+        description="The mean area under the ROC curves above a sensitivity of 0.8.",
+    ),
+    "macro_precision": Metric(
+        macro(precision_per_class),
+        description="The unweighted mean of the precision (PPV) over the classes.",
+    ),
+    "weighted_precision": Metric(
+        weighted(precision_per_class),
+        description="The mean precision (PPV), weighted by the sizes of the classes.",
+    ),
+    "weighted_f1": Metric(
+        weighted(f1_per_class),
+        description="The mean F1, weighted by the sizes of the classes.",
+    ),
     "isic_score": Metric(isic_score),
     "log_loss": Metric(log_loss, higher_is_better=False),
     "brier": Metric(brier, higher_is_better=False),

@@ -192,7 +192,7 @@ BACKBONES = {
     "efficientnet_b5": _efficientnet(applications.EfficientNetB5, 456),
     "efficientnet_b6": _efficientnet(applications.EfficientNetB6, 528),
     "efficientnet_b7": _efficientnet(applications.EfficientNetB7, 600),
-    # EfficientNet-Lite: Keras Applications has no such network; see the module.
+    # EfficientNet-Lite, without squeeze-and-excitation, for phones (efficientnet_lite.py).
     "efficientnet_lite0": _efficientnet_lite("efficientnet_lite0", 224),
     "efficientnet_lite1": _efficientnet_lite("efficientnet_lite1", 240),
     "efficientnet_lite2": _efficientnet_lite("efficientnet_lite2", 260),

@@ -89,7 +89,7 @@ def ensemble5_member() -> Config:
 
 
 def ensemble5(config: Config) -> tuple[Config, ...]:
-    """Five diverse models: `config`, usually `ensemble5_member`, and four variants of it.
+    """Five diverse models: `ensemble5_member` and four variants of it.
 
     The variants have fewer augmentations, the LDAM loss, cropped instead of stretched
     images, and color constancy. For the cost and the scores, see `ensemble5_member`.
