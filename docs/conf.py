@@ -11,6 +11,7 @@ project = "skincnn"
 html_title = "skincnn"
 html_theme = "furo"
 extensions = [
+    "command_help",
     "myst_nb",
     "results",
     "sphinx.ext.autodoc",
