@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import keras_tuner as kt
 import pandas as pd
 import pytest
@@ -23,6 +25,8 @@ from tuning import machines
 from tuning.config import SearchConfig
 from tuning.machines import ID, IP, PORT, Watch, find_role, rename_if_damaged
 from tuning.oracles import TUNERS
+
+DEAD_PROXY = "http://127.0.0.1:9"
 
 
 @pytest.mark.parametrize(
@@ -47,6 +51,20 @@ def test_the_environment_determines_the_role(
             find_role()
     else:
         assert find_role() == role
+
+
+def test_the_chief_is_not_reached_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    monkeypatch.setenv("http_proxy", DEAD_PROXY)
+    monkeypatch.setenv("no_proxy", "10.0.0.1")
+    monkeypatch.setenv("no_grpc_proxy", "")
+    monkeypatch.setenv(IP, "127.0.0.1")
+    machines.bypass_proxy()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        grpc.channel_ready_future(channel).result(timeout=30)
+    server.stop(None).wait()
 
 
 def test_a_port_in_use_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +230,7 @@ def test_conditional_hyperparameters_print_nothing(
 
 
 def start(tuner_id: str, port: int, *arguments: object) -> subprocess.Popen[str]:
-    env = {ID: tuner_id, IP: "127.0.0.1", PORT: str(port), "no_proxy": "127.0.0.1"}
+    env = {ID: tuner_id, IP: "127.0.0.1", PORT: str(port), "http_proxy": DEAD_PROXY}
     return subprocess.Popen(
         [sys.executable, str(ROOT / "scripts/tune.py"), *map(str, arguments)],
         env={**os.environ, **env},

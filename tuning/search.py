@@ -36,6 +36,7 @@ from tuning.machines import (
     ID,
     Role,
     Watch,
+    bypass_proxy,
     explain_lost_chief,
     find_role,
     quiet_conditions,
@@ -108,6 +109,8 @@ def run_search(
     space = find_space(names)
     explore(space, config, functools.partial(_check, search, _last_epochs(config)))
     role = find_role()
+    if role != "alone":
+        bypass_proxy()
     if role == "chief":
         require_free_port()
     require_writable_folder(workdir, "--workdir")
