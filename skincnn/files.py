@@ -103,10 +103,12 @@ def require_writable_folder(path: Path, flag: str) -> None:
     message.
     """
     require_usable_path(path, flag)
-    existing = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
-    if not existing.is_dir():
+    existing = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
+    if not os.path.isdir(existing):
+        broken = os.path.islink(existing) and not os.path.exists(existing)
+        kind = "a symbolic link to a missing directory" if broken else "a file"
         raise ConfigError(
-            f"{flag} must be a directory. Received: {path}, but {existing} is a file."
+            f"{flag} must be a directory. Received: {path}, but {existing} is {kind}."
         )
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(

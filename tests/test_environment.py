@@ -23,6 +23,7 @@ import skincnn
 from skincnn import startup
 from skincnn.cli import common, predict
 from skincnn.errors import ConfigError
+from skincnn.files import require_writable_folder
 from skincnn.paths import MAX_NAME, MAX_PATH, plain_path, require_usable_path, to_path
 
 KERAS_JSON = {
@@ -242,6 +243,16 @@ def test_unusable_paths_are_rejected_before_any_work(
     with pytest.raises(ConfigError, match=message):
         require_usable_path(to_path(path), "--workdir")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_symbolic_link_is_named(tmp_path: Path) -> None:
+    (tmp_path / "runs").symlink_to("unmounted")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("runs", "runs/a", "loop", "loop/a"):
+        with pytest.raises(ConfigError, match="symbolic link to a missing directory"):
+            require_writable_folder(tmp_path / name, "--workdir")
+    (tmp_path / "unmounted").mkdir()
+    require_writable_folder(tmp_path / "runs/a", "--workdir")
 
 
 @pytest.mark.parametrize("name", ["e [v2]", "a*b?", "a\nb", "a\\b", "é日本", NOT_UTF8])
