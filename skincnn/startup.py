@@ -168,6 +168,9 @@ def _without_noise() -> Iterator[None]:
     lines pass through another process, because TensorFlow may end this one: for example, it
     exits after it has printed that a flag in TF_XLA_FLAGS is unknown.
     """
+    if sys.stderr is None:  # a program without a console
+        yield
+        return
     sys.stderr.flush()
     command = [sys.executable, "-I", "-S", "-c", _FILTER, NOISE]
     with subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0) as process:

@@ -190,6 +190,34 @@ def test_output_does_not_depend_on_the_locale() -> None:
     assert (done.returncode, done.stdout) == (0, "\\xe9 \\udce9 5 \\u20ac\n")
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_error(closed: str) -> None:
+    code = (
+        "import sys; from skincnn.cli import common, main; from skincnn import startup\n"
+        "def command():\n"
+        "    print('output'); print('error', file=sys.stderr); sys.stdin.read()\n"
+        "    with startup._without_noise(): pass\n"
+        "common.main(command)"
+    )
+    shell = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code]
+    done = subprocess.run(shell, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0
+    assert done.stdout == ("" if ">&-" in closed.replace("2>&-", "") else "output\n")
+    assert done.stderr == ("" if "2>&-" in closed else "error\n")
+
+
+def test_a_deleted_current_directory_is_named(tmp_path: Path) -> None:
+    code = (
+        "import os; from skincnn.cli import common; os.mkdir('x'); os.chdir('x')\n"
+        "os.rmdir('../x'); common.main(lambda: None)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: The current directory was deleted.")
+
+
 def test_home_directories_are_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/x")
     assert to_path("~/runs/a") == Path("/home/x/runs/a")

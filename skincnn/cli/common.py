@@ -67,10 +67,9 @@ def main(command: Callable[[], None]) -> None:
     """
     signal.signal(signal.SIGTERM, _terminate)
     startup.set_command_environment()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # The locale may not contain all characters of a name.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    _prepare_streams()
     try:
+        _require_current_directory()
         with path_flags():
             _run_and_flush(command)
     except Terminated:
@@ -91,6 +90,26 @@ def main(command: Callable[[], None]) -> None:
             raise
         print(f"error: {text}", file=sys.stderr)
         sys.exit(code)
+
+
+def _prepare_streams() -> None:
+    """Opens streams that are closed, and lets standard output print any character."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # the next file would get its number
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # The locale may not contain all characters of a name.
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _require_current_directory() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "The current directory was deleted. Change to another one, and run the command "
+            "again."
+        ) from error
 
 
 def path_flags() -> ConstructorRegistry:

@@ -37,6 +37,7 @@ from skincnn.serving import tables
 from skincnn.serving.beam import io
 from skincnn.serving.images import OK
 from skincnn.serving.predictor import Predictor, load_predictor, predict_files
+from skincnn.startup import own_settings
 
 Format = Literal["csv", "jsonl"]
 PREDICTIONS, UNREADABLE_FILES = "predictions", "unreadable"
@@ -72,6 +73,7 @@ class ImageHandler(ModelHandler[io.ImageFile, str | io.UnreadableFile, LoadedMod
         self.clinical_metadata = clinical_metadata
         self.format_name = format_name
 
+    @own_settings()
     def load_model(self) -> LoadedModel:
         """Loads the clinical metadata, and the model after verifying its hashes."""
         table = tables.read_clinical_metadata(self.clinical_metadata)
@@ -100,6 +102,7 @@ class ImageHandler(ModelHandler[io.ImageFile, str | io.UnreadableFile, LoadedMod
         """Returns the total size of the files in bytes, for the metrics of Beam."""
         return sum(len(image.content) for image in batch)
 
+    @own_settings()
     def _predict(
         self, batch: Sequence[io.ImageFile], model: LoadedModel
     ) -> list[str | io.UnreadableFile]:
