@@ -17,7 +17,7 @@ from PIL import Image
 from source_files import write_folder, write_table
 
 from skincnn.config import DataConfig
-from skincnn.data import combined, datasets, pipeline
+from skincnn.data import combined, datasets, links, pipeline
 from skincnn.data.characteristics import DATASET, describe_flow
 from skincnn.data.combined import CombinedDataset, class_names, open_datasets
 from skincnn.data.leakage import audit
@@ -183,13 +183,13 @@ def test_no_split_separates_a_group_and_the_audit_counts_all_datasets(
 def test_the_links_are_searched_for_once(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    links = open_both(data_dir).links
+    found = open_both(data_dir).links
 
     def fail(*_: object) -> None:
         raise AssertionError
 
     monkeypatch.setattr(combined, "find_links", fail)
-    assert open_both(data_dir).links == links
+    assert open_both(data_dir).links == found
     [path] = data_dir.glob("skincnn_links/clinic_a+clinic_b-*.json")
     path.rename(data_dir / "moved")
     with pytest.raises(AssertionError):
@@ -314,8 +314,8 @@ def test_published_ids_connect_datasets_and_official_images_are_kept() -> None:
     first.loc[2, "image_id"] = "a/x/ISIC_0000007"
     tables = [first, second, third]
     images = [StoredImages(t, lambda _: iter(()), synthetic=True) for t in tables]
-    links = find_links(images)
-    assert set(links.itertuples(index=False, name=None)) == {
+    found = find_links(images)
+    assert set(found.itertuples(index=False, name=None)) == {
         ("a/a", "b/d", "lesion_id"),
         ("a/b", "b/c", "lesion_id"),
         ("a/d", "c/a", "file"),
@@ -324,7 +324,7 @@ def test_published_ids_connect_datasets_and_official_images_are_kept() -> None:
     }
     # The order of the datasets changes neither the groups nor their folds.
     backward = merge_groups(tables[::-1], find_links(images[::-1]))
-    merged = merge_groups(tables, links)
+    merged = merge_groups(tables, found)
     assert backward.groups == merged.groups
     assert set(backward.copies) == {"a/d", "a/x/ISIC_0000007"}
     assert merged.copies == {
@@ -342,9 +342,13 @@ def test_published_ids_connect_datasets_and_official_images_are_kept() -> None:
 
 @pytest.mark.slow
 def test_two_clinics_are_trained_on_together_and_one_is_left_out(
-    tmp_path: Path, prepare: Prepare
+    tmp_path: Path, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The images are those of a demo dataset, divided by lesion."""
+    # All synthetic images are similar.
+    module = "tfds_ham10000.ham10000_dataset_builder"
+    monkeypatch.setattr(f"{module}.find_near_duplicates", lambda *_, **__: [])
+    monkeypatch.setattr(links, "find_near_duplicates_between", lambda *_: [])
     records, images = demo.make_dataset(400)
     lesions = sorted({record.lesion_id for record in records})
     data_dir = tmp_path / "built"

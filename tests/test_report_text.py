@@ -23,7 +23,8 @@ from report_runs import (
 from run_dirs import CONFIG, DECLARED, make_dataset, write_run
 
 from skincnn.data.leakage import SplitLeakage
-from skincnn.evaluation.external.result import IMAGE_ID, Overlap
+from skincnn.data.links import IMAGE_ID
+from skincnn.evaluation.external.result import Overlap
 from skincnn.evaluation.results import ProbabilityBand, TargetCalibration
 from skincnn.inference import ood_images
 from skincnn.inference.logit_adjustment import ADJUSTED
