@@ -173,7 +173,7 @@ def describe_scores(results: RunResults) -> str:
     sentences = [
         f"{model} assigns {describe_input(results.info)} to one of "
         f"{len(result.class_names)} "
-        f"{'diagnoses' if results.info.published else 'classes'}.",
+        f"{'diagnoses' if results.info.source_is_known else 'classes'}.",
         "Balanced accuracy, the average sensitivity (recall) over the classes, is "
         f"{percent(accuracy)} ({ends}); random guessing gives {chance:.0f} %. Macro F1 is "
         f"{interval(result.metrics['macro_f1'])}.",
