@@ -160,6 +160,7 @@ def make_info(**changes: object) -> RunInfo:
                 "age band": {"30 to 44": 300, "60 to 74": 490, "not known": 10},
                 "sex": {"female": 420, "male": 370, "not known": 10},
                 "site": {"not known": 800},
+                "Fitzpatrick skin type": {"not known": 800},
                 "source": {"not known": 800},
                 "ground truth by": {"histo": 800, "not known": 0},
             },

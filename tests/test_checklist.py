@@ -209,6 +209,10 @@ def test_estimated_skin_tone_is_an_assessed_attribute(results: RunResults) -> No
     estimated = assess_bias(group, group.model_copy(update={"attribute": ATTRIBUTE}))
     assert "skin tone, estimated" in estimated
     assert "Not done" not in estimated
+    skin_type = {"attribute": "Fitzpatrick skin type"}
+    recorded = assess_bias(group, group.model_copy(update=skin_type))
+    assert "Fitzpatrick skin type" in recorded
+    assert "Not done" not in recorded
 
 
 def test_authors_complete_the_items(tmp_path: Path) -> None:

@@ -111,3 +111,13 @@ def test_further_images_join_the_groups_of_their_patients_and_lesions() -> None:
 )
 def test_the_isic_id_begins_the_file_name(image_id: str, expected: str) -> None:
     assert published_id(image_id) == expected
+
+
+def test_a_copy_is_in_the_group_of_its_original() -> None:
+    """ISIC 2019 contains images of ISIC 2017 as downsampled copies."""
+    names = ("ISIC_0000001", "b/ISIC_0000001_downsampled", "ISIC_0000002")
+    records = [Record(image_id=name, lesion_id="", dx="nv") for name in names]
+    groups = group_images(records, [], {}, "image")
+    assert list(groups.values()) == ["ISIC_0000001", "ISIC_0000001", "ISIC_0000002"]
+    joined = join_groups(records[1:2], records[:1], {names[0]: "g"}, [], "image")
+    assert joined == {names[1]: "g"}

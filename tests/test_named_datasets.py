@@ -74,6 +74,7 @@ def test_a_table_with_patients_is_trained_and_tested(
             "diagnosis": record.dx,
             "lesion_id": record.lesion_id,
             "patient_id": patients[record.lesion_id],
+            "fitzpatrick": 1 + int(patients[record.lesion_id][1:]) % 2,
         }
         for record in records
     ]
@@ -100,6 +101,11 @@ def test_a_table_with_patients_is_trained_and_tested(
     assert set(table["patient_id"]) <= set(patients.values())
     assert result.characteristics.num_patients == table["patient_id"].nunique()
     assert set(result.units) == {"lesion", "patient"}
+    assert set(table["skin_type"]) == {"I", "II"}
+    attributes = [(group.attribute, group.value) for group in result.subgroups]
+    assert ("Fitzpatrick skin type", "II") in attributes
+    card = (workdir / "README.md").read_text()
+    assert "The Fitzpatrick skin type in the tables is the one that the dataset" in card
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,18 @@ def test_skin_tones_are_subgroups() -> None:
     assert sum(group.num_images for group in groups) == len(angles)
 
 
+def test_recorded_skin_types_are_subgroups() -> None:
+    types = np.resize(["I-II", "III-IV", "V-VI", "unknown"], len(TABLES["test"]))
+    result = score_test({**TABLES, "test": TABLES["test"].assign(skin_type=types)})
+    groups = {
+        group.value: group.num_images
+        for group in result.subgroups
+        if group.attribute == "Fitzpatrick skin type"
+    }
+    assert list(groups) == ["I-II", "III-IV", "V-VI", UNKNOWN]
+    assert sum(groups.values()) == len(types)
+
+
 def test_an_unknown_angle_is_written_and_read() -> None:
     angles = np.where(np.arange(len(TABLES["test"])) < 3, np.nan, 30.5)
     table = as_written(TABLES["test"].assign(**{ITA: angles}))

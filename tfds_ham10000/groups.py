@@ -31,7 +31,7 @@ _PREFIXES: dict[GroupBy, str] = {"patient": "0", "lesion": "1", "image": "2"}
 """First character of the key of a patient, lesion or image. It distinguishes equal ids of
 different kinds, and sorts patients before lesions and lesions before images, so that the
 smallest key of a group determines the group_id."""
-_IMAGE, _PUBLISHED = _PREFIXES["image"], "3"
+_IMAGE, _PUBLISHED, _ISIC = _PREFIXES["image"], "3", "4"
 
 
 def find_group_by(records: Iterable[Record]) -> GroupBy:
@@ -60,8 +60,8 @@ def group_images(
     """Returns the group_id of each image_id.
 
     Images are connected by patients (if `group_by` is "patient"), lesions, near-duplicates
-    (pairs of image_ids) and `published` groups (by `published_id`). Pairs of published
-    near-duplicates are ignored: the published groups account for them.
+    (pairs of image_ids), equal ISIC ids and `published` groups (by `published_id`). Pairs
+    of published near-duplicates are ignored: the published groups account for them.
 
     The group_id is the smallest id of the kind `group_by` in the group, such as the
     smallest patient_id. If the group has no such id, the group_id is "lesion:" and the
@@ -125,7 +125,10 @@ def _components(
             links.append((image, _PREFIXES["lesion"] + record.lesion_id))
         if record.patient_id and group_by == "patient":
             links.append((image, _PREFIXES["patient"] + record.patient_id))
-        if group := published.get(published_id(record.image_id)):
+        isic_id = published_id(record.image_id)
+        if ISIC_ID.fullmatch(isic_id):
+            links.append((image, _ISIC + isic_id))
+        if group := published.get(isic_id):
             links.append((image, _PUBLISHED + group))
     keys |= {key for _, key in links if not key.startswith(_IMAGE)}
     components = connected_components(sorted(keys), links)

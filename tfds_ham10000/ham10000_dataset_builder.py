@@ -65,6 +65,7 @@ class BuildReport(BaseModel):
     num_with_patient: int  # number of stored images whose patient is known
     classes: list[DeclaredClass] = []  # those in classes.json, in label order
     columns: dict[str, str] = {}  # the column of the table that each field was read from
+    layout: str = ""  # the published dataset that was recognized by its table
     table_options: TableOptions = sources.NO_OPTIONS  # how a table was read
     # Near-duplicates that are not known to show the same lesion: two image_ids, the method
     # and the number of inliers (see `NearDuplicate`).
@@ -83,7 +84,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     format of the stored images.
     """
 
-    VERSION = tfds.core.Version("4.0.0")
+    VERSION = tfds.core.Version("4.1.0")
     RELEASE_NOTES = {  # noqa: RUF012
         "1.0.0": "HAM10000 and the synthetic demo images in ten folds.",
         "2.0.0": "New folds that keep near-duplicates together. Added group_id, ISIC 2019, "
@@ -92,6 +93,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         "4.0.0": "Added patient_id and the config table. A lesion_id that is not known is "
         "empty, instead of equal to the image_id. Images of HAM10000 in class folders have "
         "their published lesion_id.",
+        "4.1.0": "Added skin_type.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
     isic2018 is downloaded from Harvard Dataverse if no manual directory is given. Otherwise
@@ -101,7 +103,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     For isic2019:
     {sources.download_instructions("isic2019")}
     For folder: one folder of images per class, in Train/ and Test/ or at the top level.
-    For table: a table with one row per image, and the images.
+    For table: a table with one row per image, and the images; the tables of published
+    datasets are recognized.
     The published images are licensed under CC BY-NC 4.0: no commercial use.
     """
     BUILDER_CONFIGS = CONFIGS
@@ -166,7 +169,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                     **_text_features("image_id", "lesion_id", "patient_id", "group_id"),
                     **_text_features("dx_type"),
                     "age": tfds.features.Scalar(np.float32),
-                    **_text_features("sex", "localization", "dataset"),
+                    **_text_features("sex", "localization", "dataset", "skin_type"),
                 }
             ),
             supervised_keys=("image", "label"),
@@ -190,7 +193,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             stored, search = _split(source, images.errors, features, group_by)
             notes, report["excluded"] = source.notes, source.excluded
             report |= {"classes": source.classes, "columns": source.columns}
-            report |= {"table_options": self._table_options}
+            report |= {"layout": source.layout, "table_options": self._table_options}
             report |= {"changed": images.num_converted, "left_out": images.errors, **search}
         records = [record for split in stored.splits.values() for record in split]
         notes += stored.notes

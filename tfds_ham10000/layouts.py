@@ -59,6 +59,7 @@ class Source:
     excluded: Counter[str] = field(default_factory=Counter)  # images without a record
     classes: list[DeclaredClass] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
+    layout: str = ""  # the published dataset whose table this is
 
     def add(
         self,

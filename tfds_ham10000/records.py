@@ -20,7 +20,7 @@ ISIC2019_CLASS_NAMES = ("mel", "nv", "bcc", "ak", "bkl", "df", "vasc", "scc")
 UNKNOWN = "unknown"
 MAX_AGE = 120
 """Maximum age of a patient in years."""
-OPTIONAL_COLUMNS = ("dx_type", "age", "sex", "localization", "dataset")
+OPTIONAL_COLUMNS = ("dx_type", "age", "sex", "localization", "dataset", "skin_type")
 """Columns whose values may be missing: NaN for `age`, and "unknown" for the others."""
 
 
@@ -59,6 +59,7 @@ class Record:
     localization: str = UNKNOWN  # the body site
     dataset: str = UNKNOWN  # the collection that the image is from
     patient_id: str = ""  # the patient, who may have several lesions; "" if not known
+    skin_type: str = UNKNOWN  # Fitzpatrick skin type, "I" .. "VI", or "I-II", ... of DDI
 
 
 def make_record(cells: Mapping[str, str], where: str, class_names: Sequence[str]) -> Record:

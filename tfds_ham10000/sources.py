@@ -15,10 +15,11 @@ from tfds_ham10000 import folders, layouts
 from tfds_ham10000.configs import OWN_SOURCES
 from tfds_ham10000.image_files import HIDDEN, printable, skip_reason
 from tfds_ham10000.layouts import Files, Source
-from tfds_ham10000.records import SourceError, join_first
+from tfds_ham10000.published.recognition import recognize
+from tfds_ham10000.records import OptionError, SourceError, join_first
 from tfds_ham10000.table.labels import read_declared_classes
 from tfds_ham10000.table.options import TableOptions
-from tfds_ham10000.table.source import read_table_source
+from tfds_ham10000.table.source import find_published, read_table_source
 
 SUFFIXES = (".csv", ".tab", ".tsv", ".txt", ".xlsx", ".zip", "")
 """Suffixes of published files in order of preference. Directories, and some tables of
@@ -109,6 +110,8 @@ def read_source(folder: Path, dataset: str, options: TableOptions = NO_OPTIONS) 
             f"{known or 'images, ' + OWN_SOURCES[dataset]}."
         )
     if dataset in OWN_SOURCES:
+        if dataset == "table" and options.table is None:
+            _require_no_challenge(folder)
         source = (
             read_table_source(folder, options)
             if dataset == "table"
@@ -120,6 +123,17 @@ def read_source(folder: Path, dataset: str, options: TableOptions = NO_OPTIONS) 
         layout, files = match
         return layout.read(files)
     raise SourceError(_describe_mismatch(folder, dataset))
+
+
+def find_name(folder: Path, options: TableOptions) -> str:
+    """Returns the default name of a dataset with a table: "table", or that of its layout.
+
+    Raises:
+        OptionError: The table of the options does not exist, or the directory contains
+            several published datasets.
+    """
+    recognized = find_published(folder, options) if folder.is_dir() else None
+    return "table" if recognized is None else recognized.layout.name
 
 
 def download_instructions(dataset: str) -> str:
@@ -140,6 +154,18 @@ def match_layout(folder: Path, dataset: str) -> tuple[Layout, Files] | None:
             if not _missing(layout, files):
                 return layout, files
     return None
+
+
+def _require_no_challenge(folder: Path) -> None:
+    """Checks that a directory of tables is not that of a challenge with its own config."""
+    for dataset in ("isic2018", "isic2019"):
+        match = match_layout(folder, dataset)
+        if match and any(name.endswith("GroundTruth") for name in match[0].required):
+            raise OptionError(
+                f"{folder} contains the training set of {match[0].title!r}. Use --config "
+                f"{dataset}, which adds the official splits to the folds, or --table to "
+                "name another table."
+            )
 
 
 def _layouts_of(dataset: str) -> list[Layout]:
@@ -213,6 +239,11 @@ def _describe_mismatch(folder: Path, dataset: str) -> str:
         return (
             f"{folder} lacks {', '.join(missing)} of the layout {layout.title!r}. "
             f"{received} {layout.where}"
+        )
+    if recognized := recognize(folder):
+        return (
+            f"{folder} contains {recognized.layout.title!r}, which is read as a table. Use "
+            "--config table."
         )
     for other in LAYOUTS:
         if other not in candidates and not all(_missing(other, f) for f in listings):

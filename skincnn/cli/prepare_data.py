@@ -24,6 +24,9 @@ class Arguments:
     The layout of --manual-dir is recognized by its file names: HAM10000 from Harvard
     Dataverse or Kaggle, the ISIC challenges of 2018 and 2019, or one directory of images
     per class. Archives need not be unpacked. Your own images can also be listed in a table.
+    The tables of other published datasets are recognized: exports of the ISIC Archive, the
+    ISIC challenges of 2016, 2017, 2020 and 2024 and the test sets of 2018 and 2019,
+    PAD-UFES-20, BCN20000, Derm7pt, PH2, Fitzpatrick17k, DDI and DermaMNIST.
 
     For example:
       python scripts/prepare_data.py --config isic2018 --manual-dir DIR
@@ -34,11 +37,12 @@ class Arguments:
     """demo, demo_tiny: synthetic images; isic2018: HAM10000; isic2019: ISIC 2019;
     isic2019_without_ham10000: the images of isic2019 that are not in HAM10000; folder: your
     own images, with one directory per class; table: your own images, with a table of one
-    row per image. The suffix _256 or _400 of an ISIC dataset limits the longest side in
-    pixels."""
+    row per image, or a published dataset that is recognized. The suffix _256 or _400 of
+    isic2018 or isic2019 limits the longest side in pixels."""
     name: str | None = None
     """Name of your own dataset, for --config folder or table; by default, the name of the
-    config. To train on the dataset, use train.py --data.datasets NAME."""
+    config, or of the published dataset that is recognized. To train on the dataset, use
+    train.py --data.datasets NAME."""
     manual_dir: Path | None = None
     """Directory of the published files or of your own images. If omitted, the files of
     isic2018 are downloaded (3 GB)."""
@@ -48,13 +52,13 @@ class Arguments:
     """What to do if images cannot be decoded. fail: list these images and exit; skip: list
     and omit these images, and fail only if they are more than 1 % of all images."""
     table: str | None = None
-    """The table (.csv, .tsv, .xlsx or .parquet), relative to --manual-dir; by default, the
-    only table in it."""
+    """The table (.csv, .tsv, .xlsx or .parquet, or .npz of DermaMNIST), relative to
+    --manual-dir; by default, the only table in it."""
     columns: tuple[str, ...] = ()
     """Names of columns, if they are not recognized, such as image=file label=diagnosis. The
     fields are image, label, lesion_id, patient_id, age, sex, site, split (train, val or
-    test), dx_type (how the diagnosis was confirmed) and dataset (the source of an image).
-    age= leaves out the age."""
+    test), skin_type (Fitzpatrick), dx_type (how the diagnosis was confirmed), dataset (the
+    source of an image) and image_type. age= leaves out the age."""
     label_map: Path | None = None
     """JSON file with the class of each label of the table, or null to leave out its
     images."""
@@ -74,8 +78,7 @@ def command() -> None:
     if arguments.verify:
         _verify(arguments.manual_dir)
     options = _table_options(arguments)
-    name = arguments.name or arguments.config
-    already_built = name in built_datasets(arguments.data_dir)
+    built = built_datasets(arguments.data_dir)
     builder = prepare_dataset(
         arguments.config,
         arguments.data_dir,
@@ -84,7 +87,7 @@ def command() -> None:
         on_bad_image=arguments.on_bad_image,
         table_options=options,
     )
-    if already_built:
+    if builder.builder_config.name in built:
         print("The dataset already exists. To build it again, delete its directory first.")
     if builder.builder_config.synthetic:
         print("SYNTHETIC images: their scores have no medical meaning.")
@@ -143,6 +146,8 @@ def _describe(report: BuildReport) -> Iterator[str]:
     if report.source is not None:
         yield f"Built from {report.source}"
         yield f"  {report.changed} image(s) are not stored byte for byte"
+    if report.layout:
+        yield f"  recognized: {report.layout}"
     if report.columns:
         pairs = (f"{field}={column}" for field, column in report.columns.items())
         yield f"  columns: {', '.join(pairs)}"
@@ -153,6 +158,8 @@ def _describe(report: BuildReport) -> Iterator[str]:
         unit=report.group_by,
     )
     yield f"  {describe_identifiers(known)}"
+    for reason, count in report.excluded.items():
+        yield f"  left out: {count} image(s), {reason}"
     for a, b, label_a, label_b in report.label_conflicts:
         yield f"  contradictory labels of near-duplicates: {a} ({label_a}), {b} ({label_b})"
     for image_id, reason in report.left_out.items():

@@ -28,6 +28,7 @@ SUBGROUPS = {
     "age band": "age",
     "sex": "sex",
     "site": "localization",
+    "Fitzpatrick skin type": "skin_type",
     "source": "dataset",
     "ground truth by": "dx_type",
 }

@@ -33,7 +33,7 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 """Valid names of the user's own datasets, which are names of directories."""
 TABLE_COLUMNS = (
     *("image_id", "lesion_id", "patient_id", "group_id", "label"),
-    *("dx_type", "age", "sex", "localization", "dataset"),
+    *("dx_type", "age", "sex", "localization", "dataset", "skin_type"),
 )
 STORED_IN = "stored_in"
 """Column with the TFDS split of an image in its dataset, such as "fold_3"."""
@@ -86,7 +86,8 @@ def prepare_dataset(
         manual_dir: The directory of the source files; ignored for synthetic datasets.
             If None, HAM10000 is downloaded, unless TFDS's manual directory contains it.
         name: The name of the dataset, if `dataset` is "folder" or "table". Datasets with
-            different names can be in one `data_dir`.
+            different names can be in one `data_dir`. By default, it is "folder" or "table",
+            or the name of the published dataset that is recognized in `manual_dir`.
         on_bad_image: What to do with images that cannot be decoded. "fail" raises an error.
             "skip" omits them, but raises an error if they are more than 1 % of all images.
         table_options: How to read a table, if `dataset` is "table".
@@ -99,6 +100,8 @@ def prepare_dataset(
         SourceError: The source files are missing or invalid, or the download failed.
     """
     config = look_up(_configs(), dataset, "--config")
+    if name is None and config.source == "table" and manual_dir is not None:
+        name = sources.find_name(manual_dir, table_options)
     if name is not None and name != config.name:
         _check_name(name, config)
         config = own_config(name, config.source)

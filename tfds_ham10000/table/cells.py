@@ -6,13 +6,15 @@ import csv
 import io
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
+from tfds_ham10000.image_files import ARCHIVE_ERRORS
 from tfds_ham10000.records import SourceError, join_first
+from tfds_ham10000.table.images import StoredImage
 
 CSV_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
 EXCEL_SUFFIXES = (".xlsx", ".xlsm", ".xls")
@@ -26,8 +28,11 @@ XLS, PARQUET = b"\xd0\xcf\x11\xe0", b"PAR1"
 HTML = re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
 SAVE_AS_CSV = "Open it, and save it as CSV UTF-8."
 
-Rows = Iterator[tuple[int, Sequence[str]]]
+HEADER_BYTES = 1 << 16
+Rows = Iterator[tuple[object, Sequence[str]]]
 """The number of a row in the file, counted from 1, and its cells."""
+TablePath = Path | zipfile.Path
+"""A file, or a member of a zip archive."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,14 @@ class Table:
         names: The names of the columns.
         notes: Messages for the user.
         rows: The rows, which can be read once.
+        images: The images that the file itself contains, by the name in the cells.
     """
 
-    path: Path
+    path: TablePath
     names: list[str]
     notes: list[str]
     rows: Rows
+    images: Mapping[str, StoredImage] = field(default_factory=dict)
 
     def select(self, columns: Sequence[str]) -> pd.DataFrame:
         """Returns some columns without surrounding whitespace; "" for missing cells.
@@ -56,7 +63,7 @@ class Table:
                 there are no rows.
         """
         positions = [self.names.index(name) for name in columns]
-        numbers: list[int] = []
+        numbers: list[object] = []
         cells: list[list[str]] = []
         try:
             for number, row in self.rows:
@@ -70,6 +77,10 @@ class Table:
         if not cells:
             raise SourceError(f"{self.path} has no rows. Expected one row per image.")
         return pd.DataFrame(cells, index=numbers, columns=list(columns), dtype=str)
+
+    def select_all(self) -> pd.DataFrame:
+        """Returns all columns; see `select`."""
+        return self.select(list(dict.fromkeys(self.names)))
 
     def describe_names(self) -> str:
         """Returns the names of the columns for an error message, with a likely cause."""
@@ -96,7 +107,7 @@ class Table:
                 )
 
 
-def open_table(path: Path) -> Table:
+def open_table(path: TablePath) -> Table:
     """Opens a table; the first row contains the names of the columns.
 
     See `parse_table`.
@@ -106,11 +117,31 @@ def open_table(path: Path) -> Table:
     """
     try:
         return parse_table(path.read_bytes(), path)
-    except OSError as error:
+    except ARCHIVE_ERRORS as error:
         raise SourceError(f"{path} cannot be read: {error}.") from error
 
 
-def parse_table(content: bytes, path: Path) -> Table:
+def read_header(path: TablePath) -> tuple[str, ...]:
+    """Returns the names of the columns of a CSV file, without reading the whole file.
+
+    Raises:
+        SourceError: The file cannot be read as a table.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(HEADER_BYTES)
+    except ARCHIVE_ERRORS as error:
+        raise SourceError(f"{path} cannot be read: {error}.") from error
+    return tuple(parse_table(content, path).names)
+
+
+def to_table(path: TablePath, frame: pd.DataFrame) -> Table:
+    """Returns a table of text; its index are the numbers of the rows in the file."""
+    rows = zip(frame.index, frame.to_numpy().tolist(), strict=True)
+    return Table(path, list(frame.columns), [], rows)
+
+
+def parse_table(content: bytes, path: TablePath) -> Table:
     """Opens a table with the given content; `path` is its file, for messages.
 
     The format is recognized by the content: Excel, Parquet, or text in UTF-8, UTF-16 or
@@ -157,7 +188,7 @@ def is_excel(content: bytes) -> bool:
         return "xl/workbook.xml" in archive.namelist()
 
 
-def _decode(content: bytes, path: Path) -> tuple[str, list[str]]:
+def _decode(content: bytes, path: TablePath) -> tuple[str, list[str]]:
     if content.startswith(UTF_16):
         return content.decode("utf-16", errors="replace"), []
     start = content[:200]
@@ -182,7 +213,7 @@ def _split(line: str, delimiter: str) -> list[str]:
         return []
 
 
-def _read_frame(content: bytes, path: Path) -> tuple[pd.DataFrame, list[str]]:
+def _read_frame(content: bytes, path: TablePath) -> tuple[pd.DataFrame, list[str]]:
     """Reads an Excel or Parquet file; integers stay integers if cells are missing."""
     notes: list[str] = []
     file = io.BytesIO(content)

@@ -27,15 +27,21 @@ COLUMN_NAMES = {
     ),
     "lesion_id": ("lesion_id", "lesion"),
     "patient_id": ("patient_id", "patient", "subject_id"),
-    "age": ("age", "age_approx", "age_years"),
+    "age": ("age", "age_approx", "age_approximate", "age_years"),
     "sex": ("sex", "gender"),
     "site": (
         *("localization", "localisation", "anatom_site_general", "anatom_site"),
-        *("anatom_site_general_challenge", "body_site", "site", "region", "location"),
+        *("anatom_site_general_challenge", "anatom_site_1"),
+        *("body_site", "site", "region", "location"),
     ),
     "split": ("split", "partition", "subset"),
     "dx_type": ("dx_type", "diagnosis_confirm_type"),
     "dataset": ("dataset", "source"),
+    "skin_type": (
+        *("fitzpatrick_skin_type", "fitzpatrick_scale", "fitzpatrick", "fitspatrick"),
+        *("skin_type", "skin_tone"),
+    ),
+    "image_type": ("image_type",),
 }
 """The usual names of the column of each field, most specific first. Case, spaces, hyphens
 and underscores are ignored."""

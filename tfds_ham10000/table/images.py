@@ -1,14 +1,20 @@
-"""The images of a table: in directories, zip archives and HDF5 files."""
+"""The images of a table: in directories, zip archives and HDF5 files, or arrays."""
 
 from __future__ import annotations
 
+import io
+import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
+import numpy.typing as npt
+from PIL import Image
 
 from tfds_ham10000.image_files import (
     IMAGE_SUFFIXES,
@@ -22,22 +28,78 @@ from tfds_ham10000.records import SourceError
 HDF5_SUFFIXES = (".hdf5", ".h5")
 
 
+class StoredImage(Protocol):
+    """An image in a file of arrays."""
+
+    @property
+    def num_bytes(self) -> int:
+        """The size in bytes."""
+        ...
+
+    def read(self) -> bytes:
+        """Returns the bytes of an image file. This method is thread-safe."""
+        ...
+
+
+@dataclass(frozen=True)
+class ArrayImage:
+    """An image without compression: uint8 [height, width, 3]; `read` encodes it as PNG."""
+
+    array: npt.NDArray[np.uint8]
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of the array in bytes."""
+        return self.array.nbytes
+
+    def read(self) -> bytes:
+        """Returns a PNG file."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.array).save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class _Hdf5Image:
+    file: h5py.File
+    name: bytes
+
+    @property
+    def num_bytes(self) -> int:
+        return int(h5py.h5d.open(self.file.id, self.name).get_storage_size())
+
+    def read(self) -> bytes:
+        try:
+            value = self.file[self.name][()]
+        except (OSError, RuntimeError) as error:
+            raise SourceError(f"cannot be read ({error})") from error
+        return value if isinstance(value, bytes) else np.asarray(value).tobytes()
+
+
 class TableImages(ImageFiles):
     """The images that the rows of a table name, by image_id."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, stored: Mapping[str, StoredImage], other: str = ""):
         """Lists the images at any depth of a directory, and of the archives in it.
 
         An archive is a zip archive, or an HDF5 file with one dataset per image: the bytes
-        of the image file as a scalar, as in ISIC 2024, or as an array of uint8. `skipped`
-        contains the files that are neither images nor archives.
+        of the image file as a scalar, as in ISIC 2024, or as an array of uint8. If an image
+        file has the same name, the dataset is ignored. `skipped` contains the files that
+        are neither images nor archives.
+
+        Args:
+            folder: The directory.
+            stored: Further images, by name.
+            other: Regular expression of the names without a suffix, in any case, of images
+                that are not listed, such as masks.
 
         Raises:
             SourceError: An archive cannot be read.
         """
         super().__init__()
         self._inside = ImageFiles([folder], make_id=str)
-        self._arrays: dict[str, h5py.Dataset] = {}
+        self._other = re.compile(other, re.IGNORECASE) if other else None
+        arrays: dict[str, StoredImage] = dict(stored)
         self._key_of: dict[str, str] = {}
         archives = find_files(folder, (".zip", *HDF5_SUFFIXES)).files
         for path in archives:
@@ -45,7 +107,9 @@ class TableImages(ImageFiles):
             if path.suffix.lower() == ".zip":
                 self._inside.add(ImageFiles([path], make_id=_below(prefix)))
             else:
-                self._arrays |= _datasets(path, prefix)
+                arrays |= _hdf5_images(path, prefix)
+        stems = {_stem(key) for key in self._inside.image_ids}
+        self._arrays = {k: image for k, image in arrays.items() if _stem(k) not in stems}
         read = {printable(folder.name / path.relative_to(folder)) for path in archives}
         self.skipped = {
             name: reason
@@ -61,7 +125,10 @@ class TableImages(ImageFiles):
     @property
     def unused(self) -> list[str]:
         """The sorted paths of the images that no cell names."""
-        return sorted(self._keys().difference(self._key_of.values()))
+        unused = self._keys().difference(self._key_of.values())
+        if self._other is not None:
+            unused = {key for key in unused if not self._other.fullmatch(_stem(key))}
+        return sorted(unused)
 
     def named_twice(self) -> list[str]:
         """Returns the paths of the images that several image_ids refer to."""
@@ -96,9 +163,9 @@ class TableImages(ImageFiles):
     def size(self, image_id: str) -> int:
         """Returns the size of an image file in bytes."""
         key = self._key_of[image_id]
-        return (
-            int(self._arrays[key].nbytes) if key in self._arrays else self._inside.size(key)
-        )
+        if key in self._arrays:
+            return self._arrays[key].num_bytes
+        return self._inside.size(key)
 
     def read(self, image_id: str) -> bytes:
         """Returns the bytes of an image file. This method is thread-safe.
@@ -109,13 +176,9 @@ class TableImages(ImageFiles):
         key = self._key_of[image_id]
         if key not in self._arrays:
             return self._inside.read(key)
-        if self._arrays[key].nbytes > MAX_BYTES:
+        if self._arrays[key].num_bytes > MAX_BYTES:
             raise SourceError(f"more than {MAX_BYTES} bytes")
-        try:
-            value = self._arrays[key][()]
-        except (OSError, RuntimeError) as error:
-            raise SourceError(f"cannot be read ({error})") from error
-        return value if isinstance(value, bytes) else np.asarray(value).tobytes()
+        return self._arrays[key].read()
 
     def _keys(self) -> set[str]:
         return self._inside.image_ids | self._arrays.keys()
@@ -144,16 +207,18 @@ def _stem(path: str) -> str:
     return PurePosixPath(match_key(path)).name
 
 
-def _datasets(path: Path, prefix: str) -> dict[str, h5py.Dataset]:
+def _hdf5_images(path: Path, prefix: str) -> dict[str, StoredImage]:
     """Returns the datasets at any depth of an HDF5 file, by path."""
-    found: dict[str, h5py.Dataset] = {}
+    found: dict[str, StoredImage] = {}
 
-    def visit(name: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset):
-            found[f"{prefix}/{name}"] = item
+    def visit(name: bytes, info: Any) -> None:
+        if info.type == h5py.h5o.TYPE_DATASET:
+            found[f"{prefix}/{name.decode(errors='replace')}"] = _Hdf5Image(file, name)
 
     try:
-        h5py.File(path).visititems(visit)
+        file = h5py.File(path)
+        # Six times as fast as `file.visititems`, which matters for 400,000 images.
+        h5py.h5o.visit(file.id, visit, info=True)
     except (OSError, RuntimeError) as error:
         raise SourceError(f"{path} is not a valid HDF5 file: {error}.") from error
     return found

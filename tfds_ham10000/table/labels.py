@@ -35,7 +35,7 @@ class _Declaration(BaseModel):
 
 
 def map_labels(
-    cells: pd.Series, column: str, label_map: Mapping[str, str | None], path: Path
+    cells: pd.Series, column: str, label_map: Mapping[str, str | None], path: object
 ) -> tuple[pd.Series, list[str]]:
     """Returns the class name of each row, None for rows to leave out, and notes.
 

@@ -39,7 +39,7 @@ def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
     except ARCHIVE_ERRORS as error:
         raise SourceError(f"{path} cannot be read: {error}. Download it again.") from error
     _require_columns(table, columns)
-    cells = table.select(list(dict.fromkeys(table.names)))
+    cells = table.select_all()
     rows = zip(cells.index, cells.to_dict("records"), strict=True)
     return [(f"{path}, row {number}", row) for number, row in rows]  # type: ignore[misc]
 

@@ -1,7 +1,8 @@
 """Reading the user's own table: one row per image, with a label and optional columns.
 
-The steps are: find the table (`find_table`), read its cells (`cells`), find the columns
-(`columns`) and the images (`images`), and convert the values (`values`, `labels`).
+The steps are: find the table (`find_table`) or recognize a published dataset
+(`tfds_ham10000.published`), read the cells (`cells`), find the columns (`columns`) and the
+images (`images`), and convert the values (`values`, `labels`).
 """
 
 from __future__ import annotations
@@ -16,19 +17,23 @@ from typing import Any, cast
 import pandas as pd
 
 from tfds_ham10000.groups import GroupBy
-from tfds_ham10000.image_files import describe_skipped, find_files
-from tfds_ham10000.layouts import Source
+from tfds_ham10000.image_files import ARCHIVE, describe_skipped, find_files
+from tfds_ham10000.layouts import CONFIRM_TYPES, Source
+from tfds_ham10000.published.layout import TableFile, TableLayout
+from tfds_ham10000.published.recognition import Recognized, recognize
 from tfds_ham10000.records import UNKNOWN, OptionError, Record, SourceError, join_first
-from tfds_ham10000.table.cells import TABLE_SUFFIXES, open_table
+from tfds_ham10000.table.cells import TABLE_SUFFIXES, TablePath
 from tfds_ham10000.table.columns import find_columns
 from tfds_ham10000.table.images import TableImages, image_id_of
 from tfds_ham10000.table.labels import CLASSES_FILE, map_labels
 from tfds_ham10000.table.options import TableOptions
-from tfds_ham10000.table.values import PARSERS, parse_column, parse_id
+from tfds_ham10000.table.values import DERMOSCOPIC, PARSERS, parse_column, parse_id
 
 FIELD_OF = {"image": "image_id", "label": "dx", "site": "localization"}
 """The field of `Record` for each column, unless they have the same name."""
 TRAINING_SPLIT = "train"
+OWN_TABLE = TableLayout()
+"""A table that belongs to no published dataset."""
 
 
 def read_table_source(folder: Path, options: TableOptions) -> Source:
@@ -39,21 +44,33 @@ def read_table_source(folder: Path, options: TableOptions) -> Source:
             image or one lesion contradict each other.
         OptionError: An option does not fit the table.
     """
-    path = find_table(folder, options.table)
-    table = open_table(path)
-    columns, notes = find_columns(table, options.columns)
+    recognized = _recognize(folder, options)
+    layout, table = recognized.layout, recognized.open()
+    path = table.path
+    given = {k: name for k, name in layout.columns.items() if name in ("", *table.names)}
+    columns, notes = find_columns(table, {**given, **options.columns})
     _check_group_by(options.group_by, columns, path)
-    cells = table.select(list(dict.fromkeys(columns.values())))
+    cells = table.select(list(dict.fromkeys((*columns.values(), *layout.image_columns))))
     frame = pd.DataFrame({field: cells[name] for field, name in columns.items()})
     frame.index.name = "row"
-    source = Source((), columns=columns, notes=[*table.notes, *notes])
-    frame = _map_labels(source, frame, columns["label"], options, path)
+    source = Source((), columns=columns, layout=layout.title)
+    publication = [f"publication: {layout.reference}"] if layout.reference else []
+    source.notes = [*publication, *layout.notes, *table.notes, *notes]
+    frame = _replace_cells(source, frame, layout, options)
+    frame = _keep_dermoscopic(source, frame)
+    frame = _map_labels(source, frame, options, path)
     values = _parse_values(frame, columns, path)
     values["lesion_id"] = _unique_lesions(values, source)
     _check_lesions(values, path)
-    source.images = images = TableImages(folder)
-    values["image_id"] = _find_images(images, frame["image"], path)
-    _note_unused(images, path, source)
+    images = TableImages(folder, table.images, layout.other_images)
+    source.images = images
+    values = _find_images(images, values, source, path, layout)
+    # Images of the table that are left out, or in other columns, do not count as unused.
+    images.select(cells[columns["image"]].drop(values.index))
+    for name in layout.image_columns:
+        images.select(cells[name])
+    _note_unused(images, recognized, source)
+    source.class_names = _class_names(values, f"{path}, column {columns['label']!r}")
     splits = values.pop("split")
     rows = cast("list[dict[str, Any]]", values.to_dict("records"))
     records = [Record(**row) for row in rows]
@@ -63,6 +80,24 @@ def read_table_source(folder: Path, options: TableOptions) -> Source:
         part.sort(key=lambda record: record.image_id)
     _check_splits(source, path)
     return source
+
+
+def find_published(folder: Path, options: TableOptions) -> Recognized | None:
+    """Returns the published dataset to which the table belongs, or None.
+
+    Raises:
+        OptionError: The table of the options does not exist, or the directory contains
+            several published datasets.
+    """
+    path = None if options.table is None else find_table(folder, options.table)
+    return recognize(folder, path)
+
+
+def _recognize(folder: Path, options: TableOptions) -> Recognized:
+    if recognized := find_published(folder, options):
+        return recognized
+    path = find_table(folder, options.table)
+    return Recognized(OWN_TABLE, [TableFile(path, ())], [])
 
 
 def find_table(folder: Path, name: str | None) -> Path:
@@ -91,9 +126,12 @@ def find_table(folder: Path, name: str | None) -> Path:
                 f"{folder} contains {len(tables)} tables: {join_first(names)}. Use --table "
                 f"to name one of them, such as --table {shlex.quote(names[0])}"
             )
+    skipped = find_files(folder).skipped.items()
+    archives = [path.name for path, reason in skipped if reason == ARCHIVE]
+    advice = f" Unpack {join_first(sorted(archives))} first." if archives else ""
     raise SourceError(
         f"{folder} contains no table. Expected a file with one row per image and one of "
-        f"the suffixes {', '.join(TABLE_SUFFIXES)}.{_advise_parent(folder)}"
+        f"the suffixes {', '.join(TABLE_SUFFIXES)}.{advice}{_advise_parent(folder)}"
     )
 
 
@@ -113,7 +151,7 @@ def _is_text(path: Path) -> bool:
 
 
 def _check_group_by(
-    group_by: GroupBy | None, columns: Mapping[str, str], path: Path
+    group_by: GroupBy | None, columns: Mapping[str, str], path: TablePath
 ) -> None:
     if group_by is not None and f"{group_by}_id" not in columns:
         raise OptionError(
@@ -122,27 +160,64 @@ def _check_group_by(
         )
 
 
+def _replace_cells(
+    source: Source, frame: pd.DataFrame, layout: TableLayout, options: TableOptions
+) -> pd.DataFrame:
+    """Returns the rows with the cells of a published table replaced by their meaning."""
+    for field, column in source.columns.items():
+        meaning = layout.cells.get(column)
+        if meaning is None or (field == "label" and options.label_map):
+            continue
+        replaced = [meaning.get(cell, cell) for cell in frame[field]]
+        kept = pd.Series([cell is not None for cell in replaced], frame.index)
+        for cell, count in frame[field][~kept].value_counts().items():
+            source.excluded[f"{field} {cell!r}" if cell else f"no {field}"] += int(count)
+        frame = frame.assign(**{field: replaced})[kept]
+    return frame
+
+
+def _keep_dermoscopic(source: Source, frame: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows of dermatoscopic images, or all rows if there are none."""
+    if "image_type" not in frame:
+        return frame
+    types = frame["image_type"]
+    kept = types.str.lower().isin(DERMOSCOPIC)
+    if not kept.any() or kept.all():
+        return frame
+    for name, count in types[~kept].value_counts().items():
+        source.excluded[f"image type {name!r}"] += int(count)
+    source.notes.append(
+        "only dermoscopic images are used; --columns image_type= uses all images"
+    )
+    return frame[kept]
+
+
 def _map_labels(
-    source: Source, frame: pd.DataFrame, column: str, options: TableOptions, path: Path
+    source: Source, frame: pd.DataFrame, options: TableOptions, path: TablePath
 ) -> pd.DataFrame:
     """Returns the rows that have a class, with the class names as labels."""
+    column = source.columns["label"]
     labels, notes = map_labels(frame["label"], column, options.label_map, path)
     source.notes += notes
     kept = labels.notna()
     left_out = frame["label"][~kept].value_counts()
     for label, count in left_out.items():
         source.excluded[f"label {label!r} is left out by --label-map"] += int(count)
-    source.class_names = tuple(sorted(labels[kept].unique()))
-    if len(source.class_names) < 2:
-        raise SourceError(
-            f"{path}, column {column!r}: expected at least two different labels. Received: "
-            f"{', '.join(source.class_names) or 'none'}."
-        )
     return frame.assign(label=labels)[kept]
 
 
+def _class_names(values: pd.DataFrame, where: str) -> tuple[str, ...]:
+    names = tuple(sorted(values["dx"].unique()))
+    if len(names) < 2:
+        raise SourceError(
+            f"{where}: expected at least two different labels. Received: "
+            f"{', '.join(names) or 'none'}."
+        )
+    return names
+
+
 def _parse_values(
-    frame: pd.DataFrame, columns: Mapping[str, str], path: Path
+    frame: pd.DataFrame, columns: Mapping[str, str], path: TablePath
 ) -> pd.DataFrame:
     """Returns the fields of the record of each row, and its split."""
     values = pd.DataFrame({"split": TRAINING_SPLIT, "lesion_id": ""}, index=frame.index)
@@ -156,8 +231,10 @@ def _parse_values(
             parsed = parse_column(cells, parse, str(path), expected, advice)
         elif field in ("lesion_id", "patient_id"):
             parsed = [parse_id(cell) for cell in cells]
+        elif field == "image_type":
+            continue
         elif field in ("dx_type", "dataset"):
-            parsed = [cell or UNKNOWN for cell in cells]
+            parsed = [CONFIRM_TYPES.get(cell, cell) or UNKNOWN for cell in cells]
         else:
             parsed = cells.tolist()
         values[FIELD_OF.get(field, field)] = parsed
@@ -180,7 +257,7 @@ def _unique_lesions(values: pd.DataFrame, source: Source) -> pd.Series:
     return lesions.mask(lesions.isin(repeated) & (values["patient_id"] != ""), combined)
 
 
-def _check_lesions(values: pd.DataFrame, path: Path) -> None:
+def _check_lesions(values: pd.DataFrame, path: TablePath) -> None:
     known = values[values["lesion_id"] != ""]
     num_labels = known.groupby("lesion_id")["dx"].transform("nunique")
     conflicting = known[num_labels > 1]
@@ -199,8 +276,15 @@ def _check_lesions(values: pd.DataFrame, path: Path) -> None:
     )
 
 
-def _find_images(images: TableImages, cells: pd.Series, path: Path) -> list[str]:
-    """Finds the image of each row, and returns the image_ids."""
+def _find_images(
+    images: TableImages,
+    values: pd.DataFrame,
+    source: Source,
+    path: TablePath,
+    layout: TableLayout,
+) -> pd.DataFrame:
+    """Finds the image of each row, and returns the rows with their image_id."""
+    cells = values["image_id"]
     image_ids = cells.map(image_id_of)
     rows_of = defaultdict(list)
     for row, image_id in image_ids.items():
@@ -216,13 +300,20 @@ def _find_images(images: TableImages, cells: pd.Series, path: Path) -> list[str]
             f"{join_first(repeated)}. Expected one row per image."
         )
     problems = images.select(cells)
+    absent = [cell for cell, keys in problems.items() if not keys]
+    if layout.images_may_be_missing and absent:
+        source.notes.append(
+            f"{len(absent)} image(s) of {path.name} have no file and were left out: "
+            f"{join_first(absent)}"
+        )
+        problems = {cell: keys for cell, keys in problems.items() if keys}
     if not problems and (names := images.named_twice()):
         raise SourceError(
             f"{path}: {len(names)} image file(s) are named in several rows, in different "
             f"spellings: {join_first(names)}. Expected one row per image."
         )
     if problems:
-        missing = [cell for cell, keys in problems.items() if not keys]
+        missing = [] if layout.images_may_be_missing else absent
         several = [f"{c} ({', '.join(keys)})" for c, keys in problems.items() if keys]
         row_of = {cell: row for row, cell in cells.items()}
         texts = []
@@ -236,11 +327,12 @@ def _find_images(images: TableImages, cells: pd.Series, path: Path) -> list[str]
         raise SourceError(
             f"{path}: {' '.join(texts)} Expected the name or the path of one image file "
             "below --manual-dir in each row. Add the files, or delete the rows."
+            f"{layout.files and f' {layout.title} consists of {layout.files}.'}"
         )
-    return image_ids.tolist()
+    return values.assign(image_id=image_ids)[image_ids.isin(images.image_ids)]
 
 
-def _note_unused(images: TableImages, table: Path, source: Source) -> None:
+def _note_unused(images: TableImages, recognized: Recognized, source: Source) -> None:
     """Adds notes on the images that are not in the table, and on other files."""
     unused = images.unused
     if unused:
@@ -248,12 +340,12 @@ def _note_unused(images: TableImages, table: Path, source: Source) -> None:
     skipped = dict.fromkeys(unused, "not in the table") | {
         name: reason
         for name, reason in images.skipped.items()
-        if PurePath(name).name not in (table.name, CLASSES_FILE)
+        if PurePath(name).name not in recognized.file_names | {CLASSES_FILE}
     }
     source.notes += describe_skipped(skipped)
 
 
-def _check_splits(source: Source, path: Path) -> None:
+def _check_splits(source: Source, path: TablePath) -> None:
     """Checks that the training split has all classes."""
     training = source.splits.get(TRAINING_SPLIT, [])
     counts = Counter(record.dx for record in training)
@@ -262,5 +354,6 @@ def _check_splits(source: Source, path: Path) -> None:
         raise SourceError(
             f"{path}: the training split has no images of {join_first(missing)}. Expected "
             "images of every class in rows with the split train, which are divided into "
-            "folds for training, validation and testing."
+            "folds for training, validation and testing. --columns split= ignores the "
+            "splits."
         )

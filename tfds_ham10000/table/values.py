@@ -49,6 +49,22 @@ SITES = {
 """Lower-case cells for each `localization` of a record: the sites of HAM10000 and ISIC 2019
 and the names of the same sites in the ISIC Archive, PAD-UFES-20 and Derm7pt."""
 SITE_OF = {cell: site for site, cells in SITES.items() for cell in cells}
+SKIN_TYPES = {
+    **dict.fromkeys(("i", "1", "1.0"), "I"),
+    **dict.fromkeys(("ii", "2", "2.0"), "II"),
+    **dict.fromkeys(("iii", "3", "3.0"), "III"),
+    **dict.fromkeys(("iv", "4", "4.0"), "IV"),
+    **dict.fromkeys(("v", "5", "5.0"), "V"),
+    **dict.fromkeys(("vi", "6", "6.0"), "VI"),
+    **dict.fromkeys(("12", "i-ii"), "I-II"),
+    **dict.fromkeys(("34", "iii-iv"), "III-IV"),
+    **dict.fromkeys(("56", "v-vi"), "V-VI"),
+    "-1": UNKNOWN,
+}
+"""The Fitzpatrick skin type by lower-case cell. DDI has pairs of types (12, 34, 56), and -1
+is a missing value of Fitzpatrick17k."""
+DERMOSCOPIC = ("dermoscopic", "dermatoscopic", "dermoscopy", "dermatoscopy")
+"""Lower-case image types of dermatoscopic images."""
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(
@@ -136,6 +152,10 @@ PARSERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "age": (parse_age, f"an age in years, 0 to {MAX_AGE}; empty if not known"),
     "sex": (parse_word(SEXES), f"one of {', '.join(SEXES)}; empty if not known"),
     "site": (parse_word(SITE_OF), f"one of {', '.join(SITE_OF)}; empty if not known"),
+    "skin_type": (
+        parse_word(SKIN_TYPES),
+        f"a Fitzpatrick skin type, one of {', '.join(SKIN_TYPES)}; empty if not known",
+    ),
     "split": (lambda cell: SPLITS[cell.lower()], f"one of {', '.join(SPLITS)}"),
 }
 """How the cells of a field are parsed, and what is expected, for error messages."""

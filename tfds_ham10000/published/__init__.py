@@ -1,0 +1,1 @@
+"""Published datasets that are read as tables, recognized by the files that are found."""

@@ -1,0 +1,196 @@
+"""The ISIC challenges of 2016, 2017 and 2020, and the test sets of 2018 and 2019.
+
+The training sets of 2018 and 2019 are the configs isic2018 and isic2019.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from tfds_ham10000.published.layout import (
+    TableFile,
+    TableLayout,
+    concatenate,
+    find_one,
+    join_metadata,
+    read_frame,
+)
+from tfds_ham10000.records import CLASS_NAMES, ISIC2019_CLASS_NAMES
+from tfds_ham10000.table.cells import Table, TablePath, open_table, to_table
+from tfds_ham10000.table.published import BITS, one_hot_label
+
+LABEL = "label"
+"""Name of the added column with the class."""
+SPLIT_OF = {"training": "train", "validation": "val", "test": "test"}
+"""The split by the word in the file name."""
+CLASSES_2017 = ("melanoma", "seborrheic_keratosis")
+"""Columns of 2017. An image that belongs to neither class is a nevus."""
+PART = re.compile(r"Training|Validation|Test", re.IGNORECASE)
+UNKNOWN_CLASS = "unk"
+"""The class of the images of ISIC 2019 that belong to no other class."""
+TITLE_2019 = "ISIC challenge 2019, test set"
+
+
+def read_2016(tables: Sequence[TableFile], _: Sequence[TableFile]) -> Table:
+    """Returns the labels of the training and test set, whose tables have no header."""
+    frames = {}
+    for table in tables:
+        rows = open_table(table.path)
+        first = dict.fromkeys(rows.names[:2])
+        frame = rows.select(list(first)).set_axis(["image_id", LABEL], axis=1)
+        if rows.names[0].startswith("ISIC_"):
+            frame.loc[1] = rows.names[:2]
+        frames[table.path.name] = frame.assign(split=_split(table))
+    return to_table(tables[0].path, concatenate(frames))
+
+
+def read_2017(tables: Sequence[TableFile], others: Sequence[TableFile]) -> Table:
+    """Returns the labels and the metadata of all splits whose labels are present."""
+    metadata = [read_frame(table) for table in others]
+    frames = {}
+    for table in tables:
+        frame = read_frame(table).rename(columns={"image_id": "image"})
+        rows = frame[list(CLASSES_2017)].to_numpy().tolist()
+        neither = [not any(map(BITS.get, row)) for row in rows]
+        frame["nevus"] = [str(int(value)) for value in neither]
+        columns = {name: name for name in ("nevus", *CLASSES_2017)}
+        frame[LABEL] = _one_hot(frame, columns, table.path)
+        frames[table.path.name] = frame.assign(split=_split(table))
+    frame = concatenate(frames)[["image", LABEL, "split"]]
+    if metadata:
+        joined = pd.concat(metadata).rename(columns={"image_id": "image"})
+        frame = join_metadata(frame, joined, "image")
+    return to_table(tables[0].path, frame)
+
+
+def read_2018_test(tables: Sequence[TableFile], _: Sequence[TableFile]) -> Table:
+    """Returns the labels of the official validation and test sets of task 3."""
+    columns = {name.upper(): name for name in CLASS_NAMES}
+    frames = {}
+    for table in tables:
+        frame = read_frame(table).rename(columns={"image_id": "image", "dx": LABEL})
+        if (
+            LABEL not in frame
+        ):  # the challenge; Harvard Dataverse has the columns of HAM10000
+            frame[LABEL] = _one_hot(frame, columns, table.path)
+        frames[table.path.name] = frame
+    return to_table(tables[0].path, concatenate(frames))
+
+
+def read_2019_test(tables: Sequence[TableFile], others: Sequence[TableFile]) -> Table:
+    """Returns the labels and the metadata of the official test set.
+
+    Raises:
+        SourceError: The metadata is missing.
+    """
+    [table] = tables
+    frame = read_frame(table)
+    columns = {name.upper(): name for name in (*ISIC2019_CLASS_NAMES, UNKNOWN_CLASS)}
+    frame[LABEL] = _one_hot(frame, columns, table.path)
+    metadata = find_one(others, "ISIC_2019_Test_Metadata.csv", TITLE_2019)
+    frame = join_metadata(frame[["image", LABEL]], read_frame(metadata), "image")
+    return to_table(table.path, frame)
+
+
+def read_2020(tables: Sequence[TableFile], _: Sequence[TableFile]) -> Table:
+    """Returns the table with the most columns: version 2 has a lesion_id."""
+    return open_table(max(tables, key=lambda table: len(table.names)).path)
+
+
+def _split(table: TableFile) -> str:
+    part = PART.search(table.path.name)
+    return SPLIT_OF[part[0].lower()] if part else "train"
+
+
+def _one_hot(frame: pd.DataFrame, columns: Mapping[str, str], path: TablePath) -> list[str]:
+    """Returns the class of each row; `columns` are the classes by column."""
+    names = ["image", *columns]
+    labels = []
+    for number, row in zip(frame.index, frame[names].to_numpy().tolist(), strict=True):
+        cells = dict(zip(names, row, strict=True))
+        labels.append(one_hot_label((f"{path}, row {number}", cells), columns))
+    return labels
+
+
+NO_IDS = "patients and lesions are not published"
+ISIC_2016 = TableLayout(
+    title="ISIC challenge 2016, part 3",
+    name="isic2016",
+    files="ISBI2016_ISIC_Part3_Training_GroundTruth.csv, "
+    "ISBI2016_ISIC_Part3_Training_Data.zip, and the same for Test",
+    reference="Gutman et al. (2016), arXiv:1605.01397",
+    file_name=r"ISBI2016_ISIC_Part3B?_(Training|Test)_GroundTruth\.csv",
+    columns={"label": LABEL},
+    cells={LABEL: {"0.0": "benign", "1.0": "malignant"}},
+    other_images=r"isic_\d+_segmentation",
+    notes=(
+        f"{NO_IDS}; 305 of the 379 test images are also in the training set of 2017, and "
+        "353 in that of 2019",
+    ),
+    read=read_2016,
+)
+ISIC_2017 = TableLayout(
+    title="ISIC challenge 2017, part 3",
+    name="isic2017",
+    files="ISIC-2017_Training_Part3_GroundTruth.csv, ISIC-2017_Training_Data.zip, and the "
+    "same for Validation and Test_v2",
+    reference="Codella et al. (2018), arXiv:1710.05006",
+    file_name=r"ISIC-2017_(Training|Validation|Test(_v2)?)_Part3_GroundTruth\.csv",
+    other_tables=r"ISIC-2017_.*_metadata\.csv",
+    header=("image_id", *CLASSES_2017),
+    columns={"label": LABEL},
+    other_images=r"isic_\d+(_downsampled)?_(superpixels|segmentation)",
+    notes=(
+        f"{NO_IDS}; all training images, and 594 of the 600 test images, are also in the "
+        "training set of ISIC 2019, many as ISIC_..._downsampled",
+    ),
+    read=read_2017,
+)
+ISIC_2018_TEST = TableLayout(
+    title="ISIC challenge 2018, task 3, validation and test set",
+    name="isic2018_test",
+    files="ISIC2018_Task3_Test_GroundTruth.csv and ISIC2018_Task3_Test_Input.zip, or the "
+    "same for Validation",
+    reference="Codella et al. (2019), arXiv:1902.03368",
+    file_name=r"ISIC2018_Task3_(Validation|Test)_GroundTruth\.(csv|tab)",
+    columns={"label": LABEL, "image": "image"},
+    notes=(
+        "all images are also in the test set of ISIC 2019; the challenge does not publish "
+        "their lesions, but Harvard Dataverse does for the test set",
+    ),
+    read=read_2018_test,
+)
+ISIC_2019_TEST = TableLayout(
+    title=TITLE_2019,
+    name="isic2019_test",
+    files="ISIC_2019_Test_GroundTruth.csv, ISIC_2019_Test_Metadata.csv and "
+    "ISIC_2019_Test_Input.zip",
+    reference="Combalia et al. (2019), arXiv:1908.02288",
+    file_name=r"ISIC_2019_Test_GroundTruth\.csv",
+    other_tables=r"ISIC_2019_Test_Metadata\.csv",
+    columns={"label": LABEL},
+    cells={LABEL: {UNKNOWN_CLASS: None}},
+    notes=(
+        "lesions are not published; the images of class UNK are left out; the official "
+        "test and validation sets of ISIC 2018 are part of this test set",
+    ),
+    read=read_2019_test,
+)
+ISIC_2020 = TableLayout(
+    title="ISIC challenge 2020 (SIIM-ISIC)",
+    name="isic2020",
+    files="ISIC_2020_Training_GroundTruth_v2.csv (or train.csv of Kaggle) and the images "
+    "of ISIC_2020_Training_JPEG.zip",
+    reference="Rotemberg et al. (2021), doi:10.1038/s41597-021-00815-z",
+    header=("image_name", "patient_id", "benign_malignant", "target"),
+    columns={"label": "benign_malignant"},
+    notes=(
+        "the diagnosis of 27,124 benign images is unknown, so the label is "
+        "benign_malignant; 425 pairs of images are published as duplicates, each of one "
+        "patient",
+    ),
+    read=read_2020,
+)
