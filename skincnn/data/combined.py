@@ -28,6 +28,7 @@ from skincnn.data.identifiers import ID_COLUMNS
 from skincnn.data.label_maps import ANY_OTHER, LabelMap, find_label_map, read_user_map
 from skincnn.data.links import Links, StoredImages, find_links, merge_groups
 from skincnn.errors import ConfigError
+from skincnn.paths import to_path
 from skincnn.records import read_record, write_record
 
 LINKS_FOLDER = "skincnn_links"
@@ -381,5 +382,5 @@ def _read_map(
     name: str, label_maps: Sequence[str], classes: Sequence[str] | None
 ) -> dict[str, str | None]:
     paths = dict(entry.split("=", 1) for entry in label_maps)
-    path = Path(paths[name]) if name in paths else None
+    path = to_path(paths[name]) if name in paths else None
     return read_user_map(path, classes, f"{LABEL_MAPS} {name}=FILE:")
