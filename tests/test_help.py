@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from skincnn.cli import main, train
-from skincnn.cli.help import choices, completion, presets
+from skincnn.cli.help import choices, completion, datasets, presets
 from skincnn.cli.help.text import MAX_LINES, MAX_WIDTH, parse_arguments
 from skincnn.errors import ConfigError
 from skincnn.metrics.classification import METRICS
@@ -120,6 +121,23 @@ def test_presets_are_listed_with_cost_and_score(
     monkeypatch.setattr("sys.argv", ["skincnn presets", "mobilenet_v1"])
     with pytest.raises(ConfigError, match=r"PRESET must be one of: quickstart, .*Did you"):
         presets.command()
+
+
+def test_datasets_are_listed_with_what_is_built(
+    data_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["skincnn datasets", "--data-dir", str(data_dir)])
+    datasets.command()
+    text = capsys.readouterr().out
+    assert re.search(
+        r"^demo_tiny\n  .*SYNTHETIC.*\n  built: \d+ images, \d+ MB, in", text, re.M
+    )
+    assert re.search(r"^isic2019\n  .*\n  not built: skincnn prepare-data", text, re.M)
+    with pytest.raises(SystemExit):
+        train.parse(["--help", "data"])
+    names = re.findall(r"^(\w+)$", text, re.M)
+    assert all(name in capsys.readouterr().out for name in ("demo_tiny", "isic2019"))
+    assert set(choices.choices("data.datasets")) <= set(names)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,6 @@ examples:
   python scripts/train.py --config my_config.yaml --workdir runs/mine
   python scripts/train.py mobilenet_160 --folds 5         cross-validation, five models
   python scripts/train.py mobilenet_160 --data.datasets isic2018 clinic_a   two datasets
-  python scripts/train.py ensemble5                       an ensemble of five models
   python scripts/train.py mobilenet_160 --final-test --workdir runs/final"""
 
 

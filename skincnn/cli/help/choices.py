@@ -31,7 +31,7 @@ TABLES = {
 
 def choices(setting: str) -> dict[str, str]:
     """Returns the valid names of a setting with a phrase each; {} if it has no table."""
-    if setting == "data.dataset":
+    if setting == "data.datasets":
         from tfds_ham10000.configs import CONFIGS
 
         return {config.name: config.description for config in CONFIGS}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Lists the datasets that --data.dataset can name, and which of them have been built.
+    """Lists the datasets that --data.datasets can name, and which of them are built.
 
     For example:
       skincnn datasets
