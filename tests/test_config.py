@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from skincnn.cli.train import parse
 from skincnn.config import (
@@ -106,6 +107,13 @@ def test_yaml_file_is_read_as_yaml_1_2(tmp_path: Path) -> None:
     )
     name, arguments = parse(["--config", str(path), "--seed", "2"])
     assert (name, arguments.config) == ("my", config.replace(seed=2))
+
+
+def test_yaml_file_in_the_documentation_is_valid(tmp_path: Path) -> None:
+    page = (ROOT / "docs/reference/commands.md").read_text()
+    path = tmp_path / "my.yaml"
+    path.write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    assert read_config(path).data.image_size == 160
 
 
 @pytest.mark.parametrize(
