@@ -48,7 +48,7 @@ for line in sys.stdin.buffer:
 
 
 def set_command_environment() -> None:
-    """Replaces settings of Keras and matplotlib in the environment of a command.
+    """Replaces settings of Keras, matplotlib and tqdm in the environment of a command.
 
     Subprocesses inherit the environment. Only the variable KERAS_BACKEND selects a backend,
     not the file keras.json, because that file applies to all projects of the user.
@@ -56,8 +56,10 @@ def set_command_environment() -> None:
     os.environ["MPLBACKEND"] = "agg"
     os.environ["MATPLOTLIBRC"] = os.devnull
     os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or "tensorflow"
-    for name in ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH"):
-        os.environ.pop(name, None)
+    for name in os.environ.copy():
+        is_style = name.startswith("TQDM_") and name != "TQDM_DISABLE"
+        if is_style or name in ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH"):
+            del os.environ[name]
     if "KERAS_HOME" in os.environ:  # otherwise, Keras makes a directory with the name ~
         os.environ["KERAS_HOME"] = os.path.expanduser(os.environ["KERAS_HOME"])
 

@@ -35,6 +35,7 @@ KERAS_JSON = {
 SETTINGS = {
     "MPLBACKEND": "nosuch",
     "KERAS_MAX_EPOCHS": "none",
+    "TQDM_NCOLS": "wide",
     "KERAS_MAX_STEPS_PER_EPOCH": "1",
     "PYTHONIOENCODING": "ascii",
     "TZ": "Asia/Kathmandu",
