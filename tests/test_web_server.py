@@ -24,9 +24,10 @@ import requests
 import uvicorn
 from conftest import ROOT, jpeg, run_here
 from PIL import Image
-from web_models import make_model, serve_in_thread
+from web_models import make_model, predict_lengths, serve_in_thread
 
 from skincnn.errors import Terminated
+from skincnn.serving.web import protocol
 from skincnn.serving.web import server as web_server
 from skincnn.serving.web.app import build_app
 
@@ -246,25 +247,35 @@ def test_the_server_survives_bad_clients(server: Server) -> None:
     assert server.errors.read_text() == ""
 
 
-@contextlib.contextmanager
-def highest_memory(pid: int) -> Iterator[list[int]]:
-    """Yields a list that gets the initial and the maximum memory of a process."""
-    process, done = psutil.Process(pid), threading.Event()
-    samples = [process.memory_info().rss]
+def test_clients_that_send_no_request_are_disconnected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "HEADER_SECONDS", 0.5)
 
-    def watch() -> None:
-        while not done.wait(0.005):
-            samples.append(process.memory_info().rss)
+    def predict(contents: Any, metadata: Any) -> Any:
+        threading.Event().wait(1)  # longer than the limit
+        return predict_lengths(contents, metadata)
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    measured: list[int] = []
-    try:
-        yield measured
-    finally:
-        done.set()
-        thread.join()
-        measured += [samples[0], max(samples)]
+    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+    with serve_in_thread(make_model(predict)) as port, contextlib.ExitStack() as stack:
+        clients = []
+        for sent in (b"", request, request + b"\r\n" + request):
+            address = ("127.0.0.1", port)
+            client = stack.enter_context(socket.create_connection(address, timeout=60))
+            client.sendall(sent)
+            clients.append(client)
+        url, files = f"http://127.0.0.1:{port}/v1/predict", {"images": ("x.jpg", b"12345")}
+        assert requests.post(url, files=files, timeout=60).ok
+        received = [b"".join(iter(lambda c=c: c.recv(1000), b"")) for c in clients]
+    assert received[:2] == [b"", b""]
+    assert received[2].startswith(b"HTTP/1.1 200 OK")
+
+
+def peak_memory(pid: int) -> int:
+    """Returns the maximum memory of a process in bytes since the last call."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # sets the maximum to the current value
+    return 1024 * int(re.findall(r"VmHWM:\s+(\d+)", status)[0])
 
 
 def choose(page: Any, *paths: Path) -> list[str]:
@@ -315,9 +326,10 @@ def test_the_page_in_a_browser(browser: Any, server: Server, tmp_path: Path) -> 
     assert page.evaluate(fits)
 
     assert "not a readable image" in choose(page, text)[0]
-    with highest_memory(server.process.pid) as memory:
-        assert "not a readable image" in choose(page, huge)[0]
-    assert memory[1] - memory[0] < 100e6
+    peak_memory(server.process.pid)
+    before = psutil.Process(server.process.pid).memory_info().rss
+    assert "not a readable image" in choose(page, huge)[0]
+    assert peak_memory(server.process.pid) - before < 100e6
     three = choose(page, good, text, good)
     assert ["not a readable image" in one for one in three] == [False, True, False]
     page.set_input_files("#images", [good] * 33)

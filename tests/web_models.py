@@ -9,26 +9,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import uvicorn
+from exports import make_rule
 
 from skincnn.config import DataConfig
-from skincnn.metrics.calibration import CalibrationMap
-from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.serving.images import OK, UNREADABLE
 from skincnn.serving.predictor import Predictor
 from skincnn.serving.saved_model import Predictions
 from skincnn.serving.web.app import build_app
 from skincnn.serving.web.model import ServedModel, describe_model
 from skincnn.serving.web.schemas import ModelVersion
-from skincnn.serving.web.server import bind
+from skincnn.serving.web.server import bind, make_server
 
-RULE = DecisionRule(
-    class_names=("mel", "nv"),
-    set_thresholds=(0.1, 0.2),
-    calibration_map=CalibrationMap(temperature=1.5, bias=(-0.2, 0.2)),
-    threshold=0.3,
-    max_distance=0.6,
-)
+RULE = make_rule("mel", "nv", threshold=0.3, max_distance=0.6)
 
 
 def predict_lengths(contents: Sequence[bytes], metadata: pd.DataFrame) -> Predictions:
@@ -63,9 +55,7 @@ def make_model(
 @contextlib.contextmanager
 def serve_in_thread(model: ServedModel, token: str = "") -> Iterator[int]:
     """Serves a model in a thread of this process, and yields the port."""
-    server = uvicorn.Server(
-        uvicorn.Config(build_app(model, token), log_config=None, ws="none")
-    )
+    server = make_server(build_app(model, token))
     with bind("127.0.0.1", 0) as listener:
         listener.listen()
         thread = threading.Thread(target=server.run, args=([listener],))

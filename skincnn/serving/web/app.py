@@ -11,7 +11,9 @@ from typing import Any
 
 import pandas as pd
 from fastapi import APIRouter, FastAPI, Request, Response
+from prometheus_client import generate_latest
 from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
 
 from skincnn import __version__
 from skincnn.clinical_metadata import CLINICAL_COLUMNS
@@ -19,7 +21,13 @@ from skincnn.errors import DataError
 from skincnn.reporting.templates import encode_png
 from skincnn.serving.images import OK
 from skincnn.serving.web.batching import Batcher, ClinicalMetadata
-from skincnn.serving.web.form import IMAGES_FIELD, MEDIA_TYPE, Form, RequestLimits
+from skincnn.serving.web.form import (
+    IMAGES_FIELD,
+    MEDIA_TYPE,
+    Form,
+    RequestLimits,
+    discard_body,
+)
 from skincnn.serving.web.guard import Guard, problem_response
 from skincnn.serving.web.metrics import ServiceMetrics
 from skincnn.serving.web.model import ServedModel, parse_clinical_metadata
@@ -35,13 +43,8 @@ from skincnn.serving.web.schemas import (
 PREDICT_SECONDS = 60
 """Maximum time from the receipt of a request to its response."""
 CLASS_FIELD = "class_name"
-PAGE_FILES = {
-    "/": ("index.html", "text/html"),
-    "/page.css": ("page.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
-}
-"""Name and media type of each file of the web page, by path."""
+PAGE_PATHS = ("/", "/page.css", "/page.js", "/icon.svg")
+"""The paths of the web page and its files."""
 DESCRIPTION = """Predicts classes of skin lesions in dermatoscopic images. **Not a medical
 device.** Images are decoded in memory and not stored. Errors are `Problem` objects."""
 router = APIRouter()
@@ -59,7 +62,7 @@ class Service:
         self.model = model
         self.metrics = metrics
         self.limits = RequestLimits()
-        self.batcher = Batcher(model.predictor.predict, metrics.observe_batch)
+        self.batcher = Batcher(model.predictor.predict, metrics.batches.observe)
         self.stopping = False
         self._explaining = ThreadPoolExecutor(1, "explain")
 
@@ -125,7 +128,7 @@ def build_app(model: ServedModel, token: str = "") -> FastAPI:
     """
     metrics = ServiceMetrics()
     service = Service(model, metrics)
-    metrics.set_requests_in_progress(lambda: service.limits.num_requests)
+    metrics.in_progress.set_function(lambda: service.limits.num_requests)
     app = FastAPI(
         title="skincnn",
         version=__version__,
@@ -139,9 +142,9 @@ def build_app(model: ServedModel, token: str = "") -> FastAPI:
     app.add_exception_handler(HTTPException, _report_problem)
     app.add_exception_handler(TimeoutError, _report_timeout)
     app.include_router(router)
-    for path, (name, media_type) in PAGE_FILES.items():
-        content = (Path(__file__).parent / "page" / name).read_bytes()
-        app.add_route(path, _make_file_endpoint(content, media_type), ["GET"])
+    page = StaticFiles(directory=Path(__file__).parent / "page", html=True)
+    for path in PAGE_PATHS:
+        app.add_route(path, page)
     return app
 
 
@@ -176,7 +179,8 @@ async def predict(request: Request) -> PredictResponse:
     async with service.limits.read(request, service.model.clinical_fields) as form:
         async with asyncio.timeout(PREDICT_SECONDS):
             predictions = await service.predict(form)
-    service.metrics.observe_predictions(predictions)
+    for prediction in predictions:
+        service.metrics.images.labels(prediction.reason).inc()
     return PredictResponse(model=service.model.info.model, predictions=predictions)
 
 
@@ -223,18 +227,12 @@ async def report_readiness(request: Request) -> Status:
 @router.get("/metrics", response_class=Response)
 async def report_metrics(request: Request) -> Response:
     """Returns the metrics in the text format of Prometheus."""
-    text = request.app.state.service.metrics.text()
+    text = generate_latest(request.app.state.service.metrics)
     return Response(text, media_type="text/plain; version=0.0.4")
 
 
-def _make_file_endpoint(content: bytes, media_type: str) -> Any:
-    async def respond(request: Request) -> Response:
-        return Response(content, media_type=media_type)
-
-    return respond
-
-
 async def _report_problem(request: Request, error: HTTPException) -> Response:
+    await discard_body(request)
     return problem_response(error.status_code, error.detail, error.headers)
 
 

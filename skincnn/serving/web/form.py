@@ -7,11 +7,10 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from dataclasses import dataclass
 
-from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Receive
 
 from skincnn.serving.images import MAX_BYTES
 
@@ -31,35 +30,19 @@ IMAGES_FIELD = "images"
 MEDIA_TYPE = "multipart/form-data"
 
 
-class Body:
-    """The body of a request; `size` is the number of bytes received."""
+async def discard_body(request: Request) -> None:
+    """Receives the rest of the body of a request, but at most `MAX_REQUEST_BYTES`.
 
-    def __init__(self, receive: Receive):
-        self._receive = receive
-        self._complete = False
-        self.size = 0
-
-    async def parts(self) -> AsyncGenerator[bytes, None]:
-        """Yields the parts of the body that were not yet received."""
-        while not self._complete:
-            message = await self._receive()
-            self._complete = not message.get("more_body")
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            self.size += len(message["body"])
-            yield message["body"]
-
-    async def discard(self) -> None:
-        """Receives the rest of the body, but at most `MAX_REQUEST_BYTES`.
-
-        Most clients read the response only after they have sent the whole body.
-        """
-        limit = self.size + MAX_REQUEST_BYTES
-        with contextlib.suppress(TimeoutError, ClientDisconnect):
-            async with asyncio.timeout(READ_SECONDS):
-                async for _ in self.parts():
-                    if self.size > limit:
-                        return
+    Most clients read the response only after they have sent the whole body.
+    """
+    size = 0
+    # The body may already be complete, which is a RuntimeError.
+    with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):
+        async with asyncio.timeout(READ_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > MAX_REQUEST_BYTES:
+                    return
 
 
 @dataclass(frozen=True)
@@ -87,12 +70,12 @@ class RequestLimits:
     """Limits the number and the total size of the requests that are processed at a time."""
 
     def __init__(self) -> None:
-        self._bodies: set[Body] = set()
+        self._sizes: dict[Request, int] = {}
 
     @property
     def num_requests(self) -> int:
         """The number of requests that are being received or processed."""
-        return len(self._bodies)
+        return len(self._sizes)
 
     @contextlib.asynccontextmanager
     async def read(
@@ -106,31 +89,26 @@ class RequestLimits:
         Raises:
             HTTPException: 400 (the client disconnected), 408, 413, 415, 422 or 429.
         """
-        body = Body(request.receive)
         if self.num_requests >= MAX_REQUESTS:
-            await body.discard()
             raise too_many_requests()
-        self._bodies.add(body)
+        self._sizes[request] = 0
         try:
+            data = await self._parse(request, max_images)
             try:
-                data = await self._parse(request.headers, body, max_images)
-                try:
-                    form = await to_form(data, fields)
-                finally:
-                    await data.close()
-            except HTTPException:
-                await body.discard()
-                raise
+                form = await to_form(data, fields)
+            finally:
+                await data.close()
             yield form
         finally:
-            self._bodies.remove(body)
+            del self._sizes[request]
 
-    async def _parse(self, headers: Headers, body: Body, max_images: int) -> FormData:
-        if headers.get("content-type", "").partition(";")[0].strip().lower() != MEDIA_TYPE:
+    async def _parse(self, request: Request, max_images: int) -> FormData:
+        content_type = request.headers.get("content-type", "")
+        if content_type.partition(";")[0].strip().lower() != MEDIA_TYPE:
             raise HTTPException(415, f"The content type must be {MEDIA_TYPE}.")
         parser = MemoryParser(
-            headers,
-            self._limited(body),
+            request.headers,
+            self._receive(request),
             max_files=max_images,
             max_fields=MAX_FIELDS,
             max_part_size=MAX_FIELD_BYTES,
@@ -146,12 +124,13 @@ class RequestLimits:
         except MultiPartException as error:
             raise HTTPException(422, error.message) from error
 
-    async def _limited(self, body: Body) -> AsyncGenerator[bytes, None]:
-        async for part in body.parts():
-            if body.size > MAX_REQUEST_BYTES:
+    async def _receive(self, request: Request) -> AsyncGenerator[bytes, None]:
+        async for part in request.stream():
+            self._sizes[request] += len(part)
+            if self._sizes[request] > MAX_REQUEST_BYTES:
                 text = f"A request must have at most {MAX_REQUEST_BYTES} bytes."
                 raise HTTPException(413, text)
-            if sum(other.size for other in self._bodies) > MAX_TOTAL_BYTES:
+            if sum(self._sizes.values()) > MAX_TOTAL_BYTES:
                 raise too_many_requests()
             yield part
 

@@ -10,10 +10,11 @@ from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from skincnn.serving.web.form import Body
+from skincnn.serving.web.form import discard_body
 from skincnn.serving.web.metrics import ServiceMetrics
 from skincnn.serving.web.schemas import Problem
 
@@ -69,7 +70,8 @@ class Guard:
                 await problem_response(500, text)(scope, receive, send_with_headers)
         finally:
             path = scope["path"] if scope["path"] in KNOWN_PATHS else "other"
-            self._metrics.observe_request(path, status, time.perf_counter() - started)
+            self._metrics.requests.labels(path, str(status)).inc()
+            self._metrics.seconds.labels(path).observe(time.perf_counter() - started)
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         response: ASGIApp = self._app
@@ -85,7 +87,7 @@ class Guard:
             text = "Requests to this server must come from its own page or a local program."
             response = problem_response(403, text)
         if response is not self._app:
-            await Body(receive).discard()
+            await discard_body(Request(scope, receive))
         await response(scope, receive, send)
 
     def _has_token(self, headers: Headers) -> bool:

@@ -12,6 +12,7 @@ from skincnn.errors import ConfigError
 from skincnn.interruption import StopRequest
 
 if TYPE_CHECKING:
+    import uvicorn
     from fastapi import FastAPI
 
 PACKAGES = ("fastapi", "httptools", "prometheus_client", "python_multipart", "uvicorn")
@@ -91,20 +92,18 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(app: FastAPI, listener: socket.socket) -> None:
-    """Serves an application from `build_app` until a signal stops it.
+def make_server(app: FastAPI) -> uvicorn.Server:
+    """Returns a server for an application from `build_app`.
 
-    After the signal, requests in progress are completed. Environment variables, such as
-    those of proxies, have no effect.
-
-    Raises:
-        Terminated, KeyboardInterrupt: SIGTERM or Ctrl-C stopped the server.
+    Environment variables, such as those of proxies, have no effect.
     """
     import uvicorn
 
+    from skincnn.serving.web.protocol import Protocol
+
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="on",
         workers=1,
@@ -116,7 +115,18 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
         limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    server = uvicorn.Server(config)
+    return uvicorn.Server(config)
+
+
+def serve(app: FastAPI, listener: socket.socket) -> None:
+    """Serves an application from `build_app` until a signal stops it.
+
+    After the signal, requests in progress are completed.
+
+    Raises:
+        Terminated, KeyboardInterrupt: SIGTERM or Ctrl-C stopped the server.
+    """
+    server = make_server(app)
     stop, handle_exit = StopRequest(), server.handle_exit
 
     def record_signal(number: int, frame: FrameType | None) -> None:

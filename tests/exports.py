@@ -1,0 +1,81 @@
+"""Rules, networks and metadata of exports, for tests that need no training."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from PIL import Image
+
+from skincnn.config import Config, DataConfig, ModelConfig, TrainConfig
+from skincnn.data.preprocessing_spec import describe_preprocessing
+from skincnn.inference.ood import ReferenceFeatures
+from skincnn.metrics.calibration import CalibrationMap
+from skincnn.metrics.decision_rule import DecisionRule
+from skincnn.model.classifier import POOLING_LAYER
+from skincnn.serving.export_info import IMAGE_INPUTS, ExportInfo, Preprocessing
+from skincnn.serving.network import add_ood_distance
+
+CONFIG = Config(
+    data=DataConfig(image_size=32),
+    model=ModelConfig(backbone="test_presets:one_layer", weights="none"),
+    train=TrainConfig(scenario="from_scratch"),
+)
+
+
+def make_rule(*class_names: str, **changes: Any) -> DecisionRule:
+    """Returns a rule for these classes, by default without calibration."""
+    count = len(class_names)
+    calibration_map = CalibrationMap(temperature=1.0, bias=(0.0,) * count)
+    fields = {"calibration_map": calibration_map, "threshold": 0.5, "max_distance": 1.0}
+    fields |= {"class_names": class_names, "set_thresholds": (0.1,) * count}
+    return DecisionRule(**{**fields, **changes})
+
+
+def make_info(
+    rule: DecisionRule, data: DataConfig = CONFIG.data, **changes: Any
+) -> ExportInfo:
+    """Returns the metadata of an export without clinical metadata."""
+    preprocessing = Preprocessing(stored_longest_side=None, **describe_preprocessing(data))
+    info = ExportInfo(
+        format="onnx",
+        synthetic=True,
+        dataset="x",
+        rule=rule,
+        variant="",
+        logit_adjustment=(),
+        ood_off="",
+        attribution="",
+        preprocessing=(preprocessing,),
+        inputs=IMAGE_INPUTS,
+        clinical_features=(),
+        vocabularies={},
+        models_sha256=("0" * 64,),
+        predictions_sha256="0" * 64,
+        files={},
+    )
+    return info.model_copy(update=changes)
+
+
+def with_distance(model: keras.Model) -> keras.Model:
+    """Returns a classifier with OOD distances from arbitrary references."""
+    size = model.get_layer(POOLING_LAYER).output.shape[-1]
+    return add_ood_distance(model, ReferenceFeatures(np.eye(size, dtype=np.float32)))
+
+
+def run_example(usage: str, path: Path, image: np.ndarray) -> dict[str, float]:
+    """Runs the example for a file in export/README.md, and returns what it prints."""
+    examples = re.findall(r"```python\n(.*?)```", usage, re.DOTALL)
+    (code,) = (code for code in examples if path.name in code)
+    file = path.parent / "x.png"
+    Image.fromarray(image).save(file)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(code.replace(path.name, str(path)).replace("x.jpg", str(file)), {})
+    file.unlink()
+    printed = re.findall(r"'(\w+)': np.float32\((.*?)\)", out.getvalue())
+    return {name: float(value) for name, value in printed}
