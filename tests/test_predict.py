@@ -29,13 +29,11 @@ from skincnn.files import sha256
 from skincnn.inference.predictions import arrays, read_predictions
 from skincnn.inference.run_dir import RUN_FILE, read_run_info
 from skincnn.metrics.calibration import CalibrationMap
-from skincnn.metrics.decision_rule import DecisionRule
-from skincnn.metrics.operating_points import OPERATING_POINTS
 from skincnn.records import write_record
 from skincnn.serving import conversion, prefetch
+from skincnn.serving.decision import explain_rule
 from skincnn.serving.export import ExportSpec
 from skincnn.serving.images import OK, TOO_LARGE, UNREADABLE
-from skincnn.serving.postprocessing import describe_rule
 from skincnn.serving.predictor import columns, load_predictor, predict_files
 from skincnn.serving.prefetch import read_file
 from skincnn.serving.tables import select_clinical_metadata
@@ -186,31 +184,13 @@ def test_the_referral_rule_is_printed(
     """The decision for each readable in-distribution image follows from the threshold."""
     output = tmp_path / "predictions.csv"
     done = run_here("predict.py", workdir / path, images, "--output", output)
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith("refer "))
-    printed = re.search(r"probability >= (\S+), the threshold for (.*), chosen on", line)
-    assert printed is not None, line
-    (point,) = (point for point in OPERATING_POINTS if point.text == printed[2])
-    threshold = read_test_result(workdir).thresholds["malignant"][point.key]
-    assert float(printed[1]) == pytest.approx(threshold, rel=1e-3)
+    rule = load_predictor(workdir / path).rule
+    assert f"refer        {explain_rule(rule)}" in done.stderr.splitlines()
+    threshold = read_test_result(workdir).thresholds["malignant"][rule.operating_point]
+    assert rule.threshold == pytest.approx(threshold, rel=1e-6)
     table = pd.read_csv(output)
     refer = ~(table["malignant_probability"] < threshold) | table["out_of_distribution"]
     assert table["refer"].tolist() == refer.tolist()
-
-
-def test_a_rule_without_a_threshold_is_described() -> None:
-    rule = DecisionRule(
-        class_names=("benign", "malignant"),
-        set_thresholds=(0.1, 0.2),
-        calibration_map=CalibrationMap(temperature=1.0, bias=(0.0, 0.0)),
-        threshold=None,
-        max_distance=1.0,
-    )
-    assert describe_rule(rule) == (
-        "out-of-distribution images and unreadable files. This model has no referral "
-        "threshold for malignant lesions."
-    )
-    # The class "scar" may be malignant or benign.
-    assert describe_rule(rule.model_copy(update={"class_names": ("benign", "scar")})) == ""
 
 
 def test_help_explains_every_column() -> None:
@@ -229,6 +209,7 @@ def test_help_explains_every_column() -> None:
             ("x.jpg", "--clinical-metadata", "none.csv"),
             "--clinical-metadata must be a table",
         ),
+        (("x.jpg", "--clinical-metadata", "{empty}/a.csv"), "this model uses images only"),
         (("x.jpg", "--batch-size", "0"), "--batch-size must be in 1..256"),
         (("x.jpg", "--batch-size", "257"), "1..256. Received: 257"),
         (("x.jpg", "--output", "{empty}/folder.csv"), "--output must be a file"),
@@ -253,6 +234,7 @@ def test_invalid_arguments_are_rejected(
 ) -> None:
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "file").touch()
+    (tmp_path / "a.csv").write_text("image_id,age,sex,localization\nx,50,male,back\n")
     filled = [argument.format(empty=tmp_path) for argument in arguments]
     done = run_here("predict.py", workdir, *filled)
     assert done.returncode == 2
@@ -502,49 +484,6 @@ def test_overlays_of_long_file_names_are_written(
     ]
 
 
-def test_images_are_found_in_subdirectories(
-    workdir: Path, images: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "a/b").mkdir(parents=True)
-    image = Image.new("RGB", (9, 9))
-    image.save(tmp_path / "a/b/x.PNG")
-    image.save(tmp_path / "a/y.jfif", format="JPEG")
-    (tmp_path / "a/notes.txt").touch()
-    for name in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
-        shutil.copytree(tmp_path / "a", tmp_path / name)
-    (tmp_path / "a/._x.PNG").touch()
-    (tmp_path / "a/c").symlink_to("b")
-    (tmp_path / "a/b/loop").symlink_to("..")
-    done = run_here("predict.py", workdir / "export/skincnn.onnx", tmp_path)
-    assert done.returncode == 0, done.stderr
-    files = pd.read_csv(io.StringIO(done.stdout))["file"]
-    names = ("a/b/x.PNG", "a/c/x.PNG", "a/y.jfif")
-    assert files.tolist() == [str(tmp_path / name) for name in names]
-    notes = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
-    loops, hidden, others = notes
-    for name in ("a/._x.PNG", ".ipynb_checkpoints", "__MACOSX", "@eaDir"):
-        assert str(tmp_path / name) in hidden
-    assert "2 file(s) or directories" in loops
-    assert others.endswith(f"(no supported suffix): {tmp_path / 'a/notes.txt'}")
-
-
-def test_equal_pixels_in_different_formats_get_equal_predictions(
-    workdir: Path, images: Path, tmp_path: Path
-) -> None:
-    with Image.open(min(images.glob("DEMO*"))) as image:
-        palette = image.quantize(64)
-    palette.save(tmp_path / "palette.bmp")
-    palette.save(tmp_path / "palette.gif")
-    palette.convert("RGB").save(tmp_path / "rgb.png")
-    palette.convert("RGB").save(tmp_path / "rgb.tif")
-    for model in ("export/skincnn/1", "export/skincnn.onnx"):
-        done = run_here("predict.py", workdir / model, tmp_path)
-        assert done.returncode == 0, done.stderr
-        table = pd.read_csv(io.StringIO(done.stdout)).drop(columns=["file", "image_id"])
-        assert len(table) == 4
-        assert len(table.drop_duplicates()) == 1
-
-
 def test_without_readable_files_no_submission_is_written(
     workdir: Path, tmp_path: Path
 ) -> None:
@@ -556,17 +495,6 @@ def test_without_readable_files_no_submission_is_written(
     assert "so nothing was written to" in done.stderr
     assert f"predictions  {tmp_path}" not in done.stderr
     assert (tmp_path / "isic.csv").read_text() == "mine"
-
-
-def test_clinical_metadata_for_a_model_without_it_is_rejected(
-    workdir: Path, images: Path, tmp_path: Path
-) -> None:
-    table = tmp_path / "metadata.csv"
-    table.write_text("image_id,age,sex,localization\nx,50,male,back\n")
-    done = run_here("predict.py", workdir, images, "--clinical-metadata", table)
-    assert done.returncode == 2
-    assert "this model uses images only" in done.stderr
-    assert not done.stdout
 
 
 def test_help_and_the_installation_hint_of_batch_predict_need_no_beam(

@@ -19,9 +19,8 @@ from skincnn.clinical_metadata import (
     VOCABULARIES,
     encode_clinical_metadata,
 )
-from skincnn.serving.clinical_metadata import METADATA_SIGNATURE, encode_in_graph
-from skincnn.serving.postprocessing import describe_rule
-from skincnn.serving.saved_model import Predictions
+from skincnn.serving.decision import explain_rule
+from skincnn.serving.saved_model import METADATA_SIGNATURE, Predictions, encode_in_graph
 
 WORDS = [*VOCABULARIES["sex"], " Male", "FEMALE\t"]
 SITES = [*VOCABULARIES["localization"], " Unknown ", "_"]
@@ -107,7 +106,7 @@ def test_rows_are_found_by_the_name_of_the_file(
 
 
 def describe_point() -> str:
-    return f"refer        {describe_rule(RULE)}\n"
+    return f"refer        {explain_rule(RULE)}\n"
 
 
 @pytest.mark.parametrize(

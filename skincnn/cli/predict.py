@@ -98,7 +98,7 @@ def command() -> None:
     check(arguments)
     common.load_tensorflow()
     paths = find_images(arguments.images)
-    from skincnn.serving.postprocessing import describe_rule
+    from skincnn.serving.decision import explain_rule
 
     predictor, explainer, clinical_metadata = load(arguments, paths)
     with explain_write_errors("The predictions"):
@@ -109,8 +109,7 @@ def command() -> None:
         submission = write_submission(arguments.isic_csv, readable, rule)
     for path in filter(None, (arguments.output, submission)):
         print(f"predictions  {path}", file=sys.stderr)
-    if described := describe_rule(rule):
-        print(f"refer        {described}", file=sys.stderr)
+    print(f"refer        {explain_rule(rule)}", file=sys.stderr)
     if unreadable and arguments.isic_csv:
         text = f"{len(unreadable)} of {len(paths)} image(s) are missing from"
         text = text if submission else "No file is readable, so nothing was written to"

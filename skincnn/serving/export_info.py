@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from skincnn.clinical_metadata import CLINICAL_FEATURES, VOCABULARIES
+from skincnn.clinical_metadata import CLINICAL_FEATURES, REGIONS, VOCABULARIES
 from skincnn.config import DataConfig
 from skincnn.data.preprocessing_spec import FIELDS, describe_preprocessing
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import write_json
 from skincnn.inference.run_dir import MODEL_FILE
 from skincnn.metrics.decision_rule import DecisionRule
-from skincnn.metrics.operating_points import parse_operating_point
 from skincnn.records import Part, Record, parse_record, to_json
 from skincnn.reporting.templates import environment
+from skincnn.serving.decision import explain_rule
 from skincnn.serving.network import RunNetwork, use_clinical_metadata
 
 EXPORT_AGAIN = "Export the run again (scripts/export.py)."
@@ -195,15 +195,15 @@ def render_usage(info: ExportInfo, name: str) -> str:
     example = {"age": 50.0, "sex": "female", "localization": "back"}
     clinical_metadata = example if info.clinical_metadata else {}
     row = {"image_bytes": {"b64": "%s"}, **clinical_metadata}
-    point = info.rule.operating_point
     template = environment("skincnn.serving", autoescape=False).get_template("usage.md.j2")
     return template.render(
         info=info,
         rule=info.rule,
         left_out=OOD_LEFT_OUT,
         size=info.preprocessing[0].image_size,
-        operating_point=parse_operating_point(point).text if point else "",
+        rule_text=explain_rule(info.rule),
         name=name,
+        regions="; ".join(f"{name}: {', '.join(sites)}" for name, sites in REGIONS.items()),
         clinical_metadata=clinical_metadata,
         body=json.dumps({"instances": [row]}),
     )

@@ -8,10 +8,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from skincnn.metrics.decision_rule import DecisionRule
-from skincnn.metrics.operating_points import parse_operating_point
 from skincnn.serving.images import OK, UNREADABLE
-
-NO_THRESHOLD = "This model has no referral threshold for malignant lesions."
 
 
 def postprocess(
@@ -83,19 +80,3 @@ def postprocess(
         "out_of_distribution": is_readable & out_of_distribution,
         "status": tf.where(is_readable, OK, UNREADABLE),
     }
-
-
-def describe_rule(rule: DecisionRule) -> str:
-    """Returns a phrase that describes which images a rule refers; "" without a target."""
-    if rule.target is None:
-        return ""
-    other = "unreadable files"
-    if rule.max_distance is not None:
-        other = f"out-of-distribution images and {other}"
-    if rule.threshold is None:
-        return f"{other}. {NO_THRESHOLD}"
-    point = parse_operating_point(rule.operating_point).text
-    return (
-        f"images with a malignant probability >= {rule.threshold:.4g}, the threshold for "
-        f"{point}, chosen on the validation split; and {other}"
-    )

@@ -17,11 +17,11 @@ from skincnn.files import sha256
 from skincnn.inference.run_dir import MODEL_FILE, RUN_FILE, read_run_info
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.metrics.operating_points import HEADLINE_POINT
+from skincnn.serving.decision import explain_rule
 from skincnn.serving.explain import Explainer
 from skincnn.serving.export_info import info_path, read_export_info
 from skincnn.serving.predictor import Predictor, find_saved_model, load_predictor
 from skincnn.serving.web.batching import ClinicalMetadata
-from skincnn.serving.web.decision import explain_rule
 from skincnn.serving.web.form import MAX_IMAGES
 from skincnn.serving.web.schemas import (
     ClassInfo,

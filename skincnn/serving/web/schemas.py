@@ -10,14 +10,14 @@ from skincnn import __version__
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.records import Part
-from skincnn.serving.images import OK
-from skincnn.serving.saved_model import Predictions
-from skincnn.serving.web.decision import (
+from skincnn.serving.decision import (
     Prediction,
     Reason,
     explain_decision,
     find_reason,
 )
+from skincnn.serving.images import OK
+from skincnn.serving.saved_model import Predictions
 
 
 class Problem(Part):

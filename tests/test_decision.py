@@ -9,14 +9,14 @@ import pytest
 from web_models import RULE
 
 from skincnn.metrics.decision_rule import DecisionRule
-from skincnn.serving.images import OK, UNREADABLE
-from skincnn.serving.web.decision import (
+from skincnn.serving.decision import (
     distinguish,
     explain_decision,
     explain_rule,
     find_reason,
     percent,
 )
+from skincnn.serving.images import OK, UNREADABLE
 from skincnn.serving.web.schemas import to_predictions
 
 
@@ -128,7 +128,7 @@ def in_batch(prediction: dict[str, Any]) -> dict[str, Any]:
 def test_the_rule_is_explained(threshold: float | None, max_distance: float | None) -> None:
     update = {"threshold": threshold, "max_distance": max_distance}
     text = explain_rule(RULE.model_copy(update=update))
-    assert ("lesion is at least 30.0 %" in text) == (threshold is not None)
+    assert ("lesion is at least 30 %. On" in text) == (threshold is not None)
     assert ("it gave a sensitivity of at least 90 %" in text) == (threshold is not None)
     assert ("no referral threshold" in text) == (threshold is None)
     assert ("misses some unsuitable images" in text) == (max_distance is not None)

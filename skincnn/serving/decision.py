@@ -24,19 +24,14 @@ Reason = Literal[
 classes are not known, no image is referred, and `no_target` replaces `malignant`,
 `below_threshold` and `no_threshold`."""
 NOT_RULED_OUT = "this does not rule out malignancy"
-WITHOUT_TARGET = {
-    "unreadable": "The file is not a readable image and was not predicted.",
-    "out_of_distribution": "The image differs strongly from the images for which the model "
-    "was developed (out-of-distribution), so its probabilities may not be reliable.",
-    "no_target": "No referral decision: it is not known which classes are malignant.",
+UNSUITABLE = {
+    "unreadable": "the file is not a readable image and was not predicted",
+    "out_of_distribution": "the image differs strongly from the images for which the model "
+    "was developed (out-of-distribution), so its probabilities may not be reliable",
 }
-"""The sentence for each reason, for a model whose malignant classes are not known."""
-DETECTION_OFF = (
-    "It does not check whether an image is suitable for it (out-of-distribution detection "
-    "is switched off)."
-)
-DETECTION_ON = (
-    "It marks images that differ strongly from those for which it was developed "
+"""Why the probabilities of an image cannot be used, by reason."""
+MARKED = (
+    "images that differ strongly from those for which it was developed "
     "(out-of-distribution); this check misses some unsuitable images."
 )
 
@@ -57,19 +52,13 @@ def find_reason(prediction: Prediction, rule: DecisionRule) -> Reason:
 def explain_decision(prediction: Prediction, rule: DecisionRule) -> str:
     """Returns the referral decision of the model and its reason as a sentence."""
     reason = find_reason(prediction, rule)
+    if rule.target is None and reason in UNSUITABLE:
+        return f"{UNSUITABLE[reason].capitalize()}."
     if rule.target is None:
-        return WITHOUT_TARGET[reason]
-    if reason == "unreadable":
-        return (
-            "Refer to a dermatologist: the file is not a readable image and was not "
-            f"predicted; {NOT_RULED_OUT}."
-        )
-    if reason == "out_of_distribution":
-        return (
-            "Refer to a dermatologist: the image differs strongly from the images for "
-            "which the model was developed (out-of-distribution), so its probabilities may "
-            "not be reliable."
-        )
+        return "No referral decision: it is not known which classes are malignant."
+    if reason in UNSUITABLE:
+        ending = f"; {NOT_RULED_OUT}" if reason == "unreadable" else ""
+        return f"Refer to a dermatologist: {UNSUITABLE[reason]}{ending}."
     if rule.threshold is None:
         return (
             "Not referred: this model has no referral threshold for malignant lesions and "
@@ -92,10 +81,16 @@ def explain_decision(prediction: Prediction, rule: DecisionRule) -> str:
 
 def explain_rule(rule: DecisionRule) -> str:
     """Returns which images the model refers and how the threshold was chosen, as text."""
+    detection = (
+        "It does not check whether an image is suitable for it (out-of-distribution "
+        "detection is switched off)."
+    )
+    if rule.max_distance is not None:
+        detection = f"It marks {MARKED}"
     if rule.target is None:
         return (
             "It refers no image, because it is not known which of its classes are "
-            f"malignant. {DETECTION_OFF if rule.max_distance is None else DETECTION_ON}"
+            f"malignant. {detection}"
         )
     others = "It also refers unreadable files"
     if rule.threshold is None:
@@ -105,17 +100,14 @@ def explain_rule(rule: DecisionRule) -> str:
         point = parse_operating_point(rule.operating_point)
         text = (
             "It refers images for which the probability of a malignant lesion is at least "
-            f"{percent(rule.threshold)}. On the images used to choose this threshold "
+            f"{100 * rule.threshold:.4g} %. On the images used to choose this threshold "
             f"(validation split), it gave a {point.metric} of at least "
             f"{100 * point.minimum:.0f} % for malignant lesions; on other images the "
             f"{point.metric} can be lower."
         )
     if rule.max_distance is None:
-        return f"{text} {others}. {DETECTION_OFF}"
-    return (
-        f"{text} {others} and images that differ strongly from those for which it was "
-        "developed (out-of-distribution); this check misses some unsuitable images."
-    )
+        return f"{text} {others}. {detection}"
+    return f"{text} {others} and {MARKED}"
 
 
 def percent(share: float, digits: int = 1) -> str:
