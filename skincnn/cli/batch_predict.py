@@ -82,12 +82,10 @@ def command() -> None:
         require_empty,
         require_images,
     )
-    from skincnn.serving.postprocessing import describe_rule
+    from skincnn.serving.decision import explain_rule
     from skincnn.serving.predictor import check_clinical_metadata, columns
 
     require_images(arguments.images, arguments.names)
-    for line in list_skipped(arguments.images):
-        print(f"note: {line}", file=sys.stderr)
     require_empty(arguments.output, (pipeline.PREDICTIONS, pipeline.UNREADABLE_FILES))
     handler = pipeline.ImageHandler(
         arguments.model, arguments.clinical_metadata, arguments.batch_size, arguments.format
@@ -95,6 +93,8 @@ def command() -> None:
     # Loaded once here, so that errors are reported before the pipeline starts.
     predictor = handler.load_model().predictor
     check_clinical_metadata(predictor, arguments.clinical_metadata)
+    for line in list_skipped(arguments.images):
+        print(f"note: {line}", file=sys.stderr)
     counts = pipeline.run(
         handler,
         arguments.images,
@@ -108,8 +108,7 @@ def command() -> None:
     predictions, unreadable = (f"{folder}/{name}-*.{arguments.format}" for name in names)
     num_files = sum(counts[name] for name in names)
     print(f"predictions  {predictions}", file=sys.stderr)
-    if rule := describe_rule(predictor.rule):
-        print(f"refer        {rule}", file=sys.stderr)
+    print(f"refer        {explain_rule(predictor.rule)}", file=sys.stderr)
     if missing := counts[pipeline.WITHOUT_METADATA]:
         text = (
             f"{arguments.clinical_metadata} has no row for {missing} of {num_files} images"

@@ -9,7 +9,6 @@ import lzma
 import os
 import re
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
@@ -21,6 +20,7 @@ from skincnn.errors import ConfigError
 from skincnn.files import require_writable_folder
 from skincnn.serving.images import MAX_BYTES
 from tfds_ham10000.image_files import (
+    ARCHIVE_ERRORS,
     IMAGE_SUFFIXES,
     describe_archive_problem,
     describe_skipped,
@@ -32,17 +32,9 @@ from tfds_ham10000.image_files import (
 
 MEMBERS_PER_REF = 64
 """Maximum number of images of a ZIP archive in one `FileRef`."""
-READ_ERRORS = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-)
-"""Errors that reading a file can raise. An encrypted ZIP archive raises RuntimeError, and a
-member name that is not valid UTF-8 raises ValueError."""
+READ_ERRORS = (*ARCHIVE_ERRORS, ValueError, lzma.LZMAError)
+"""Errors that reading a file can raise. A member name that is not valid UTF-8 raises
+ValueError."""
 
 
 class FileRef(NamedTuple):
@@ -50,48 +42,38 @@ class FileRef(NamedTuple):
 
     Attributes:
         name: Name of the image or the archive.
-        size: Size of the file in bytes; 0 if unknown.
         problem: The reason why the file cannot be read; "" if none is known.
         members: Index and path of each referenced image in a ZIP archive, where a path can
             occur twice; empty for a reference to a whole file.
     """
 
     name: str
-    size: int
     problem: str = ""
     members: Sequence[tuple[int, str]] = ()
 
 
 class ImageFile(NamedTuple):
-    """Name and content of an image file. In an archive, the name is <archive>/<member>."""
+    """Name and content of an image file. In an archive, the name is <archive>/<member>.
+
+    The content of a file that cannot be read is the reason, as in `serving.prefetch`.
+    """
 
     name: str
-    content: bytes
-
-
-class UnreadableFile(NamedTuple):
-    """A file that cannot be predicted; `status` is the reason."""
-
-    file: str
-    status: str
+    content: bytes | str
 
 
 def match(pattern: str) -> list[FileRef]:
     """Returns references to the matching files, or one with a `problem` if none matches."""
-    refs = [_file_ref(file) for file in list_files(pattern)]
-    return refs or [FileRef(pattern, 0, "unreadable: no file matches this name or pattern")]
+    refs = []
+    for name in list_files(pattern):
+        is_valid = printable(name) == name
+        problem = "" if is_valid else "unreadable: the file name is not valid UTF-8"
+        refs.append(FileRef(printable(name), problem))
+    return refs or [FileRef(pattern, "unreadable: no file matches this name or pattern")]
 
 
-def look_up(name: str) -> FileRef:
-    """Returns a reference to a file by literal name, with a `problem` if no file exists."""
-    try:
-        return _file_ref(FileSystems.get_filesystem(name).metadata(name))
-    except (OSError, ValueError) as error:
-        return FileRef(name, 0, f"unreadable: {error}")
-
-
-def list_files(pattern: str, limit: int | None = None) -> list[FileMetadata]:
-    """Returns the files that a pattern matches.
+def list_files(pattern: str, limit: int | None = None) -> list[str]:
+    """Returns the names of the files that a pattern matches.
 
     Args:
         pattern: Path of an image, a ZIP archive, or a directory (remote directories must
@@ -102,21 +84,16 @@ def list_files(pattern: str, limit: int | None = None) -> list[FileMetadata]:
     """
     if Path(pattern).is_dir():
         # Beam would skip broken links.
-        paths = find_files(Path(pattern)).files
-        return [FileMetadata(str(path), _size(path)) for path in paths]
+        return list(map(str, find_files(Path(pattern)).files))
     if pattern.endswith("/"):
         folder = f"{pattern.rstrip('/')}/"
         # The directory name may contain wildcard characters.
-        matching = re.sub(r"[][*?]", "?", folder) + "**"
-        files = FileSystems.match([matching])[0].metadata_list
-        inside = [file for file in files if file.path.startswith(folder)]
-        names = (PurePosixPath(file.path.removeprefix(folder)) for file in inside)
-        return [x for x, name in zip(inside, names, strict=True) if not skip_reason(name)]
+        names = _match(re.sub(r"[][*?]", "?", folder) + "**")
+        inside = [name for name in names if name.startswith(folder)]
+        return [x for x in inside if not skip_reason(PurePosixPath(x.removeprefix(folder)))]
     if FileSystems.exists(pattern):
-        return [FileSystems.get_filesystem(pattern).metadata(pattern)]
-    if "://" in pattern:
-        return list(FileSystems.match([pattern], [limit])[0].metadata_list)
-    return _list_local(pattern, limit)
+        return [pattern]
+    return _match(pattern, limit) if "://" in pattern else _list_local(pattern, limit)
 
 
 def list_members(ref: FileRef) -> Iterator[FileRef]:
@@ -138,20 +115,18 @@ def list_members(ref: FileRef) -> Iterator[FileRef]:
     except READ_ERRORS as error:
         problem = f"unreadable: {error}"
     if not members:
-        yield FileRef(ref.name, 0, problem)
+        yield FileRef(ref.name, problem)
     for start in range(0, len(members), MEMBERS_PER_REF):
-        yield FileRef(ref.name, 0, "", members[start : start + MEMBERS_PER_REF])
+        yield FileRef(ref.name, "", members[start : start + MEMBERS_PER_REF])
 
 
-def read(ref: FileRef) -> Iterator[ImageFile | UnreadableFile]:
-    """Yields an `ImageFile` or `UnreadableFile` for each image of a reference."""
-    name, size, problem, members = ref
-    if problem:
-        yield UnreadableFile(name, problem)
-    elif not members:
-        yield _read(name, size, lambda: _open(name))
-    else:
+def read(ref: FileRef) -> Iterator[ImageFile]:
+    """Yields each image of a reference."""
+    name, problem, members = ref
+    if members:
         yield from _read_archive(name, members)
+    else:
+        yield ImageFile(name, problem or _read(lambda: _open(name)))
 
 
 def list_skipped(patterns: Sequence[str]) -> list[str]:
@@ -198,13 +173,15 @@ def require_empty(output: str, prefixes: Sequence[str]) -> None:
     if "://" not in output:
         require_writable_folder(Path(output), "--output")
     try:
-        patterns = [FileSystems.join(output, f"{prefix}-*") for prefix in prefixes]
-        results = FileSystems.match(patterns, [1] * len(patterns))
+        paths = [
+            name
+            for prefix in prefixes
+            for name in _match(FileSystems.join(output, f"{prefix}-*"), 1)
+        ]
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"The --output directory {output} cannot be listed: {error}"
         ) from error
-    paths = [file.path for result in results for file in result.metadata_list]
     if paths:
         raise ConfigError(
             f"--output must be a directory without predictions. Received: {output}, which "
@@ -212,23 +189,16 @@ def require_empty(output: str, prefixes: Sequence[str]) -> None:
         )
 
 
-def _read(
-    name: str, size: int, open_file: Callable[[], IO[bytes]]
-) -> ImageFile | UnreadableFile:
-    """Reads a file; returns an `UnreadableFile` if this fails or the file is too large."""
-    if size > MAX_BYTES:
-        expected = f"expected at most {MAX_BYTES} bytes. Received: {size} bytes"
-        return UnreadableFile(name, f"unreadable: {expected}")
+def _read(open_file: Callable[[], IO[bytes]]) -> bytes | str:
+    """Returns the first `MAX_BYTES` + 1 bytes, or the reason if this fails."""
     try:
         with open_file() as file:
-            return ImageFile(name, file.read(MAX_BYTES + 1))
+            return file.read(MAX_BYTES + 1)
     except READ_ERRORS as error:
-        return UnreadableFile(name, f"unreadable: {error}")
+        return f"unreadable: {getattr(error, 'strerror', None) or error}"
 
 
-def _read_archive(
-    name: str, members: Sequence[tuple[int, str]]
-) -> Iterator[ImageFile | UnreadableFile]:
+def _read_archive(name: str, members: Sequence[tuple[int, str]]) -> Iterator[ImageFile]:
     """Yields the given images of an archive after checking that it has not changed."""
     with contextlib.ExitStack() as stack:
         try:
@@ -239,18 +209,17 @@ def _read_archive(
                 raise OSError("the archive changed while the pipeline was running")
         except READ_ERRORS as error:
             for _, member in members:
-                yield UnreadableFile(f"{name}/{member}", f"unreadable: {error}")
+                yield ImageFile(f"{name}/{member}", f"unreadable: {error}")
             return
         for index, member in members:
-            info = archive.infolist()[index]
-            open_file = functools.partial(archive.open, info)
-            yield _read(f"{name}/{member}", info.file_size, open_file)
+            open_file = functools.partial(archive.open, archive.infolist()[index])
+            yield ImageFile(f"{name}/{member}", _read(open_file))
 
 
-def _list_local(pattern: str, limit: int | None) -> list[FileMetadata]:
+def _list_local(pattern: str, limit: int | None) -> list[str]:
     """Returns the matching local files, including broken links, which Beam would skip."""
     if os.path.islink(pattern):
-        return [FileMetadata(pattern, 0)]
+        return [pattern]
     # Paths from os.walk start with a directory, so the pattern must contain one, too.
     pattern = pattern if "/" in pattern else f"./{pattern}"
     start = re.split(r"[*?[]", pattern, maxsplit=1)[0]
@@ -258,25 +227,13 @@ def _list_local(pattern: str, limit: int | None) -> list[FileMetadata]:
     existing = (os.path.join(folder, name) for folder, _, names in walk for name in names)
     files = (FileMetadata(path, 0) for path in existing)
     matches = FileSystems.get_filesystem(pattern).match_files(files, pattern)
-    paths = [file.path for file in itertools.islice(matches, limit)]
-    return [FileMetadata(path, _size(Path(path))) for path in paths]
+    return [file.path for file in itertools.islice(matches, limit)]
 
 
-def _size(path: Path) -> int:
-    """Returns the size of a file in bytes, or 0 for a file that cannot be read."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+def _match(pattern: str, limit: int | None = None) -> list[str]:
+    return [file.path for file in FileSystems.match([pattern], [limit])[0].metadata_list]
 
 
 def _open(name: str) -> IO[bytes]:
     file: IO[bytes] = FileSystems.open(name, compression_type=CompressionTypes.UNCOMPRESSED)
     return file
-
-
-def _file_ref(file: FileMetadata) -> FileRef:
-    name = printable(file.path)
-    if name != file.path:
-        return FileRef(name, 0, "unreadable: the file name is not valid UTF-8")
-    return FileRef(name, file.size_in_bytes)

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import apache_beam as beam
 import pandas as pd
@@ -54,7 +54,14 @@ class LoadedModel:
     clinical_metadata: pd.DataFrame | None
 
 
-class ImageHandler(ModelHandler[io.ImageFile, str | io.UnreadableFile, LoadedModel]):
+class UnreadableFile(NamedTuple):
+    """A file that cannot be predicted; `status` is the reason."""
+
+    file: str
+    status: str
+
+
+class ImageHandler(ModelHandler[io.ImageFile, str | UnreadableFile, LoadedModel]):
     """Loads a model once in each worker process, and predicts batches of images.
 
     See `load_predictor` for `model`, and `tables.read_clinical_metadata` for
@@ -84,7 +91,7 @@ class ImageHandler(ModelHandler[io.ImageFile, str | io.UnreadableFile, LoadedMod
         batch: Sequence[io.ImageFile],
         model: LoadedModel,
         inference_args: dict[str, Any] | None = None,
-    ) -> list[str | io.UnreadableFile]:
+    ) -> list[str | UnreadableFile]:
         """Returns an output line or an `UnreadableFile` for each image.
 
         If the batch fails, for example because it does not fit into memory, each image is
@@ -96,7 +103,7 @@ class ImageHandler(ModelHandler[io.ImageFile, str | io.UnreadableFile, LoadedMod
             if len(batch) > 1:
                 return [self.run_inference([image], model)[0] for image in batch]
             text = " ".join(f"{type(error).__name__}: {error}".split())
-            return [io.UnreadableFile(batch[0].name, f"not predicted: {text[:500]}")]
+            return [UnreadableFile(batch[0].name, f"not predicted: {text[:500]}")]
 
     def get_num_bytes(self, batch: Sequence[io.ImageFile]) -> int:
         """Returns the total size of the files in bytes, for the metrics of Beam."""
@@ -105,10 +112,9 @@ class ImageHandler(ModelHandler[io.ImageFile, str | io.UnreadableFile, LoadedMod
     @own_settings()
     def _predict(
         self, batch: Sequence[io.ImageFile], model: LoadedModel
-    ) -> list[str | io.UnreadableFile]:
-        names = [image.name for image in batch]
+    ) -> list[str | UnreadableFile]:
+        names, contents = zip(*batch, strict=True)
         paths = [Path(name) for name in names]
-        contents = [image.content for image in batch]
         metadata = tables.select_clinical_metadata(paths, model.clinical_metadata)
         if model.clinical_metadata is not None:
             missing = tables.find_rows(paths, model.clinical_metadata).count(None)
@@ -117,7 +123,7 @@ class ImageHandler(ModelHandler[io.ImageFile, str | io.UnreadableFile, LoadedMod
         table = table.assign(file=names)  # `Path` changes gs:// into gs:/.
         lines = tables.to_lines(table, as_json=self.format_name == "jsonl")
         return [
-            line if status == OK else io.UnreadableFile(name, status)
+            line if status == OK else UnreadableFile(name, status)
             for name, status, line in zip(names, table["status"], lines, strict=True)
         ]
 
@@ -152,11 +158,12 @@ def run(
     """
     pipeline, is_local = _create_pipeline(flags)
     refs = find_images(pipeline, patterns, names)
-    predictions, failures = predict_images(refs, handler)
+    predicted = refs | "Read" >> beam.FlatMap(io.read) | RunInference(handler)
+    predictions, failures = predicted | "Split" >> beam.Partition(_is_unreadable, 2)
     format_name = handler.format_name
     unreadable = failures | "UnreadableLine" >> beam.Map(_unreadable_line, format_name)
     write(predictions, output, PREDICTIONS, format_name, columns)
-    write(unreadable, output, UNREADABLE_FILES, format_name, io.UnreadableFile._fields)
+    write(unreadable, output, UNREADABLE_FILES, format_name, UnreadableFile._fields)
     try:
         result = pipeline.run()
         state = result.wait_until_finish()
@@ -188,22 +195,11 @@ def find_images(
             | "ReadNames" >> beam.io.ReadFromText(names)
             | "Strip" >> beam.Map(str.strip)
             | "IsName" >> beam.Filter(bool)
-            | "LookUp" >> beam.Map(io.look_up)
+            | "Refer" >> beam.Map(io.FileRef)
         )
         refs = (refs, listed) | beam.Flatten()
     files = refs | "DistributeFiles" >> beam.Reshuffle()
     return files | beam.FlatMap(io.list_members) | "DistributeImages" >> beam.Reshuffle()
-
-
-def predict_images(
-    refs: PCollection[io.FileRef], handler: ImageHandler
-) -> tuple[PCollection[str], PCollection[io.UnreadableFile]]:
-    """Returns the output lines of the predicted images, and the unreadable files."""
-    by_status = beam.Partition(_is_unreadable, 2)
-    read, not_read = refs | "Read" >> beam.FlatMap(io.read) | "SplitRead" >> by_status
-    predicted = read | RunInference(handler)
-    lines, not_predicted = predicted | "SplitPredicted" >> by_status
-    return lines, (not_read, not_predicted) | "Unreadable" >> beam.Flatten()
 
 
 def write(
@@ -257,8 +253,8 @@ def _find_user_error(error: BaseException) -> BaseException | None:
     return None
 
 
-def _is_unreadable(element: io.ImageFile | str | io.UnreadableFile, _: int) -> int:
-    return int(isinstance(element, io.UnreadableFile))
+def _is_unreadable(element: str | UnreadableFile, _: int) -> int:
+    return int(isinstance(element, UnreadableFile))
 
 
 def _count(line: str, name: str) -> str:
@@ -266,5 +262,5 @@ def _count(line: str, name: str) -> str:
     return line
 
 
-def _unreadable_line(file: io.UnreadableFile, format_name: Format) -> str:
+def _unreadable_line(file: UnreadableFile, format_name: Format) -> str:
     return tables.csv_line(file) if format_name == "csv" else json.dumps(file._asdict())
