@@ -1,4 +1,4 @@
-# The HTTP service of scripts/serve.py on the CPU:
+# The HTTP service of scripts/serve.py on the CPU. This image was never built.
 #   docker build -t skincnn .
 #   docker run --rm -p 127.0.0.1:8000:8000 -e SKINCNN_TOKEN -v "$PWD/runs/mobilenet_160:/model:ro" skincnn
 FROM python:3.12-slim AS build

@@ -275,7 +275,7 @@ def test_one_star_matches_one_directory(model: Path, images: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     predictions, refer = done.stderr.splitlines()
     assert predictions == f"predictions  {tmp_path / 'flat'}/predictions-*.csv"
-    assert refer.startswith("refer        It refers images for which the probability")
+    assert refer.startswith("refer        The model refers images for which the ")
     assert len(pd.read_csv(next((tmp_path / "flat").glob("predictions-*")))) == 3
 
 

@@ -107,7 +107,7 @@ def test_nothing_is_said_about_a_referral_if_malignant_classes_are_not_known() -
         assert find_reason(case, rule) == reason
         assert expected in text
         assert "Refer" not in text
-    assert explain_rule(rule).startswith("It refers no image, because it is not known")
+    assert explain_rule(rule).startswith("The model refers no image, because it is")
     [result] = to_predictions(["a.jpg"], in_batch(prediction), rule)
     assert result.refer is result.malignant_probability is None
 

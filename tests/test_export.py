@@ -1,15 +1,11 @@
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import re
 import shutil
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +15,18 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from conftest import ROOT, limited_file_size, run_here
+from exports import make_rule, run_example
 
 from skincnn.errors import ConfigError, DataError
-from skincnn.evaluation.aggregate import write_aggregate
-from skincnn.evaluation.ensemble import combine_runs
 from skincnn.evaluation.results import SplitResult, read_result, result_path
 from skincnn.files import sha256
 from skincnn.inference.predictions import arrays, read_predictions, table_path
 from skincnn.metrics.calibration import CalibrationMap
-from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.records import to_json
 from skincnn.reporting.parity_result import ParityResult, read_parity
 from skincnn.serving import conversion, export
 from skincnn.serving.export import ExportSpec, export_saved_model, read_rule
 from skincnn.serving.export_info import info_path, read_export_info
-from skincnn.serving.images import OK, UNREADABLE
 from skincnn.serving.parity import (
     Output,
     choose_images,
@@ -47,13 +40,7 @@ from skincnn.serving.runtimes import RUNTIMES, Infer, Runtime
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
-RULE = DecisionRule(
-    class_names=("a", "b"),
-    set_thresholds=(0.1, 0.2),
-    calibration_map=CalibrationMap(temperature=1.0, bias=(0.0, 0.0)),
-    threshold=None,
-    max_distance=1.0,
-)
+RULE = make_rule("a", "b", threshold=None)
 
 
 @pytest.fixture(scope="module")
@@ -81,39 +68,12 @@ def measure(y_true: Any, before: np.ndarray, after: np.ndarray) -> ParityResult:
     )
 
 
-def test_an_unreadable_file_does_not_affect_the_others(workdir: Path) -> None:
-    model = tf.saved_model.load(str(workdir / "export/skincnn/1"))
-    predict = model.signatures["serving_default"]
-    good = tf.io.encode_png(np.full((40, 50, 3), 99, np.uint8)).numpy()
-    alone = {k: v.numpy() for k, v in predict(image_bytes=tf.constant([good])).items()}
-    contents = tf.constant([b"no", good])
-    both = {k: v.numpy() for k, v in predict(image_bytes=contents).items()}
-    assert both["status"].tolist() == [UNREADABLE.encode(), OK.encode()]
-    assert both["predicted_class"][0] == b""
-    assert both["refer"][0]
-    assert not both["out_of_distribution"][0]
-    for name in ("probabilities", "malignant_probability", "ood_distance"):
-        assert np.isnan(both[name][0]).all()
-    for name, values in alone.items():
-        if values.dtype.kind == "f":  # The last digits depend on the batch.
-            np.testing.assert_allclose(values[0], both[name][1], rtol=1e-5)
-        else:
-            np.testing.assert_array_equal(values[0], both[name][1])
-
-
 def test_the_usage_describes_the_inputs_and_outputs(workdir: Path) -> None:
     text = (workdir / "export/README.md").read_text()
-    (body,) = re.findall(r"printf '(.*?)'", text)
-    assert json.loads(body) == {"instances": [{"image_bytes": {"b64": "%s"}}]}
     model = tf.saved_model.load(str(workdir / "export/skincnn/1"))
     signature = model.signatures["serving_default"]
-    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
-    compile(code, "README.md", "exec")
-    for name in signature.structured_outputs:
+    for name in (*signature.structured_outputs, *signature.structured_input_signature[1]):
         assert f"`{name}`" in text
-    for name in signature.structured_input_signature[1]:
-        assert f"| `{name}` |" in text
-        assert f'request.inputs["{name}"]' in code
 
 
 def test_the_parity_of_the_saved_model_is_recorded(workdir: Path) -> None:
@@ -131,35 +91,6 @@ def test_the_parity_of_the_saved_model_is_recorded(workdir: Path) -> None:
     sizes = [(workdir / "export/skincnn/1" / name).stat().st_size for name in files]
     assert parity.num_bytes == sum(sizes)
     assert "saved_model" in (workdir / "README.md").read_text()
-
-
-@pytest.mark.slow
-def test_ensembles_are_exported_as_one_model(
-    workdir: Path, data_dir: Path, tmp_path: Path
-) -> None:
-    flags = ("--data-dir", data_dir)
-    other = Path(shutil.copytree(workdir, tmp_path / "other"))
-    ensemble = tmp_path / "ensemble"
-    done = run_here("evaluate.py", workdir, other, "--ensemble", ensemble)
-    assert done.returncode == 0, done.stderr
-    done = run_here("export.py", workdir, other, "--ensemble", ensemble, *flags)
-    assert done.returncode == 0, done.stderr
-    parity = parity_of(ensemble, "saved_model")
-    assert parity.largest_distance_difference is not None
-    assert parity.largest_distance_difference < 1e-3
-    info = read_export_info(info_path(ensemble / "export/skincnn/1"))
-    assert len(info.models_sha256) == 2
-    assert "saved_model" in (ensemble / "README.md").read_text()
-    # The export is out of date if the directory has the results of other models.
-    assert load_predictor(ensemble).format == "saved_model"
-    for path in (other / "predictions").glob("*.csv"):
-        table = pd.read_csv(path, keep_default_na=False)
-        columns = [name for name in table if name.startswith("probability_")]
-        table[columns] = np.roll(table[columns], 1, axis=1)
-        table.to_csv(path, index=False)
-    write_aggregate(ensemble, combine_runs([workdir, other]))
-    with pytest.raises(DataError, match="from a different predictions table than"):
-        load_predictor(ensemble)
 
 
 @pytest.mark.slow
@@ -198,7 +129,10 @@ def check_converted(workdir: Path, name: str) -> None:
     info = read_export_info(info_path(path))
     assert info.files == {path.name: sha256(path)}
     assert read_embedded(path) == {**to_json(info), "files": {}}
-    check_example(workdir, path, info.rule.class_names)
+    usage = (workdir / "export/README.md").read_text()
+    printed = run_example(usage, path, np.full((40, 50, 3), 99, np.uint8))
+    assert list(printed) == list(info.rule.class_names)
+    assert sum(printed.values()) == pytest.approx(1, abs=1e-4)
     assert parity.num_bytes == path.stat().st_size
     pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     content = tf.io.encode_png(pixels).numpy()
@@ -235,21 +169,6 @@ def parse_json(text: str) -> Any:
         return text
 
 
-def check_example(workdir: Path, path: Path, class_names: Sequence[str]) -> None:
-    """Runs the example for a format in export/README.md."""
-    text = (workdir / "export/README.md").read_text()
-    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    (code,) = (code for code in examples if path.name in code)
-    image = workdir.parent / "x.png"
-    image.write_bytes(tf.io.encode_png(np.full((40, 50, 3), 99, np.uint8)).numpy())
-    code = code.replace(path.name, str(path)).replace("x.jpg", str(image))
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        exec(code, {})
-    printed = re.findall(r"'(\w+)': np.float32\((.*?)\)", out.getvalue())
-    assert [name for name, _ in printed] == list(class_names)
-    assert sum(float(value) for _, value in printed) == pytest.approx(1, abs=1e-4)
-
-
 def test_parity_is_measured_for_each_class() -> None:
     before = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
     after = np.array([[0.8, 0.2], [0.4, 0.6], [0.2, 0.8]])
@@ -281,13 +200,9 @@ def test_all_images_of_rare_classes_are_compared() -> None:
 
 
 def test_decisions_follow_from_probabilities_and_distances() -> None:
-    rule = DecisionRule(
-        class_names=("bkl", "mel", "nv"),
-        set_thresholds=(0.1, 0.2, 0.3),
-        calibration_map=CalibrationMap(temperature=2.0, bias=(0.0, np.log(2), 0.0)),
-        threshold=0.4,
-        max_distance=1.5,
-    )
+    calibration_map = CalibrationMap(temperature=2.0, bias=(0.0, np.log(2), 0.0))
+    changes = {"threshold": 0.4, "max_distance": 1.5, "calibration_map": calibration_map}
+    rule = make_rule("bkl", "mel", "nv", **changes)
     y_prob = np.random.default_rng(0).dirichlet(np.ones(3), 40)
     distances = np.linspace(0, 2, 40)
     output = decide(y_prob, distances, rule)
@@ -316,45 +231,42 @@ def test_an_export_that_loses_a_class_or_differs_is_rejected() -> None:
         require_parity(not_a_number, Output(before), Output(after), None)
 
 
+def fake_runtime(infer: Infer) -> Runtime:
+    """Returns a runtime whose files contain the field `ood_off` only."""
+    return Runtime(
+        ".fake",
+        lambda model, inputs, path: path.write_bytes(b"x"),
+        lambda path, metadata: path.write_text(metadata["ood_off"]),
+        lambda path: infer,
+        1e-4,
+        (),
+    )
+
+
 def test_ood_detection_is_switched_off_if_the_distances_differ(
     workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    distances = np.linspace(0, 2, 9)
-    y_prob = np.full((9, 2), 0.5)
     rule = RULE.model_copy(update={"max_distance": 0.5})
+    distances, y_prob = np.linspace(0, 2, 9), np.full((9, 2), 0.5)
+    model = decide(y_prob, distances, rule)
     for shift, fault in ((0.04, ""), (-0.06, "by up to 12 %"), (np.nan, "nan")):
-        shifted = decide(y_prob, distances + shift, rule)
-        assert fault in find_ood_fault(decide(y_prob, distances, rule), shifted, rule)
-        assert bool(fault) == bool(
-            find_ood_fault(decide(y_prob, distances, rule), shifted, rule)
-        )
+        found = find_ood_fault(model, decide(y_prob, distances + shift, rule), rule)
+        assert fault in found
+        assert bool(fault) == bool(found)
     # An export with such distances, in which all images are in-distribution.
     spec = ExportSpec(workdir=workdir)
     table = read_predictions(table_path(workdir, "test"))
     limit = float(table["distance"].median())
     rule = read_rule(spec).model_copy(update={"max_distance": limit})
     monkeypatch.setattr(conversion, "read_rule", lambda spec: rule)
-    logits = np.log(arrays(table, rule.class_names)[1])
-    far = np.zeros(len(table))
+    rows = iter(np.log(arrays(table, rule.class_names)[1]))
 
-    def predict(path: Path) -> Infer:
-        batches = iter(np.arange(len(table)).reshape(-1, 1))
+    def infer(inputs: Any) -> dict[str, Any]:
+        count = len(inputs["images"])
+        logits = np.stack([next(rows) for _ in range(count)])
+        return {"logits": logits, "ood_distance": np.zeros(count)}
 
-        def infer(inputs: Any) -> dict[str, Any]:
-            rows = [next(batches)[0] for _ in inputs["images"]]
-            return {"logits": logits[rows], "ood_distance": far[rows]}
-
-        return infer
-
-    shifted_runtime = Runtime(
-        ".shifted",
-        lambda m, i, path: path.write_bytes(b"x"),
-        lambda path, metadata: path.write_text(metadata["ood_off"]),
-        predict,
-        1e-4,
-        (),
-    )
-    monkeypatch.setitem(RUNTIMES, "shifted", shifted_runtime)
+    monkeypatch.setitem(RUNTIMES, "shifted", fake_runtime(infer))
     ((_, path),) = conversion.export(spec, ["shifted"], data_dir)
     info = read_export_info(info_path(path))
     assert info.rule == rule.model_copy(update={"max_distance": None})
@@ -366,29 +278,19 @@ def test_ood_detection_is_switched_off_if_the_distances_differ(
     assert parity.same_out_of_distribution == pytest.approx(1 - is_far.mean())
     assert parity.largest_distance_difference is not None
     assert parity.largest_distance_difference > 0.1
-    path.unlink()
-    result_path(workdir, "export.shifted").unlink()
+    for file in (path, info_path(path), result_path(workdir, "export.shifted")):
+        file.unlink()
 
 
 @pytest.mark.slow
 def test_an_onnx_model_is_kept_if_another_format_is_rejected(
     workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def predict_the_first_class(path: Path) -> Infer:
-        return lambda inputs: {
-            "logits": np.eye(7)[[0] * len(inputs["images"])],
-            "ood_distance": np.ones(len(inputs["images"])),
-        }
+    def infer(inputs: Any) -> dict[str, Any]:
+        count = len(inputs["images"])
+        return {"logits": np.eye(7)[[0] * count], "ood_distance": np.ones(count)}
 
-    broken = Runtime(
-        ".broken",
-        lambda m, i, path: path.write_bytes(b"x"),
-        lambda path, metadata: None,
-        predict_the_first_class,
-        None,
-        (),
-    )
-    monkeypatch.setitem(RUNTIMES, "litert", broken)
+    monkeypatch.setitem(RUNTIMES, "litert", fake_runtime(infer))
     for path in (workdir / "results").glob("export.*.json"):
         path.unlink()
     versions = len(list((workdir / "export/skincnn").iterdir()))
@@ -396,7 +298,7 @@ def test_an_onnx_model_is_kept_if_another_format_is_rejected(
     done = run_here("export.py", workdir, "--data-dir", data_dir, "--formats", *formats)
     assert done.returncode == 3, done.stderr
     assert "the litert export never predicts" in done.stderr
-    assert not list((workdir / "export").glob("*broken*"))
+    assert not list((workdir / "export").glob("*fake*"))
     # The SavedModel, and the format before the rejected one, exist with their results.
     assert f"{workdir}/export/skincnn/{versions + 1}" in done.stdout
     assert f"{workdir}/export/skincnn.onnx" in done.stdout

@@ -7,20 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from exports import make_rule
 
 from skincnn.config import DataConfig
-from skincnn.metrics.calibration import CalibrationMap
-from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.serving.predictor import Predict, Predictions, Predictor, columns
 from skincnn.serving.prefetch import predict_batches
 
-RULE = DecisionRule(
-    class_names=("a",),
-    set_thresholds=(0.1,),
-    calibration_map=CalibrationMap(temperature=1.0, bias=(0.0,)),
-    threshold=0.5,
-    max_distance=1.0,
-)
+RULE = make_rule("a")
 
 
 def predictor_of(predict: Predict) -> Predictor:

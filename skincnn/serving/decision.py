@@ -89,19 +89,19 @@ def explain_rule(rule: DecisionRule) -> str:
         detection = f"It marks {MARKED}"
     if rule.target is None:
         return (
-            "It refers no image, because it is not known which of its classes are "
+            "The model refers no image, because it is not known which of its classes are "
             f"malignant. {detection}"
         )
     others = "It also refers unreadable files"
     if rule.threshold is None:
-        text = "It has no referral threshold for malignant lesions."
+        text = "The model has no referral threshold for malignant lesions."
         others = "It refers unreadable files"
     else:
         point = parse_operating_point(rule.operating_point)
         text = (
-            "It refers images for which the probability of a malignant lesion is at least "
-            f"{100 * rule.threshold:.4g} %. On the images used to choose this threshold "
-            f"(validation split), it gave a {point.metric} of at least "
+            "The model refers images for which the probability of a malignant lesion is at "
+            f"least {100 * rule.threshold:.4g} %. On the images used to choose this "
+            f"threshold (validation split), it gave a {point.metric} of at least "
             f"{100 * point.minimum:.0f} % for malignant lesions; on other images the "
             f"{point.metric} can be lower."
         )
