@@ -93,6 +93,7 @@ def test_the_model_is_described_with_its_scores(model: ServedModel, run: Run) ->
     result = json.loads((run[0] / "results/test.json").read_text())
     assert info["scores"]["balanced_accuracy"] == result["metrics"]["balanced_accuracy"]
     assert info["scores"]["num_images"] == result["num_images"]
+    assert info["scores"]["referred"] == result["triage"]["referred"]
     hashes = json.loads((run[0] / "run.json").read_text())["sha256"]
     assert info["model"]["sha256"] == [hashes["model.keras"]]
     assert (info["model"]["format"], info["model"]["version"]) == ("saved_model", "1")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,14 +128,14 @@ def read_scores(workdir: Path, rule: DecisionRule) -> ModelScores:
     """Returns the scores of a run or ensemble on its test split.
 
     The shares of images that are referred are known only for the referral rule of the
-    evaluation. They are None if `rule` has another operating point, threshold or OOD limit.
+    evaluation. They are None if `rule`, which is that of the run or of an export of it, has
+    another operating point or was exported without OOD detection.
     """
     result = read_result(workdir, "test", SplitResult)
     melanoma, triage = result.targets.get("melanoma"), result.triage
-    if triage and not (
-        rule.operating_point == triage.operating_point
-        and _is_equal(rule.threshold, triage.threshold)
-        and _is_equal(rule.max_distance, triage.max_distance)
+    if triage and (
+        rule.operating_point != triage.operating_point
+        or (rule.max_distance is None) != (triage.max_distance is None)
     ):
         triage = None
     point = melanoma and melanoma.operating_points.get(HEADLINE_POINT.key)
@@ -150,12 +149,6 @@ def read_scores(workdir: Path, rule: DecisionRule) -> ModelScores:
         referred=triage.referred if triage else None,
         confidence=result.confidence,
     )
-
-
-def _is_equal(first: float | None, second: float | None) -> bool:
-    if first is None or second is None:
-        return first is second
-    return math.isclose(first, second, rel_tol=1e-4)
 
 
 def parse_clinical_metadata(fields: Mapping[str, str]) -> ClinicalMetadata:
