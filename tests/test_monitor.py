@@ -76,7 +76,7 @@ def test_the_command_stops_early_and_keeps_the_best_epoch_of_the_metric(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.2, 0.6, 0.5, 0.3, 0.9])
-    monkeypatch.setitem(callbacks.METRICS, "macro_f1", Metric(lambda _: next(scores)))
+    monkeypatch.setitem(METRICS, "macro_f1", Metric(lambda _: next(scores)))
     monkeypatch.setattr(Run, "evaluate", lambda *_: None)
     monkeypatch.setattr(Run, "export", lambda *_: {"saved_model": ""})
     monkeypatch.setattr(common, "show_report", lambda *_: None)

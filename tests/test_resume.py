@@ -33,8 +33,8 @@ from skincnn.config import (
 from skincnn.errors import ConfigError, DataError, DivergedError
 from skincnn.files import locked
 from skincnn.interruption import StopRequest
-from skincnn.metrics.classification import Metric
-from skincnn.training import callbacks, fitting, run
+from skincnn.metrics.classification import METRICS, Metric
+from skincnn.training import fitting, run
 from skincnn.training.callbacks import Validation, is_patience_over
 from skincnn.training.checkpoints import Checkpoints, Progress
 from skincnn.training.run import check_workdir
@@ -325,7 +325,7 @@ def test_patience_counts_epochs_of_the_last_stage() -> None:
 def test_early_stopping_also_applies_after_resuming(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(callbacks.METRICS, "accuracy", Metric(lambda sample: 0.5))
+    monkeypatch.setitem(METRICS, "accuracy", Metric(lambda sample: 0.5))
     train = TrainConfig(scenario="from_scratch", epochs=9, patience=2, monitor="accuracy")
     config = dataclasses.replace(CONFIG, train=train)
     progress, _ = train_with_interruptions(config, tmp_path, data_dir, [2])

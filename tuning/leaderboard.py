@@ -17,7 +17,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 
 from skincnn.files import replacing, write_json, write_text
-from skincnn.metrics.classification import METRICS
+from skincnn.metrics.classification import find_metric
 from skincnn.reporting.plots import GRAY, ORANGE, to_png
 from tuning.explore import active_values
 from tuning.hypermodel import TrainingModel
@@ -62,7 +62,7 @@ def make_leaderboard(trials: Iterable[Trial], model: TrainingModel) -> pd.DataFr
                 "folder": str(folder.relative_to(model.folder.parent)),
             }
         )
-    higher = METRICS[model.base.train.monitor].higher_is_better
+    higher = find_metric(model.base.train.monitor).higher_is_better
     table = pd.DataFrame(rows, columns=None if rows else ["trial", "score", *LAST])
     table = table.sort_values(
         ["score", "trial"], ascending=[not higher, True], ignore_index=True
@@ -82,7 +82,7 @@ def write_leaderboard(
     objective = model.base.train.monitor
     write_text(workdir / "leaderboard.csv", table.to_csv(index=False))
     write_json(workdir / "best.json", model.config(best.hyperparameters).to_dict())
-    higher = METRICS[objective].higher_is_better
+    higher = find_metric(objective).higher_is_better
     values = table.drop(columns=[*FIRST, *LAST])
     figure = plot_search(values, table["score"], objective, title, higher_is_better=higher)
     with replacing(workdir / "search.png") as temporary:

@@ -9,7 +9,7 @@ from typing import Any
 import keras_tuner as kt
 
 from skincnn.lookup import look_up
-from skincnn.metrics.classification import METRICS
+from skincnn.metrics.classification import find_metric
 from tuning.config import DEFAULT_TRIALS, SearchConfig
 
 REDUCTION = 3
@@ -83,7 +83,7 @@ def make_oracle(
     Raises:
         ConfigError: The tuner is unknown.
     """
-    higher_is_better = METRICS[search.objective].higher_is_better
+    higher_is_better = find_metric(search.objective).higher_is_better
     return look_up(TUNERS, search.tuner, "--tuner")(
         search,
         epochs,

@@ -22,8 +22,7 @@ from skincnn.config import Config
 from skincnn.data.cache import Cache
 from skincnn.errors import ConfigError, DataError, DivergedError, MemoryFullError
 from skincnn.files import json_sha256, locked, require_writable_folder
-from skincnn.lookup import look_up
-from skincnn.metrics.classification import METRICS
+from skincnn.metrics.classification import find_metric
 from skincnn.training.setup import check
 from skincnn.training.stages import make_stages
 from tuning.config import SearchConfig
@@ -100,7 +99,7 @@ def run_search(
             resumes the search.
     """
     objective = search.objective or config.train.monitor
-    look_up(METRICS, objective, "--objective")
+    find_metric(objective, "--objective")
     search = dataclasses.replace(search, objective=objective)
     train = dataclasses.replace(config.train, monitor=objective)
     config = dataclasses.replace(config, train=train)
@@ -274,7 +273,7 @@ class Tuner(BaseTuner):
             return
         results = self.model.results(trial.hyperparameters)
         score = _mean_score(results)
-        metric = METRICS[self.settings.objective]
+        metric = find_metric(self.settings.objective)
         if self.best is None or metric.is_better(score, than=self.best[0]):
             self.best = score, trial.trial_id
         print(

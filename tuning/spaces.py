@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from skincnn.config import Config, StageConfig
 from skincnn.errors import ConfigError
-from skincnn.lookup import import_function, look_up
+from skincnn.lookup import look_up
+from skincnn.parts import OwnPart, find_part
 
 if TYPE_CHECKING:
     from keras_tuner import HyperParameters
@@ -103,7 +104,8 @@ def augmentation(hp: HyperParameters, config: Config) -> Config:
     for part in PARTS:
         if hp.Boolean(f"augment.parts.{part}", default=part in config.augment.parts):
             parts.add(part)
-    values["augment.parts"] = tuple(part for part in PART_ORDER if part in parts)
+    own = (part for part in config.augment.parts if part not in PART_ORDER)
+    values["augment.parts"] = (*(part for part in PART_ORDER if part in parts), *own)
     if not cached:  # cached features are not mixed
         values |= _choice(hp, config, "augment.mix", ("none", "mixup", "cutmix"))
         with hp.conditional_scope("augment.mix", ["mixup", "cutmix"]):
@@ -167,8 +169,8 @@ def find_space(names: Sequence[str]) -> Space:
     spaces = [_find(name) for name in names]
 
     def product(hp: HyperParameters, config: Config) -> Config:
-        for name, space in zip(names, spaces, strict=True):
-            config = _apply(name, space, hp, config)
+        for space in spaces:
+            config = space(hp, config)
         return config
 
     return product
@@ -176,8 +178,9 @@ def find_space(names: Sequence[str]) -> Space:
 
 def hash_source(name: str) -> str:
     """Returns the SHA-256 of the source code of a space, or else of its name."""
+    space: Any = _find(name)
     try:
-        text = inspect.getsource(_find(name))
+        text = inspect.getsource(space.function if isinstance(space, OwnPart) else space)
     except (OSError, TypeError):  # the function is not in a file
         text = name
     return hashlib.sha256(text.encode()).hexdigest()
@@ -231,28 +234,7 @@ def _member(values: tuple[Any, ...], name: str) -> Any:
 
 
 def _find(name: str) -> Space:
-    return import_function(name, "SPACE") if ":" in name else look_up(SPACES, name, "SPACE")
-
-
-def _apply(name: str, space: Space, hp: HyperParameters, config: Config) -> Config:
-    """Applies a space, and adds the name of the space to errors."""
-    try:
-        result = space(hp, config)
-    except ConfigError as error:
-        raise ConfigError(
-            f"The space {name} returned an invalid configuration: {error}"
-        ) from error
-    # A user's function may raise any exception.
-    except Exception as error:
-        raise ConfigError(
-            f"The space {name} failed: {type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(result, Config):
-        raise ConfigError(
-            f"The space {name} must return a Config, such as dataclasses.replace(config, "
-            f"...). Received: {result!r}."
-        )
-    return result
+    return find_part(SPACES, name, "SPACE", ("hp", "config"), Config)
 
 
 def _choice(

@@ -14,6 +14,7 @@ from skincnn import __version__
 from skincnn.config import Config
 from skincnn.errors import ConfigError
 from skincnn.files import write_json
+from skincnn.parts import hash_modules, training_parts
 from skincnn.training.checkpoints import describe_changes, versions
 from skincnn.training.run import clear
 from tuning.config import SearchConfig
@@ -58,6 +59,7 @@ def make_fingerprint(
             name: getattr(search, name) for name in ("tuner", "objective", "executions")
         },
         "data": data.fingerprint(),
+        "modules": hash_modules(training_parts(config)),
         "versions": versions() | package_versions,
     }
     values: dict[str, Any] = json.loads(json.dumps(fingerprint))

@@ -14,6 +14,7 @@ from PIL import Image
 
 from skincnn.api.data import PathLike
 from skincnn.api.model import Array, Model, list_images, read_image, rows_of_metadata
+from skincnn.api.rehearsal import rehearse
 from skincnn.config import Config, read_config
 from skincnn.data.cache import Cache
 from skincnn.errors import ConfigError
@@ -304,7 +305,9 @@ def train(
 ) -> Run:
     """Trains a classifier, and returns its run, which is not evaluated yet.
 
-    In distributed training, all processes but the first exit when they have finished.
+    In distributed training, all processes but the first exit when they have finished. Your
+    own parts (docs/guides/extending.md) are tried before the first epoch, and so are saving
+    and exporting a model with your own backbone.
 
     Args:
         config: The configuration, such as `skincnn.preset("mobilenet_160")`.
@@ -313,11 +316,12 @@ def train(
         overwrite: Whether to replace an existing run.
         resume: Whether to resume an interrupted run; a finished run does not change.
         cache: Where decoded images are kept: "memory", "disk", or "auto".
-        callbacks: Keras callbacks. They see all epochs as one training run.
+        callbacks: Keras callbacks, after those of `train.callbacks`. They see all epochs as
+            one training run.
 
     Raises:
         ConfigError: The configuration is invalid, `workdir` cannot be used, or a callback
-            raised an exception.
+            or another own part raised an exception.
         DataError: The dataset has not been built, or the splits do not pass the leakage
             audit.
         DivergedError: The loss has diverged.
@@ -335,6 +339,7 @@ def train(
             resume=resume,
             cache=cache,
             callbacks=callbacks,
+            rehearse=rehearse,
         )
         leave_processes()
     if folder != run.path:

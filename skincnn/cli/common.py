@@ -24,6 +24,7 @@ from skincnn import presets, startup
 from skincnn.cli.help.text import parse_arguments
 from skincnn.config import Config, read_config
 from skincnn.errors import ConfigError, Terminated
+from skincnn.parts import file_name
 from skincnn.paths import to_path
 from skincnn.write_errors import describe_cause
 
@@ -170,9 +171,9 @@ def _stdout_is_closed() -> bool:
 def parse(cls: type[Parsed], argv: Sequence[str], preset: str) -> tuple[str, Parsed]:
     """Returns the name of the preset, or of the --config file, and the parsed arguments.
 
-    `cls` is a dataclass in which all fields except `config` have defaults. `argv` does not
-    contain a positional PRESET. `preset` is "" if --config is given or the default preset
-    is used.
+    The name can be a directory name. `cls` is a dataclass in which all fields except
+    `config` have defaults. `argv` does not contain a positional PRESET. `preset` is "" if
+    --config is given or the default preset is used.
 
     Raises:
         ConfigError: The preset does not exist, the file is not a valid configuration, or
@@ -182,7 +183,7 @@ def parse(cls: type[Parsed], argv: Sequence[str], preset: str) -> tuple[str, Par
     path = find_flag(argv, "--config")
     if not path:
         preset = preset or DEFAULT_PRESET
-        config = presets.preset(preset)
+        preset, config = file_name(preset), presets.preset(preset)
     elif preset:
         raise ConfigError(
             "PRESET and --config cannot be used together. "

@@ -12,6 +12,7 @@ import tyro
 from skincnn.cli import common
 from skincnn.commands import command_line
 from skincnn.lookup import describe_functions
+from skincnn.parts import file_name
 from tuning.config import SearchConfig
 from tuning.spaces import SPACES
 
@@ -62,7 +63,7 @@ def parse(argv: list[str]) -> tuple[str, Arguments]:
 def command() -> None:
     """Runs a search, and prints the leaderboard and the paths of the results."""
     preset, arguments = parse(sys.argv[1:])
-    names = "-".join(name.replace(":", ".") for name in arguments.spaces)
+    names = "-".join(map(file_name, arguments.spaces))
     workdir = arguments.workdir or Path("runs") / f"tune-{preset}-{names}"
     common.load_tensorflow()
     from tuning.leaderboard import format_leaderboard

@@ -68,6 +68,9 @@ class EvaluateConfig:
     their near-duplicates)."""
     confidence: OpenInterval = 0.95
     """Confidence level of each interval."""
+    metrics: tuple[str, ...] = ()
+    """Your own metrics to score in addition, each as `module:function`
+    (docs/guides/extending.md)."""
 
 
 @section("")

@@ -27,8 +27,8 @@ class ModelConfig:
 
     backbone: str = "mobilenet_v2"
     """Network before the pooling and the head. skincnn train --help model lists the names.
-    Or `keras_hub:PRESET` for an image backbone of KerasHub, or your own
-    `package.module:function`."""
+    Or `keras_hub:PRESET` for an image backbone of KerasHub, or your own `module:function`
+    (docs/guides/extending.md)."""
     width_multiplier: PositiveFloat = 1.0
     """Width multiplier of the backbone (`alpha` in Keras Applications). Must be 1.0 for a
     backbone without a width multiplier."""
@@ -62,7 +62,7 @@ class ImbalanceConfig:
 
     strategy: str = "class_weights"
     """How unequal class frequencies are balanced. skincnn train --help imbalance lists the
-    names."""
+    names. Or your own `module:function` (docs/guides/extending.md)."""
     power: UnitInterval = 0.75
     """`class_weights`, `weights_and_sampling`: the weight of a class with n images is
     proportional to n ** -power; `logit_adjusted`: power * log(class frequency) is added to
@@ -90,6 +90,9 @@ class ImbalanceConfig:
 class LossConfig:
     """Options of the loss that apply to every `imbalance.strategy`."""
 
+    name: str = ""
+    """Your own loss, `module:function`, in place of the cross-entropy
+    (docs/guides/extending.md); "" for the loss of `imbalance.strategy`."""
     label_smoothing: Fraction = 0.0
     """Fraction of each label that is spread evenly over all classes."""
     weighted_mean: bool = False
@@ -119,10 +122,11 @@ class OptimizerConfig:
     """The optimizer, the learning-rate schedule, and the averaging of the weights."""
 
     name: str = "adamw"
-    """The optimizer. skincnn train --help optimizer lists the names."""
+    """The optimizer. skincnn train --help optimizer lists the names. Or any optimizer of
+    Keras, such as `keras.optimizers:Nadam`, or your own `module:function`."""
     schedule: str = "cosine"
     """The learning rate in the course of a stage. skincnn train --help optimizer lists the
-    names."""
+    names. Or your own `module:function`."""
     learning_rate: PositiveFloat = 1e-3
     """Peak learning rate of stages that train the backbone; for `staged`, of all stages,
     multiplied by the `rate` of each stage."""
@@ -213,10 +217,14 @@ class TrainConfig:
     earlier stages use this size as well."""
     monitor: str = "balanced_accuracy"
     """Metric whose best value on validation selects the epoch that is kept, unless
-    `keep_epoch` is last. skincnn train --help train lists the names."""
+    `keep_epoch` is last. skincnn train --help train lists the names. Or your own
+    `module:function`."""
     keep_epoch: Literal["best", "last"] = "best"
     """Epoch whose weights are kept. best: the best epoch by `monitor`; last: the last
     epoch, without a choice on validation."""
+    callbacks: tuple[str, ...] = ()
+    """Functions that return a Keras callback, such as an experiment tracker, each as
+    `module:function` (docs/guides/extending.md)."""
     patience: NonNegativeInt = 0
     """Number of epochs of the last stage without a better value of `monitor` after which
     training stops; 0 for no early stopping."""

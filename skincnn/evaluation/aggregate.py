@@ -115,6 +115,7 @@ def combine_info(
             "training_seconds": sum(info.training_seconds for info in infos),
             "sha256": {},
             "teacher": _common([info.teacher for info in infos]),
+            "modules": _common([info.modules for info in infos]) or {},
             "members": tuple(
                 Member(
                     name=run.name,

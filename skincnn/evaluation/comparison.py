@@ -20,9 +20,8 @@ from skincnn.evaluation.scoring import (
     find_support,
     melanoma_recall,
 )
-from skincnn.lookup import look_up
 from skincnn.metrics.bootstrap import Estimate
-from skincnn.metrics.classification import METRICS
+from skincnn.metrics.classification import find_metric
 from skincnn.metrics.intervals import (
     Difference,
     Support,
@@ -84,7 +83,7 @@ def compare(
 
     Args:
         runs: The first run is the baseline. Differences require runs on the same images.
-        sort_by: A key of `METRICS`.
+        sort_by: A key of `METRICS`, or a user's own metric, `module:function`.
         num_bootstrap: Number of resamples. Runs on the same images have the same resamples.
         confidence: Confidence level of the intervals, between 0 and 1.
         average_seeds: Whether to add a row with the mean of runs that differ only by their
@@ -96,7 +95,7 @@ def compare(
             `confidence` is out of range, or two runs have the same name.
     """
     config = EvaluateConfig(num_bootstrap=num_bootstrap, confidence=confidence)
-    metric = look_up(METRICS, sort_by, "--sort")
+    metric = find_metric(sort_by, "--sort")
     names = [run.name for run in runs]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(
@@ -170,7 +169,7 @@ def _bootstrap(
     """Returns the scores of a run on all images and on each resample."""
     declared = run.info.declared
     sample = Resampled(run.predictions, config, seed_of(run.split), declared)
-    functions = {name: METRICS[name].function for name in columns}
+    functions = {name: find_metric(name, "--sort").function for name in columns}
     values = sample.bootstrap(functions | melanoma_recall(sample))
     values |= dict.fromkeys(CALIBRATED, np.full(len(sample.all_weights), np.nan))
     if run.validation is not None:

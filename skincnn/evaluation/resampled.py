@@ -23,7 +23,12 @@ from skincnn.metrics.bootstrap import (
     count_groups,
     map_blocks,
 )
-from skincnn.metrics.classification import METRICS, MetricFunction, auc_per_class
+from skincnn.metrics.classification import (
+    METRICS,
+    MetricFunction,
+    auc_per_class,
+    find_metric,
+)
 from skincnn.metrics.intervals import (
     Support,
     estimate,
@@ -44,6 +49,7 @@ from skincnn.metrics.predictive_values import (
     score_prevalences,
 )
 from skincnn.metrics.sample import Flags, Floats, Labels, Scores
+from skincnn.parts import is_own
 
 VALIDATION_SEED = 1
 """Seed of the resamples of validation tables; that of other tables is 0."""
@@ -125,7 +131,8 @@ class Resampled:
         y_prob = own if y_prob is None else y_prob
         values = bootstrap(functions, y_true, y_prob, self.weights)
         for name in values:
-            if name in METRICS and not METRICS[name].has_interval:
+            is_metric = name in METRICS or is_own(name)
+            if is_metric and not find_metric(name).has_interval:
                 values[name][1:] = np.nan
         return values
 

@@ -238,7 +238,7 @@ class SplitResult(Record):
         missing_classes: Classes without images. Means over classes exclude them.
         calibration_map: Calibrates the probabilities; fitted on validation.
         thresholds: Thresholds by target and operating point, chosen on validation.
-        metrics: Value of each of `METRICS`.
+        metrics: Value of each of `METRICS` and of `evaluate.metrics`.
         confusion_matrix: Number of images of class i (row) predicted as class j (column).
         targets: Scores of the targets from `find_targets`.
         triage: Scores of the referral rule; None if there is no rule (see `make_rule`).

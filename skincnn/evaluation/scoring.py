@@ -43,6 +43,7 @@ from skincnn.metrics.classification import (
     METRICS,
     PER_CLASS_METRICS,
     MetricFunction,
+    find_metric,
     log_loss,
     recall_per_class,
 )
@@ -222,11 +223,11 @@ def score_calibration_metrics(sample: Resampled, y_prob: Floats) -> dict[str, Es
 
 
 def score_classes(sample: Resampled) -> tuple[dict[str, Estimate], dict[str, ClassScores]]:
-    """Returns the value of each of `METRICS`, and the scores of each class, by name."""
-    supports = sample.supports()
+    """Returns the value of each metric, and the scores of each class, by name."""
+    supports, functions = sample.supports(), score_functions(sample.config)
     estimates = {
         name: estimate(values, sample.config.confidence, supports.get(name))
-        for name, values in sample.bootstrap(FUNCTIONS | PER_CLASS_METRICS).items()
+        for name, values in sample.bootstrap(functions | PER_CLASS_METRICS).items()
     }
     classes = {}
     for index, name in enumerate(sample.class_names):
@@ -236,7 +237,13 @@ def score_classes(sample: Resampled) -> tuple[dict[str, Estimate], dict[str, Cla
             num_lesions=count_ids(rows, "lesion"),
             scores={metric: estimates[metric][index] for metric in PER_CLASS_METRICS},
         )
-    return {name: estimates[name][0] for name in METRICS}, classes
+    return {name: estimates[name][0] for name in functions}, classes
+
+
+def score_functions(config: EvaluateConfig) -> dict[str, MetricFunction]:
+    """Returns the `METRICS`, and the user's own metrics in `config.metrics`, by name."""
+    own = {name: find_metric(name, "`evaluate.metrics`") for name in config.metrics}
+    return {name: metric.function for name, metric in {**METRICS, **own}.items()}
 
 
 def melanoma_recall(sample: Resampled) -> dict[str, MetricFunction]:
@@ -250,9 +257,10 @@ def melanoma_recall(sample: Resampled) -> dict[str, MetricFunction]:
 def score_differences(sample: Resampled, baseline: Resampled) -> dict[str, Estimate]:
     """Returns the paired difference in each metric, sample minus baseline.
 
-    The metrics are `METRICS` and, if a class is melanoma, `MELANOMA_RECALL`.
+    The metrics are those of `score_functions` and, if a class is melanoma,
+    `MELANOMA_RECALL`.
     """
-    functions = FUNCTIONS | melanoma_recall(sample)
+    functions = score_functions(sample.config) | melanoma_recall(sample)
     values, others = sample.bootstrap(functions), baseline.bootstrap(functions)
     return {
         name: sample.estimate_difference(

@@ -7,19 +7,24 @@ from pathlib import Path
 
 import keras
 
-from skincnn.errors import DataError
+from skincnn.config import read_config
+from skincnn.errors import ConfigError, DataError
 from skincnn.files import sha256
-from skincnn.inference.run_dir import MODEL_FILE, RUN_FILE, RunInfo
+from skincnn.inference.run_dir import CONFIG_FILE, MODEL_FILE, RUN_FILE, RunInfo
 from skincnn.model.keras_hub_backbone import require_keras_hub
+from skincnn.parts import import_module, is_own, warn_of_changes
 
 
 def load_model(workdir: Path, info: RunInfo) -> keras.Model:
     """Returns the model of a run after checking the SHA-256 of its file.
 
+    If the model has layers of the user's own backbone, its module is imported.
+
     Keras's safe mode is on, so code in the file, such as a Lambda layer, is never executed.
 
     Raises:
-        ConfigError: The model requires KerasHub, which is not installed.
+        ConfigError: The model requires KerasHub, which is not installed, or the module of
+            an own backbone, which cannot be imported.
         DataError: The file was modified or cannot be loaded, or the model does not have one
             output for each class.
     """
@@ -31,8 +36,10 @@ def load_model(workdir: Path, info: RunInfo) -> keras.Model:
             f"{actual}. Restore the file, or train again with --overwrite."
         )
     try:
-        model = keras.saving.load_model(path, compile=False)
+        model = _load(workdir, info)
     except (OSError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
         if "keras_hub" in str(error):
             require_keras_hub(str(path))
         raise DataError(
@@ -45,6 +52,20 @@ def load_model(workdir: Path, info: RunInfo) -> keras.Model:
             f"{RUN_FILE}: {', '.join(info.class_names)}."
         )
     return model
+
+
+def _load(workdir: Path, info: RunInfo) -> keras.Model:
+    path = workdir / MODEL_FILE
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except TypeError:  # a class of layers is unknown
+        backbone = read_config(workdir / CONFIG_FILE).model.backbone
+        if not is_own(backbone):
+            raise
+    module = backbone.partition(":")[0]
+    import_module(module, f"{path} has layers of the module {module}")
+    warn_of_changes(info.modules, (backbone,), workdir)
+    return keras.saving.load_model(path, compile=False)
 
 
 def require_classes(

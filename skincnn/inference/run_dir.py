@@ -130,6 +130,7 @@ class RunInfo(Record):
         members: The models of an ensemble or a cross-validation; empty for a run.
         teacher: The teacher of a distilled model; None for other models, and for several
             models with different teachers.
+        modules: SHA-256 of the modules of the user's own parts, by name.
     """
 
     SCHEMA = 3
@@ -158,6 +159,7 @@ class RunInfo(Record):
     sha256: dict[str, str]
     members: tuple[Member, ...] = ()
     teacher: Teacher | None = None
+    modules: dict[str, str] = Field(default={})
 
     @property
     def dataset(self) -> str:

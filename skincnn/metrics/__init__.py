@@ -12,7 +12,7 @@ import numpy.typing as npt
 from skincnn.lookup import look_up
 from skincnn.metrics import bootstrap
 from skincnn.metrics.bootstrap import Estimate
-from skincnn.metrics.classification import METRICS, PER_CLASS_METRICS
+from skincnn.metrics.classification import METRICS, PER_CLASS_METRICS, find_metric
 from skincnn.metrics.intervals import estimate, find_supports
 
 __all__ = ["METRICS", "PER_CLASS_METRICS", "Estimate", "bootstrap_ci"]
@@ -41,7 +41,8 @@ def bootstrap_ci(
     Args:
         y_true: Integer labels, [num_images].
         y_prob: Probabilities, [num_images, num_classes].
-        metric: A key of `METRICS`, or of `PER_CLASS_METRICS` with a `label`.
+        metric: A key of `METRICS`, your own `module:function`, or, with a `label`, a key of
+            `PER_CLASS_METRICS`.
         label: The class that a metric of `PER_CLASS_METRICS` refers to.
         groups: IDs of the groups that the bootstrap resamples, [num_images], such as
             lesions or patients. By default, each image is a group of its own; the
@@ -57,7 +58,7 @@ def bootstrap_ci(
     images = np.arange(len(y_true))
     units = (images if groups is None else np.asarray(groups)).astype(str).tolist()
     if label is None:
-        chosen = look_up(METRICS, metric, "`metric` without `label`")
+        chosen = find_metric(metric, "`metric` without `label`")
         function, has_interval = chosen.function, chosen.has_interval
     else:
         function = look_up(PER_CLASS_METRICS, metric, "`metric` with `label`")

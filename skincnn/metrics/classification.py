@@ -12,11 +12,13 @@ classes would not be comparable.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from skincnn.lookup import look_up
 from skincnn.metrics.sample import Floats, Labels, Sample, Scores, divide
+from skincnn.parts import find_own, is_own
 
 NUM_BINS = 15
 """Number of bins of the calibration error, as in Guo et al. (2017), arXiv:1706.04599."""
@@ -170,13 +172,19 @@ class Metric:
     """A metric with a single value for all classes together.
 
     `has_interval` is False if bootstrap intervals of the metric are not valid. A metric
-    without a `description` is described by the first line of its function's docstring.
+    without a `description` is described by the first line of its function's docstring. A
+    user's own metric of which lower values are better is
+    `Metric(function, higher_is_better=False)`.
     """
 
     function: MetricFunction
     higher_is_better: bool = True
     has_interval: bool = True
     description: str = ""
+
+    def __call__(self, sample: Sample) -> Scores:
+        """Returns the value of the metric, [] or [num_resamples]."""
+        return self.function(sample)
 
     def is_better(self, value: float, than: float) -> bool:
         """Returns whether `value` is strictly better than `than`."""
@@ -220,6 +228,34 @@ METRICS: dict[str, Metric] = {
     "ece": Metric(ece, higher_is_better=False, has_interval=False),
 }
 """Metrics of all classes together, by name."""
+
+
+def find_metric(name: str, what: str = "`train.monitor`") -> Metric:
+    """Returns the metric with this name in `METRICS`, or a user's own metric.
+
+    An own metric is a function like those in this module, or a `Metric`. `what` names the
+    setting in errors.
+
+    Raises:
+        ConfigError: The name is unknown, or the own metric cannot be imported. The own
+            metric raises a `ConfigError` if it fails or returns another shape.
+    """
+    if not is_own(name):
+        return look_up(METRICS, name, what)
+    part = find_own(name, what, ("sample",))
+
+    def score(sample: Sample) -> Scores:
+        values = np.asarray(part(sample))
+        if values.shape != sample.weights.shape[:-1]:
+            part.fail(
+                "must return a number for each row of sample.weights, as sample.mean(...) "
+                f"does: shape {sample.weights.shape[:-1]}. Received: shape {values.shape}."
+            )
+        return values.astype(np.float64)
+
+    own = part.function
+    return replace(own, function=score) if isinstance(own, Metric) else Metric(score)
+
 
 PER_CLASS_METRICS: dict[str, MetricFunction] = {
     "recall": recall_per_class,

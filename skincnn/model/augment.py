@@ -3,7 +3,7 @@
 A geometric augmentation returns a matrix for each image; the product of an image's matrices
 is applied with one bilinear interpolation. A photometric augmentation changes the pixel
 values. With TensorFlow, all augmentations are compiled together, which fuses pointwise
-operations.
+operations. A user's own augmentations follow, without compilation.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from skincnn.model.color import blur, color, hue, jitter, light, sharpen
 from skincnn.model.geometry import GEOMETRIC, transform
 from skincnn.model.hair_and_ruler import erase, hair, ruler
 from skincnn.model.random_ops import Tensor, Uniform, uniform_of
+from skincnn.parts import OwnPart, find_own, is_own
 
 PHOTOMETRIC: dict[str, Callable[[Tensor, Uniform, AugmentConfig], Tensor]] = {
     "hair": hair,
@@ -74,13 +75,17 @@ class Augmentation(RandomLayer):
     `config` may also be a dictionary of the fields of an `AugmentConfig`.
 
     Raises:
-        ConfigError: A field is invalid, or a part is not a key of `AUGMENTATIONS`.
+        ConfigError: A field is invalid, or a part is neither a key of `AUGMENTATIONS` nor a
+            user's own augmentation; see `find_augmentation`.
     """
 
     def __init__(self, config: AnyConfig, seed: int = 0, **kwargs: Any):
         super().__init__(config, seed, **kwargs)
+        own = [part for part in self.config.parts if is_own(part)]
+        # In an attribute, so that checkpoints contain the random states of own layers.
+        self.own = {part: _build(part, seed + 1 + i) for i, part in enumerate(own)}
         for part in self.config.parts:
-            look_up(AUGMENTATIONS, part, "`augment.parts`")
+            find_augmentation(part)
         self._compiled = compile_augmentation(self.config)
 
     def call(self, images: Tensor, training: bool | None = None) -> Tensor:
@@ -90,63 +95,124 @@ class Augmentation(RandomLayer):
         if self._compiled is None:
             return self.augment(images)
         state = self.seed_generator.state
-        augmented, next_state = self._compiled(images, ops.copy(state.value))
+        (augmented, chosen), next_state = self._compiled(images, ops.copy(state.value))
         state.assign(next_state)
-        return augmented
+        return self._apply_own(augmented, chosen)
 
     def augment(self, images: Tensor) -> Tensor:
         """Augments images without compilation. For a few images, this is faster."""
-        return augment(images, self.config, self.seed_generator)
+        return self._apply_own(*augment(images, self.config, self.seed_generator))
+
+    def _apply_own(self, images: Tensor, chosen: Tensor | None) -> Tensor:
+        """Applies the user's own augmentations; see `augment` for `chosen`."""
+        uniform = uniform_of(images, self.seed_generator)
+        for name, own in self.own.items():
+            part = find_augmentation(name)
+            with part.explained():
+                if isinstance(own, keras.layers.Layer):
+                    changed = own(images, training=True)
+                else:
+                    changed = own(images, uniform, self.config)
+                changed = ops.clip(ops.cast(changed, "float32"), 0.0, 255.0)
+            _require_same_shape(part, changed, images)
+            images = _choose(chosen, self.config.parts.index(name), changed, images)
+        return images
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Returns `input_shape`, because augmentation keeps the shape."""
         return input_shape
 
 
+def find_augmentation(name: str) -> Any:
+    """Returns the function of `AUGMENTATIONS` with this name, or an `OwnPart`.
+
+    A user's own augmentation is a function (images, uniform, config) like those in
+    `PHOTOMETRIC`, or a class of layers, such as `keras.layers:RandomZoom(0.2)`.
+
+    Raises:
+        ConfigError: See `skincnn.parts.find_part`.
+    """
+    if not is_own(name):
+        return look_up(AUGMENTATIONS, name, "`augment.parts`")
+    part = find_own(name, "`augment.parts`")
+    if not isinstance(part.function, type):
+        part.check(("images", "uniform", "config"), part.options)
+    return part
+
+
 def augment(
     images: Tensor, config: AugmentConfig, generator: keras.random.SeedGenerator
-) -> Tensor:
-    """Returns the augmented images, float32 [batch, height, width, 3] in 0..255."""
+) -> tuple[Tensor, Tensor | None]:
+    """Applies the parts in `AUGMENTATIONS`.
+
+    Returns the images, float32 [batch, height, width, 3] in 0..255, and the index of the
+    part that applies to each image, [batch]; None if all parts apply to all images.
+    """
     uniform = uniform_of(images, generator)
     parts = config.parts
-    chosen = None
-    if config.choose == "one":
-        chosen = ops.floor(uniform(0.0, len(parts)))  # index of the part of each image
-
-    def choose(part: str, changed: Tensor, unchanged: Tensor) -> Tensor:
-        """Returns `changed` for the images to which the part applies."""
-        if chosen is None:
-            return changed
-        applies = ops.reshape(chosen == parts.index(part), (-1, *[1] * (changed.ndim - 1)))
-        return ops.where(applies, changed, unchanged)
-
+    chosen = ops.floor(uniform(0.0, len(parts))) if config.choose == "one" else None
     matrices = [
-        choose(part, GEOMETRIC[part](uniform, config), ops.eye(3))
-        for part in parts
+        _choose(chosen, index, GEOMETRIC[part](uniform, config), ops.eye(3))
+        for index, part in enumerate(parts)
         if part in GEOMETRIC
     ]
     if matrices:
         product = functools.reduce(ops.matmul, matrices)
         images = transform(images, product, reflect=config.border == "reflect")
     images = ops.cast(images, "float32")
-    for part in parts:
+    for index, part in enumerate(parts):
         if part in PHOTOMETRIC:
             changed = PHOTOMETRIC[part](images, uniform, config)
-            images = choose(part, changed, images)
-    return images
+            images = _choose(chosen, index, changed, images)
+    return images, chosen
+
+
+def _choose(
+    chosen: Tensor | None, index: int, changed: Tensor, unchanged: Tensor
+) -> Tensor:
+    """Returns `changed` for the images to which the part with this index applies."""
+    if chosen is None:
+        return changed
+    applies = ops.reshape(chosen == index, (-1, *[1] * (changed.ndim - 1)))
+    return ops.where(applies, changed, unchanged)
+
+
+def _build(name: str, seed: int) -> keras.layers.Layer | OwnPart:
+    """Returns an own part, or the layer if it is a class of layers."""
+    part: OwnPart = find_augmentation(name)
+    if not isinstance(part.function, type):
+        return part
+    # Half precision would round the pixel values.
+    options = {"seed": seed} if "seed" in part.parameters else {}
+    layer = part(dtype="float32", **options)
+    if not isinstance(layer, keras.layers.Layer):
+        part.fail(f"must be a function or a class of layers. Received: {layer!r}.")
+    return layer
+
+
+def _require_same_shape(part: OwnPart, changed: Tensor, images: Tensor) -> None:
+    """Raises a `ConfigError` if the shapes, as far as they are known, differ."""
+    shapes = tuple(changed.shape), tuple(images.shape)
+    if len(shapes[0]) != 4 or any(
+        None not in sizes and len(set(sizes)) > 1 for sizes in zip(*shapes, strict=True)
+    ):
+        part.fail(
+            "must return images of the same shape [batch, height, width, 3]: "
+            f"{shapes[1]}. Received: {shapes[0]}."
+        )
 
 
 @functools.cache
 def compile_augmentation(
     config: AugmentConfig,
-) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+) -> Callable[[Tensor, Tensor], tuple[Any, Tensor]] | None:
     """Returns `augment` compiled by XLA, or None if the backend is not TensorFlow.
 
-    The compiled function maps images and the state of a `SeedGenerator` to augmented images
-    and the next state. On a CPU, XLA makes augmentation four times as fast. It would slow
-    down convolutions, but by default, Keras does not use XLA for models on a CPU. Layers
-    with equal configurations share one function, because TensorFlow never frees compiled
-    functions (20 MB each).
+    The compiled function maps images and the state of a `SeedGenerator` to the result of
+    `augment` and the next state. On a CPU, XLA makes augmentation several times as fast. It
+    would slow down convolutions, but by default, Keras does not use XLA for models on a
+    CPU. Layers with equal configurations share one function, because TensorFlow never frees
+    compiled functions (20 MB each).
     """
     if keras.backend.backend() != "tensorflow":
         return None
@@ -154,7 +220,7 @@ def compile_augmentation(
 
     generator = keras.random.SeedGenerator(0)  # `step` replaces the state.
 
-    def step(images: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def step(images: Tensor, state: Tensor) -> tuple[Any, Tensor]:
         with keras.StatelessScope([(generator.state, state)]) as scope:
             augmented = augment(images, config, generator)
         return augmented, scope.get_current_value(generator.state)

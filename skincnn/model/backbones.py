@@ -20,7 +20,7 @@ from keras.src.backend.config import keras_home  # no public alternative
 
 from skincnn.config import IMAGENET_MEAN, IMAGENET_STD
 from skincnn.errors import ConfigError
-from skincnn.lookup import import_function, look_up
+from skincnn.lookup import look_up
 from skincnn.model import keras_hub_backbone
 from skincnn.model.efficientnet_lite import efficientnet_lite
 from skincnn.model.networks import (
@@ -30,6 +30,7 @@ from skincnn.model.networks import (
     small_cnn,
     use_depthwise_convolutions,
 )
+from skincnn.parts import OwnPart, find_own, is_own
 from skincnn.paths import to_path
 
 Channels = tuple[float, float, float]
@@ -243,9 +244,9 @@ def find_backbone(name: str) -> Backbone:
     """
     if name.startswith(keras_hub_backbone.PREFIX):
         return _from_keras_hub(name.removeprefix(keras_hub_backbone.PREFIX))
-    if ":" not in name:
-        return look_up(BACKBONES, name, "`model.backbone`")
-    return _from_function(name, import_function(name, "`model.backbone`"))
+    if is_own(name):
+        return _from_part(find_own(name, "`model.backbone`", returns=keras.Model))
+    return look_up(BACKBONES, name, "`model.backbone`")
 
 
 def check_size(name: str, size: int) -> None:
@@ -366,29 +367,17 @@ def _from_keras_hub(preset: str) -> Backbone:
     return Backbone(build, scaling, native_size=0, one_size=True)
 
 
-def _from_function(name: str, function: Callable[..., keras.Model]) -> Backbone:
-    parameters = inspect.signature(function).parameters
-
+def _from_part(part: OwnPart) -> Backbone:
     def build(size: int | None, width: float, weights: str | None) -> keras.Model:
-        options = {"weights": weights, "width": width}
-        try:
-            network = function(**{k: v for k, v in options.items() if k in parameters})
-        except Exception as error:  # The user's function may raise any exception.
-            raise ConfigError(
-                f"`model.backbone` {name} failed: {type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(network, keras.Model) or not getattr(network, "inputs", None):
-            raise ConfigError(
-                f"`model.backbone` {name} must return a functional or sequential "
-                f"keras.Model. Received: {network!r}."
-            )
+        network = part(weights=weights, width=width)
+        if not getattr(network, "inputs", None):
+            part.fail(f"must return a functional or sequential model. Received: {network}.")
         shapes = network.input_shape, network.output_shape
         if shapes[0] != (None, None, None, 3) or len(shapes[1]) != 4:
-            raise ConfigError(
-                f"`model.backbone` {name} must map images (None, None, None, 3) to "
-                "feature maps (None, height, width, channels). If the input size is "
-                "fixed, start the network with keras.ops.image.resize. Received: "
-                f"{shapes[0]} to {shapes[1]}."
+            part.fail(
+                "must map images (None, None, None, 3) to feature maps (None, height, "
+                "width, channels). If the input size is fixed, start the network with "
+                f"keras.ops.image.resize. Received: {shapes[0]} to {shapes[1]}."
             )
         return network
 
@@ -396,6 +385,6 @@ def _from_function(name: str, function: Callable[..., keras.Model]) -> Backbone:
         build,
         UNSCALED,
         native_size=0,
-        imagenet_widths=None if "weights" in parameters else (),
-        has_width="width" in parameters,
+        imagenet_widths=None if part.accepts("weights") else (),
+        has_width=part.accepts("width"),
     )

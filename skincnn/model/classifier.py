@@ -60,7 +60,13 @@ def build_classifier(
         network = build_backbone(
             config.backbone, config.width_multiplier, config.weights, image_size
         )
-        network = clone(network, training_layer if fused else None)
+        try:
+            network = clone(network, training_layer if fused else None)
+        except (NotImplementedError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"`model.backbone` {config.backbone}: a layer cannot be copied by its "
+                f"get_config() and from_config(): {error}"
+            ) from error
         network.name = BACKBONE_LAYER
         _freeze_constants(network)
         for layer in _batch_norms(network):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from skincnn.config import Config
-from skincnn.lookup import look_up
+from skincnn.parts import find_part
 from skincnn.presets import ours, published
 
 PRESETS: dict[str, Callable[[], Config]] = {
@@ -43,15 +43,15 @@ def vary_seed(config: Config, num_models: int) -> tuple[Config, ...]:
 
 
 def preset(name: str) -> Config:
-    """Returns the configuration of a preset.
+    """Returns the configuration of a preset, or of your own `module:function`.
 
     >>> preset("quickstart").data.datasets
     ('demo',)
 
     Raises:
-        ConfigError: No preset has this name.
+        ConfigError: No preset has this name, or your function fails.
     """
-    return look_up(PRESETS, name, "PRESET")()
+    return find_part(PRESETS, name, "PRESET", returns=Config)()
 
 
 def to_command(config: Config) -> str | None:

@@ -75,8 +75,8 @@ def class_label(
 
 
 def metric_label(name: str) -> str:
-    """Returns "macro F1" for "macro_f1"."""
-    words = (CAPITALS.get(word, word) for word in name.split("_"))
+    """Returns "macro F1" for "macro_f1", and "cost" for the own metric "my_parts:cost"."""
+    words = (CAPITALS.get(word, word) for word in name.rpartition(":")[2].split("_"))
     return METRIC_LABELS.get(name, " ".join(words))
 
 

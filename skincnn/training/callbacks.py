@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,12 +16,14 @@ import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
 
+from skincnn.config import Config
 from skincnn.errors import ConfigError, DivergedError
 from skincnn.files import replacing, sha256, write_text
 from skincnn.inference.predict import predict_probabilities
 from skincnn.interruption import StopRequest
-from skincnn.metrics.classification import METRICS
+from skincnn.metrics.classification import Metric, find_metric
 from skincnn.metrics.sample import Sample
+from skincnn.parts import OwnPart, describe, find_own, is_own, locate
 from skincnn.training.checkpoints import Arrays, Progress, assign, weights_path
 from skincnn.write_errors import explain_write_errors
 
@@ -31,7 +34,7 @@ DIVERGED_LOSS = 30
 """Training has diverged if the mean loss of an epoch exceeds this multiple of
 log(num_classes), the cross-entropy of uniform predictions."""
 EPOCH_METRICS = ("log_loss", "balanced_accuracy", "macro_f1", "accuracy")
-"""Names in `METRICS` that are logged after each epoch, in addition to `train.monitor`."""
+"""Names of metrics that are logged after each epoch, in addition to `train.monitor`."""
 ADVICE = (
     "Lower --optimizer.learning-rate and --optimizer.head-learning-rate, or raise "
     "--optimizer.warmup-epochs, and start again with --overwrite."
@@ -49,7 +52,7 @@ class Validation(keras.callbacks.Callback):
         classifier: The classifier to train, without augmentation.
         batches: Images or features of the validation split, in the order of `labels`.
         labels: True labels, [num_images].
-        monitor: Name in `METRICS` of the metric that selects the best epoch.
+        monitor: Name of the metric that selects the best epoch; see `find_metric`.
         progress: The progress of the training run, which this callback updates.
         predictor: The model that takes `batches`; None to use `classifier`.
         keep_last: Whether to save the weights of each epoch, regardless of `monitor`.
@@ -65,10 +68,13 @@ class Validation(keras.callbacks.Callback):
     predictor: keras.Model | None = None
     keep_last: bool = False
     probabilities: npt.NDArray[np.float32] = field(init=False)
+    _metrics: dict[str, Metric] = field(init=False)
     _started: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         super().__init__()
+        names = dict.fromkeys((*EPOCH_METRICS, self.monitor))
+        self._metrics = {name: find_metric(name) for name in names}
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Starts the timer of the epoch, or resumes it in a resumed epoch."""
@@ -94,11 +100,11 @@ class Validation(keras.callbacks.Callback):
             self._check_weights()
             self.probabilities = self._predict()
             sample = Sample(self.labels, self.probabilities)
-            for name in dict.fromkeys((*EPOCH_METRICS, self.monitor)):
-                logs[f"val_{name}"] = float(METRICS[name].function(sample))
+            for name, metric in self._metrics.items():
+                logs[f"val_{name}"] = float(metric(sample))
             column = f"val_{self.monitor}"
             if self.keep_last or all(
-                METRICS[self.monitor].is_better(logs[column], than=row[column])
+                self._metrics[self.monitor].is_better(logs[column], than=row[column])
                 for row in progress.history
             ):
                 self._save_weights(progress.epoch + 1)
@@ -205,8 +211,8 @@ class UserCallbacks(keras.callbacks.Callback):
     An exception of a callback is raised as a `ConfigError` that names the callback.
     """
 
-    def __init__(self, callbacks: Sequence[keras.callbacks.Callback]):
-        """Wraps the callbacks, which are called in this order."""
+    def __init__(self, callbacks: Mapping[str, keras.callbacks.Callback]):
+        """Wraps the callbacks by name, which are called in this order."""
         super().__init__()
         self.callbacks = callbacks
         self._begun = False
@@ -251,14 +257,50 @@ class UserCallbacks(keras.callbacks.Callback):
             self._call("on_train_end", None)
 
     def _call(self, method: str, *arguments: object) -> None:
-        for callback in self.callbacks:
+        for name, callback in self.callbacks.items():
             try:
                 getattr(callback, method)(*arguments)
             except Exception as error:
+                place = locate(error, sys.modules.get(type(callback).__module__, ""))
                 raise ConfigError(
-                    f"The callback {type(callback).__name__} raised "
-                    f"{type(error).__name__} in {method}: {error}"
+                    f"The callback {name} failed in {method}{place}: {describe(error)}"
                 ) from error
+
+
+def make_callbacks(
+    config: Config, workdir: Path, given: Sequence[keras.callbacks.Callback]
+) -> dict[str, keras.callbacks.Callback]:
+    """Returns `train.callbacks`, then the `given` callbacks, each by its name.
+
+    Raises:
+        ConfigError: The function of a callback fails or does not return a callback.
+    """
+    callbacks = {
+        name: find_callback(name)(config=config, workdir=workdir)
+        for name in config.train.callbacks
+    }
+    for callback in given:
+        name = type(callback).__name__
+        number = sum(key.partition(" ")[0] == name for key in callbacks)
+        callbacks[f"{name} {number + 1}" if number else name] = callback
+    return callbacks
+
+
+def find_callback(name: str) -> OwnPart:
+    """Returns a user's function that returns a Keras callback, or a class of callbacks.
+
+    It may have the arguments `config` (the configuration) and `workdir` (the run
+    directory).
+
+    Raises:
+        ConfigError: See `skincnn.parts.find_part`.
+    """
+    if not is_own(name):
+        raise ConfigError(
+            "`train.callbacks` must be a function or class as module:function, such as "
+            f"my_callbacks:tracker or keras.callbacks:TerminateOnNaN. Received: {name!r}."
+        )
+    return find_own(name, "`train.callbacks`", returns=keras.callbacks.Callback)
 
 
 def is_patience_over(progress: Progress, patience: int, first_epoch: int) -> bool:

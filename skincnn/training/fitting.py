@@ -29,6 +29,7 @@ from skincnn.training.callbacks import (
     UserCallbacks,
     Validation,
     is_patience_over,
+    make_callbacks,
     metric_variables,
 )
 from skincnn.training.checkpoints import (
@@ -83,11 +84,13 @@ def fit(
     Writes checkpoints/, logs/ and history.csv to `workdir`, and resumes from the last
     checkpoint, if any. Each segment (one call to `keras.Model.fit`) also starts by loading
     the last checkpoint, so that resumed and uninterrupted runs give the same weights with
-    `train.deterministic`. The user's `callbacks` run last; see `UserCallbacks`. `verbose` 0
-    prints nothing to stdout; see `Verbose`.
+    `train.deterministic`. The user's callbacks, first `train.callbacks` and then
+    `callbacks`, run last; see `UserCallbacks`. `verbose` 0 prints nothing to stdout; see
+    `Verbose`.
 
     Raises:
-        ConfigError: The device memory is full, or a file cannot be written.
+        ConfigError: The device memory is full, a file cannot be written, or a callback or
+            another own part fails.
         DataError: A checkpoint does not match the setup, the file with the best weights is
             missing or damaged, or the dataset is damaged.
         DivergedError: The loss has diverged, or the weights or outputs are not finite.
@@ -105,7 +108,7 @@ def fit(
                 f"Resuming {workdir} in epoch {progress.epoch + 1}, step "
                 f"{progress.step + 1}"
             )
-        user_callbacks = UserCallbacks(callbacks)
+        user_callbacks = UserCallbacks(make_callbacks(setup.config, workdir, callbacks))
         loop = _Loop(setup, workdir, progress, user_callbacks, verbose)
         with loop.stop:
             for segment in setup.segments(progress.epoch, progress.step):

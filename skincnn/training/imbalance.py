@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from skincnn.config import ImbalanceConfig
 from skincnn.errors import ConfigError
+from skincnn.parts import find_part
 
 Counts = npt.NDArray[np.int64]
 """Number of training images of each class, [num_classes], each at least 1."""
@@ -31,7 +32,7 @@ class Plan:
             the number of training images of the class; None to repeat no images.
         logit_shift: Values added to the logits in the loss, [num_classes]; None for no
             shift.
-        loss: Name of the loss in `skincnn.training.losses.LOSSES`.
+        loss: Name of the loss in `skincnn.training.losses.LOSSES`, or of a user's loss.
         loss_arguments: Arguments that only this loss has, such as `gamma`.
         drw_start: Fraction of the epochs of the last stage after which class weights apply
             (deferred re-weighting, DRW); 0 to apply class weights from the start.
@@ -220,6 +221,15 @@ STRATEGIES: dict[str, Callable[[Counts, ImbalanceConfig], Plan]] = {
     "weights_and_sampling": weights_and_sampling,
 }
 """Each strategy takes the number of training images of each class and the options."""
+
+
+def find_strategy(name: str) -> Callable[[Counts, ImbalanceConfig], Plan]:
+    """Returns the strategy with this name in `STRATEGIES`, or a user's own strategy.
+
+    Raises:
+        ConfigError: See `skincnn.parts.find_part`.
+    """
+    return find_part(STRATEGIES, name, "`imbalance.strategy`", ("counts", "config"), Plan)
 
 
 def _ones(counts: Counts) -> npt.NDArray[np.float32]:

@@ -9,22 +9,32 @@ import keras
 from keras import ops
 
 from skincnn.config import LossConfig
+from skincnn.errors import ConfigError
+from skincnn.parts import find_own, find_part, is_own
 from skincnn.training.imbalance import Plan
 
 
 def build_loss(plan: Plan, config: LossConfig, *, reweighted: bool) -> keras.losses.Loss:
     """Returns the Keras loss of a plan, with weight 1 for all classes unless `reweighted`.
 
-    `reweighted` is False for the epochs before `Plan.drw_start`.
+    `reweighted` is False for the epochs before `Plan.drw_start`. A user's own loss receives
+    those of the arguments of `WeightedLoss` that it has.
+
+    Raises:
+        ConfigError: The own loss fails, or does not have a required argument.
     """
     weights = plan.class_weights
-    return LOSSES[plan.loss](
-        class_weights=weights if reweighted else [1.0] * len(weights),
-        logit_shift=plan.logit_shift,
-        label_smoothing=config.label_smoothing,
-        weighted_mean=config.weighted_mean,
+    arguments = {
+        "class_weights": weights if reweighted else [1.0] * len(weights),
+        "logit_shift": plan.logit_shift,
+        "label_smoothing": config.label_smoothing,
+        "weighted_mean": config.weighted_mean,
         **plan.loss_arguments,
-    )
+    }
+    name = config.name or plan.loss
+    if is_own(name):
+        _require_arguments(name, plan, config)
+    return find_loss(name)(**arguments)
 
 
 class WeightedLoss(keras.losses.Loss):
@@ -194,6 +204,40 @@ LOSSES: dict[str, Callable[..., keras.losses.Loss]] = {
 }
 """Each loss takes `class_weights`, `logit_shift`, `label_smoothing`, `weighted_mean` and
 the `loss_arguments` of a plan."""
+
+
+def find_loss(name: str) -> Callable[..., keras.losses.Loss]:
+    """Returns the loss with this name in `LOSSES`, or a user's own loss.
+
+    Raises:
+        ConfigError: See `skincnn.parts.find_part`.
+    """
+    return find_part(LOSSES, name, "`loss.name`", returns=keras.losses.Loss)
+
+
+def _require_arguments(name: str, plan: Plan, config: LossConfig) -> None:
+    """Raises a `ConfigError` if an own loss would ignore a setting."""
+    if config.name and plan.loss != "cross_entropy":
+        raise ConfigError(
+            f"`loss.name` {name} replaces the loss {plan.loss}, which is all or part of "
+            "`imbalance.strategy`. Use a strategy with the cross-entropy, such as "
+            "class_weights or balanced_sampling, or none."
+        )
+    part = find_own(name, "`loss.name`")
+    settings = {
+        "class_weights": ("imbalance.strategy", (plan.class_weights != 1).any()),
+        "logit_shift": ("imbalance.strategy", plan.logit_shift is not None),
+        "label_smoothing": ("loss.label_smoothing", config.label_smoothing > 0),
+        "weighted_mean": ("loss.weighted_mean", config.weighted_mean),
+        **dict.fromkeys(plan.loss_arguments, ("imbalance.strategy", True)),
+    }
+    for argument, (setting, is_used) in settings.items():
+        if is_used and not part.accepts(argument):
+            part.fail(
+                f"must have the argument {argument!r}, which `{setting}` sets. Derive the "
+                "loss from skincnn.training.losses.WeightedLoss, or use "
+                "--imbalance.strategy none and the defaults of --loss."
+            )
 
 
 def _log_odds(logits: Any) -> Any:

@@ -9,7 +9,9 @@ import keras
 from keras import ops
 
 from skincnn.config import OptimizerConfig
-from skincnn.training.schedules import SCHEDULES
+from skincnn.lookup import look_up
+from skincnn.parts import OwnPart, find_own, is_own
+from skincnn.training.schedules import find_schedule
 
 Optimizer: TypeAlias = keras.optimizers.Optimizer
 OptimizerSpec: TypeAlias = tuple[type[Optimizer], dict[str, Any]]
@@ -69,6 +71,34 @@ OPTIMIZERS: dict[str, Callable[[OptimizerConfig], OptimizerSpec]] = {
 }
 
 
+def find_optimizer(name: str) -> Callable[[OptimizerConfig], OptimizerSpec]:
+    """Returns the optimizer with this name in `OPTIMIZERS`, or a user's own optimizer.
+
+    The latter can also be a class of Keras, such as `keras.optimizers:Nadam(beta_1=0.8)`.
+
+    Raises:
+        ConfigError: See `skincnn.parts.find_part`.
+    """
+    if not is_own(name):
+        return look_up(OPTIMIZERS, name, "`optimizer.name`")
+    part = find_own(name, "`optimizer.name`")
+    if isinstance(part.function, type):
+        return lambda config: _require_spec(part, (part.function, part.options))
+    part.check(("config",), part.options)
+    return lambda config: _require_spec(part, part(config))
+
+
+def _require_spec(part: OwnPart, spec: Any) -> OptimizerSpec:
+    if isinstance(spec, tuple) and len(spec) == 2:
+        cls, arguments = spec
+        if isinstance(cls, type) and issubclass(cls, keras.optimizers.Optimizer):
+            return cls, dict(arguments)
+    part.fail(
+        "must be a class of Keras optimizers, or return one and its arguments, such as "
+        f"(keras.optimizers.Nadam, {{'beta_1': 0.8}}). Received: {spec!r}."
+    )
+
+
 def build_optimizer(
     config: OptimizerConfig,
     learning_rate: float,
@@ -92,8 +122,8 @@ def build_optimizer(
         blocks: Block of each trainable variable, by variable path. The head is block 0, and
             the last block of the backbone is 1. Required if `layer_decay` is below 1.
     """
-    cls, arguments = OPTIMIZERS[config.name](config)
-    schedule = SCHEDULES[config.schedule]
+    cls, arguments = find_optimizer(config.name)(config)
+    schedule = find_schedule(config.schedule)
     clip = "clipnorm" if config.clip_by == "variable" else "global_clipnorm"
     if config.layer_decay < 1:
         if blocks is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
@@ -56,6 +56,7 @@ def train(
     resume: bool = False,
     cache: Cache = "auto",
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    rehearse: Callable[[TrainingSetup], None] = lambda setup: None,
 ) -> None:
     """Trains a classifier and writes the model of the best epoch to `workdir`.
 
@@ -74,6 +75,8 @@ def train(
             gives the same weights as an uninterrupted run.
         cache: Where to keep decoded images; see `skincnn.data.cache.cached_images`.
         callbacks: The user's callbacks; see `skincnn.training.callbacks.UserCallbacks`.
+        rehearse: Is called before the directory changes, unless a run is resumed. It raises
+            an exception if a later step would fail.
 
     Raises:
         ConfigError: The configuration or the initial weights are invalid, the dataset does
@@ -93,6 +96,7 @@ def train(
         return
     setup, dataset, leakage = prepare(config, data_dir, cache)
     if not resume:
+        rehearse(setup)
         clear(workdir)
         with explain_write_errors(workdir, RESUME):
             write_json(workdir / CONFIG_FILE, config.to_dict())
@@ -212,5 +216,6 @@ def _describe(
         num_parameters=int(setup.classifier.count_params()),
         training_seconds=round(result.seconds, 1),
         teacher=setup.soft_labels.teacher if setup.soft_labels else None,
+        modules=setup.modules,
         sha256={MODEL_FILE: sha256(workdir / MODEL_FILE)},
     )

@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from skincnn.config import OptimizerConfig
+from skincnn.parts import find_part
 
 Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
 WARMUP_START = 0.1
@@ -83,6 +84,16 @@ SCHEDULES: dict[str, Callable[[OptimizerConfig, float, int, int], Schedule]] = {
 }
 """Each schedule takes the options, the peak learning rate, the number of steps (at least
 1), and the number of warm-up steps."""
+
+
+def find_schedule(name: str) -> Callable[[OptimizerConfig, float, int, int], Schedule]:
+    """Returns the schedule with this name in `SCHEDULES`, or a user's own schedule.
+
+    Raises:
+        ConfigError: See `skincnn.parts.find_part`.
+    """
+    arguments = ("config", "learning_rate", "steps", "warmup_steps")
+    return find_part(SCHEDULES, name, "`optimizer.schedule`", arguments, Schedule)
 
 
 @keras.saving.register_keras_serializable("skincnn")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from skincnn.clinical_metadata import (
     encode_clinical_metadata,
 )
 from skincnn.config import Config, DataConfig
+from skincnn.config.section import require
 from skincnn.data import pipeline
 from skincnn.data.cache import Cache, Images
 from skincnn.data.combined import CombinedDataset, class_names, open_datasets
@@ -30,18 +31,21 @@ from skincnn.data.sampling import steps_per_epoch
 from skincnn.data.splits import make_splits
 from skincnn.errors import ConfigError, DataError
 from skincnn.lookup import look_up
-from skincnn.metrics.classification import METRICS
-from skincnn.model.augment import AUGMENTATIONS
+from skincnn.metrics.classification import find_metric
+from skincnn.model.augment import find_augmentation
 from skincnn.model.backbones import check_size
 from skincnn.model.classifier import build_classifier, num_blocks
 from skincnn.model.reproducibility import deterministic_ops, seeded
+from skincnn.parts import hash_modules, is_own, own_parts, training_parts
+from skincnn.training.callbacks import find_callback
 from skincnn.training.checkpoints import Checkpoints, versions
 from skincnn.training.devices import Devices, make_devices
 from skincnn.training.distillation import SoftLabels, make_targets, predict_teacher
 from skincnn.training.features import Features, compute_features
-from skincnn.training.imbalance import STRATEGIES, Plan
-from skincnn.training.optimizers import OPTIMIZERS
-from skincnn.training.schedules import SCHEDULES
+from skincnn.training.imbalance import Plan, find_strategy
+from skincnn.training.losses import find_loss
+from skincnn.training.optimizers import find_optimizer
+from skincnn.training.schedules import find_schedule
 from skincnn.training.stages import SCENARIOS, Segment, Stage, make_stages, segments
 
 LoadImages = Callable[[pd.DataFrame, DataConfig], Images]
@@ -102,7 +106,7 @@ class TrainingSetup:
     def plan(self) -> Plan:
         """The plan of the imbalance strategy."""
         config = self.config.imbalance
-        return STRATEGIES[config.strategy](self.class_counts, config)
+        return find_strategy(config.strategy)(self.class_counts, config)
 
     @functools.cached_property
     def stages(self) -> tuple[Stage, ...]:
@@ -127,7 +131,18 @@ class TrainingSetup:
             "teacher": [*self.soft_labels.teacher.models.values()]
             if self.soft_labels
             else [],
+            "modules": self.hash_modules(training_parts(self.config)),
         }
+
+    @property
+    def modules(self) -> dict[str, str]:
+        """SHA-256 of the modules of all own parts, by name; see `RunInfo.modules`."""
+        return self.hash_modules(own_parts(self.config))
+
+    def hash_modules(self, names: Sequence[str]) -> dict[str, str]:
+        """Returns the SHA-256 of the modules of own parts and of the loss of the plan."""
+        loss = (self.plan.loss,) if is_own(self.plan.loss) else ()
+        return hash_modules((*names, *loss))
 
     def checkpoints(self, workdir: Path) -> Checkpoints:
         """Returns the checkpoints in a run directory."""
@@ -174,14 +189,23 @@ def check(config: Config) -> None:
     """Checks the names, the image sizes and `train.cached_views` in a configuration.
 
     Raises:
-        ConfigError: A name is unknown, the backbone does not support an image size, or
-            `train.cached_views` is positive although no stage trains only the head.
+        ConfigError: A name is unknown, an own part cannot be imported, the backbone does
+            not support an image size, or `train.cached_views` is positive although no stage
+            trains only the head.
     """
-    look_up(STRATEGIES, config.imbalance.strategy, "`imbalance.strategy`")
-    look_up(METRICS, config.train.monitor, "`train.monitor`")
+    find_strategy(config.imbalance.strategy)
+    if name := config.loss.name:
+        expected = "your own `module:function`; other losses belong to `imbalance.strategy`"
+        require(is_own(name), "loss.name", expected, name)
+        find_loss(name)
+    find_metric(config.train.monitor)
+    for name in config.evaluate.metrics:
+        find_metric(name, "`evaluate.metrics`")
     look_up(SCENARIOS, config.train.scenario, "`train.scenario`")
-    look_up(OPTIMIZERS, config.optimizer.name, "`optimizer.name`")
-    look_up(SCHEDULES, config.optimizer.schedule, "`optimizer.schedule`")
+    find_optimizer(config.optimizer.name)
+    find_schedule(config.optimizer.schedule)
+    for name in config.train.callbacks:
+        find_callback(name)
     head_stages = [x for x in make_stages(config) if x.trainable_blocks == 0]
     if config.train.cached_views > 0 and not head_stages:
         raise ConfigError(
@@ -190,7 +214,7 @@ def check(config: Config) -> None:
             f"{config.train.scenario}."
         )
     for part in config.augment.parts:
-        look_up(AUGMENTATIONS, part, "`augment.parts`")
+        find_augmentation(part)
     for size in (config.data.image_size, config.train.progressive_image_size):
         if size > 0:
             check_size(config.model.backbone, size)

@@ -1,0 +1,335 @@
+"""Parts of a training run that have names: functions in a table, or a user's own.
+
+An own part is named `package.module:function`, or `package.module:function(argument=2)` to
+pass further arguments, which are Python literals. It takes the place of a function in a
+table, and therefore has the same arguments and the same kind of result. The module is
+installed, in the current working directory, or in a directory of PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn, TypeVar, cast
+
+from skincnn.config import Config
+from skincnn.errors import ConfigError
+from skincnn.files import sha256
+from skincnn.lookup import look_up, suggest
+
+F = TypeVar("F", bound=Callable[..., Any])
+NAME = re.compile(r"([\w.]+):(\w+)(\(.*\))?", re.DOTALL)
+KERAS_HUB = "keras_hub:"
+"""Prefix of the presets of KerasHub, which are not own parts."""
+MAX_LISTED = 30
+"""Maximum number of names in a module that an error lists."""
+
+
+class PartError(ConfigError):
+    """Raised if an own part fails or does not fit its table."""
+
+
+def is_own(name: str) -> bool:
+    """Returns whether a name is that of an own part, `package.module:function`."""
+    return ":" in name and not name.startswith(KERAS_HUB)
+
+
+def find_part(
+    table: Mapping[str, F],
+    name: str,
+    what: str,
+    arguments: Sequence[str] = (),
+    returns: type = object,
+) -> F:
+    """Returns the function of a part: `table[name]`, or an `OwnPart`.
+
+    Args:
+        table: Functions by name.
+        name: A key of the table, or the name of an own part.
+        what: The setting that contains the name, such as "`optimizer.schedule`".
+        arguments: Names of the positional arguments of the functions in the table.
+        returns: The class of their results.
+
+    Raises:
+        ConfigError: The name is unknown, or the own part cannot be imported or does not
+            accept the arguments.
+    """
+    if is_own(name):
+        return cast(F, find_own(name, what, arguments, returns))
+    return look_up(table, name, what)
+
+
+def find_own(
+    name: str,
+    what: str,
+    arguments: Sequence[str] = (),
+    returns: type = object,
+) -> OwnPart:
+    """Returns an own part; see `find_part`."""
+    match = NAME.fullmatch(name)
+    if match is None:
+        raise ConfigError(
+            f"{what} must be package.module:function or package.module:function(argument="
+            f"value). Received: {name!r}."
+        )
+    module = import_module(match[1], f"{what} {name}")
+    function = getattr(module, match[2], None)
+    if not callable(function):
+        raise ConfigError(_describe_missing(module, match[2], f"{what} {name}"))
+    _hash(module)  # before the file can change
+    values, options = _read_arguments(match[3] or "()", f"{what} {name}")
+    part = OwnPart(name, what, module, function, values, options, returns)
+    if arguments:
+        part.check(arguments, options)
+    return part
+
+
+@dataclass(frozen=True, eq=False)
+class OwnPart:
+    """A user's function or class, which is called like a function in a table.
+
+    An exception in it, an argument that it does not accept, or a result of another class is
+    raised as a `ConfigError` that states the file and the line.
+
+    Attributes:
+        name, what, returns: See `find_part`.
+        module: The module of the user.
+        function: The function or class.
+        values, options: The arguments in the name. `values` follow the arguments of a call.
+    """
+
+    name: str
+    what: str
+    module: ModuleType
+    function: Callable[..., Any]
+    values: tuple[Any, ...]
+    options: dict[str, Any]
+    returns: type
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Returns the result for arguments and those `options` that the part accepts."""
+        options = {name: x for name, x in options.items() if self.accepts(name)}
+        options |= self.options
+        self.check(arguments, options)
+        with self.explained():
+            result = self.function(*arguments, *self.values, **options)
+        if not isinstance(result, self.returns):
+            self.fail(f"must return {_describe_class(self.returns)}. Received: {result!r}.")
+        return result
+
+    @property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """The parameters of the function by name."""
+        try:
+            return inspect.signature(self.function).parameters
+        except ValueError:  # some functions in C have no signature
+            return {}
+
+    def accepts(self, option: str) -> bool:
+        """Returns whether the function accepts an argument of this name."""
+        kinds = [parameter.kind for parameter in self.parameters.values()]
+        return option in self.parameters or inspect.Parameter.VAR_KEYWORD in kinds
+
+    def check(self, arguments: Sequence[Any], options: Mapping[str, Any]) -> None:
+        """Raises a `ConfigError` if the part does not accept these arguments."""
+        try:
+            signature = inspect.signature(self.function)
+        except ValueError:
+            return
+        try:
+            signature.bind(*arguments, *self.values, **options)
+        except TypeError as error:
+            given = [*map(str, arguments), *map(repr, self.values), *options]
+            self.fail(
+                f"cannot be called with the arguments ({', '.join(given)}): {error}. "
+                f"Received: {self.function.__name__}{signature}."
+            )
+
+    def fail(self, problem: str) -> NoReturn:
+        """Raises a `ConfigError` that states the file and the line of the definition."""
+        raise PartError(f"{self.what} {self.name}{self._place()} {problem}")
+
+    @contextlib.contextmanager
+    def explained(self, doing: str = "") -> Iterator[None]:
+        """Raises a `ConfigError` that states file and line for an exception in the block.
+
+        `doing` describes the block, such as "in the first step".
+        """
+        try:
+            yield
+        except PartError:  # of another part
+            raise
+        except Exception as error:  # the user's function may raise any exception
+            doing = f" {doing}" if doing else ""
+            place = locate(error, self.module) or self._place()
+            raise PartError(
+                f"{self.what} {self.name} failed{doing}{place}: {describe(error)}"
+            ) from error
+
+    def _place(self) -> str:
+        try:
+            line = inspect.getsourcelines(self.function)[1]
+        except (OSError, TypeError):
+            return ""
+        return f" ({inspect.getfile(self.function)}, line {line})"
+
+
+def import_module(name: str, what: str) -> ModuleType:
+    """Returns a module of the user; the current working directory is added to `sys.path`.
+
+    `what` is the setting and its value, for the error message.
+
+    Raises:
+        ConfigError: The module does not exist, or raises an exception.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # the user's module may raise any exception
+        missing = getattr(error, "name", None) if isinstance(error, ImportError) else None
+        if missing and f"{name}.".startswith(f"{missing}."):
+            raise ConfigError(
+                f"{what}: there is no module {missing!r}. Start the command in the "
+                f"directory that contains {missing}.py, or add this directory to "
+                f"PYTHONPATH (export PYTHONPATH=DIR). Current directory: {os.getcwd()}."
+            ) from error
+        raise ConfigError(
+            f"{what}: the module {name!r} cannot be imported{locate(error, name)}: "
+            f"{describe(error)}"
+        ) from error
+
+
+def locate(error: BaseException, module: ModuleType | str) -> str:
+    """Returns the last file and line of a module in a traceback, as " (a.py, line 3)".
+
+    `module` is a module or its name. Returns "" if the traceback has no line of it.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({error.filename}, line {error.lineno})"
+    file = getattr(module, "__file__", None)
+    if isinstance(module, str):
+        with contextlib.suppress(Exception):  # a parent package may raise any exception
+            file = getattr(importlib.util.find_spec(module), "origin", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    return f" ({file}, line {lines[-1]})" if lines else ""
+
+
+def describe(error: BaseException) -> str:
+    """Returns an exception on one line, without the arguments that Keras adds."""
+    text = str(error).split("Exception encountered: ")[-1]
+    text = text.partition("Full object config:")[0].partition("Arguments received by")[0]
+    text = " ".join(re.sub(r"\x1b\[\d*m", "", text).split())
+    return text if isinstance(error, ConfigError) else f"{type(error).__name__}: {text}"
+
+
+def file_name(name: str) -> str:
+    """Returns the name of a part as a file name: "my_parts.tiny" for "my_parts:tiny"."""
+    return re.sub(r"[^\w-]+", ".", name).strip(".")
+
+
+def training_parts(config: Config) -> tuple[str, ...]:
+    """Returns the names of the own parts that define the training of a model."""
+    names = (
+        config.model.backbone,
+        *config.augment.parts,
+        *(config.imbalance.strategy, config.loss.name),
+        *(config.optimizer.name, config.optimizer.schedule, config.train.monitor),
+    )
+    return tuple(filter(is_own, names))
+
+
+def own_parts(config: Config) -> tuple[str, ...]:
+    """Returns the names of all own parts: `training_parts`, callbacks and metrics."""
+    others = (*config.train.callbacks, *config.evaluate.metrics)
+    return (*training_parts(config), *filter(is_own, others))
+
+
+def hash_modules(names: Sequence[str]) -> dict[str, str]:
+    """Returns the SHA-256 of the module of each own part, by name of the module.
+
+    The hash is that of the file when the module was first used, even if the file has
+    changed since. Modules of Keras are left out, because its version is recorded, and so
+    are modules that are not a file.
+    """
+    modules = {
+        name: import_module(name, f"The own part {name}")
+        for name in sorted({name.partition(":")[0] for name in names})
+        if name.partition(".")[0] != "keras"
+    }
+    hashes = {name: _hash(module) for name, module in modules.items()}
+    return {name: digest for name, digest in hashes.items() if digest}
+
+
+@functools.cache
+def _hash(module: ModuleType) -> str:
+    """Returns the SHA-256 of the file of a module; "" if it has none."""
+    file = getattr(module, "__file__", None)
+    return sha256(Path(file)) if file else ""
+
+
+def warn_of_changes(recorded: Mapping[str, str], names: Sequence[str], run: Path) -> None:
+    """Prints a warning for each module of own parts that has changed since training.
+
+    `recorded` are the hashes in run.json, and `names` the parts that are used now.
+    """
+    for module, digest in hash_modules(names).items():
+        if recorded.get(module, digest) != digest:
+            print(
+                f"warning: {sys.modules[module].__file__} has changed since {run} was "
+                f"trained (SHA-256 {recorded[module][:12]}..., now {digest[:12]}...).",
+                file=sys.stderr,
+            )
+
+
+def _describe_missing(module: ModuleType, name: str, what: str) -> str:
+    names = [
+        key
+        for key, value in vars(module).items()
+        if callable(value) and not key.startswith("_")
+    ]
+    own = [key for key in names if _is_defined_in(module, vars(module)[key])]
+    listed = ", ".join(own) if 0 < len(own) <= MAX_LISTED else ""
+    functions = f" Its functions and classes: {listed}." if listed else ""
+    return (
+        f"{what}: {module.__file__} has no function {name!r}.{functions}"
+        f"{suggest(names, name)}"
+    )
+
+
+def _is_defined_in(module: ModuleType, value: Any) -> bool:
+    return getattr(value, "__module__", module.__name__) == module.__name__
+
+
+def _read_arguments(text: str, what: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Returns the positional and the named literals in "(0.2, seed=3)"."""
+    try:
+        call = ast.parse(f"f{text}", mode="eval").body
+        assert isinstance(call, ast.Call)
+        assert isinstance(call.func, ast.Name)
+        values = tuple(map(ast.literal_eval, call.args))
+        return values, {str(x.arg): ast.literal_eval(x.value) for x in call.keywords}
+    except (SyntaxError, ValueError, AssertionError) as error:
+        raise ConfigError(
+            f"{what}: the arguments must be Python literals, such as (0.2, mode='a'). "
+            f"Received: {text}."
+        ) from error
+
+
+def _describe_class(returns: type) -> str:
+    """Returns "a Keras Loss" or "a Plan"."""
+    keras = "Keras " if returns.__module__.startswith("keras") else ""
+    return f"a {keras}{returns.__name__}"
