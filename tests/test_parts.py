@@ -382,7 +382,12 @@ def test_modules_are_hashed_except_keras(write: Write) -> None:
 @pytest.mark.parametrize(
     ("package", "code", "variables"),
     [
-        ("mlflow", MLFLOW, {"MLFLOW_ALLOW_FILE_STORE": "true"}),
+        (
+            "mlflow",
+            MLFLOW,
+            # mlflow-skinny has no database.
+            {"MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_TRACKING_URI": "file:mlruns"},
+        ),
         ("wandb", WANDB, {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}),
     ],
 )
