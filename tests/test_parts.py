@@ -92,6 +92,9 @@ def test_the_example_of_each_part_is_trained_evaluated_and_loaded(
     expected = bootstrap_ci(y_true, y_prob, "my_parts:cost", num_resamples=100)
     assert score.value == expected.value
     assert score.low is not None
+    compared = skincnn.compare([run], sort="my_parts:cost", num_bootstrap=100)
+    [[row]] = compared.tables.values()
+    assert row.scores["my_parts:cost"].value == score.value
     # As in a new process: the module is imported, because the model has its layers.
     unregister()
     assert load_model(workdir, run.info).output_shape == (None, 7)

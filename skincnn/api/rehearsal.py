@@ -109,7 +109,7 @@ def _try_optimizers(setup: TrainingSetup) -> None:
         part = find_own(optimizer_config.schedule, "`optimizer.schedule`")
         with part.explained():
             schedule: Any = optimizer._learning_rate
-            rates = [float(schedule(ops.cast(s, "int64"))) for s in (0, steps // 2, steps)]
+            rates = [float(schedule(ops.cast(s, "int32"))) for s in (0, steps // 2, steps)]
         if not all(np.isfinite(rate) and rate >= 0 for rate in rates):
             part.fail(
                 f"must return finite learning rates >= 0 for steps 0..{steps}. Received: "
