@@ -7,7 +7,7 @@ WORKERS := --numprocesses 3 --dist worksteal
 # The model of `make demo`.
 MODEL := runs/quickstart
 
-.PHONY: train test test-slow test-beam check bench docs demo venv beam
+.PHONY: train test test-slow test-beam check bench docs dist demo venv beam
 .NOTPARALLEL: # one pip process at a time
 
 train: .venv/.installed ## train, evaluate and export the quickstart preset on the synthetic demo data
@@ -37,6 +37,12 @@ bench: .venv/.installed-dev ## measure speed and memory of input pipeline, train
 
 docs: .venv/.installed-docs ## build the documentation site in docs/_build
 	$(BIN)/python -m sphinx -W --keep-going docs docs/_build
+
+dist: .venv/.installed-dist ## build the wheel and the source distribution, and test them in a new environment
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	.ci/test_dist $(BIN)/python
 
 demo: .venv/.installed-dev ## serve the page and API of a model: make demo MODEL=runs/mobilenet_160
 	$(BIN)/python scripts/serve.py $(MODEL)
@@ -70,6 +76,10 @@ export CHECK_PYTHON
 
 .venv/.installed-docs: .venv/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+.venv/.installed-dist: .venv/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dist]'
 	touch $@
 
 # A separate environment, with Pillow installed in a second step, because of a conflict:
