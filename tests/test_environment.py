@@ -263,7 +263,7 @@ def test_unusable_paths_are_rejected_before_any_work(
 ) -> None:
     path = name if "://" in name else tmp_path / name
     flags: dict[str, tuple[object, ...]] = {
-        "train.py": ("--data.dataset", "demo_tiny", "--workdir", path),
+        "train.py": ("--data.datasets", "demo_tiny", "--workdir", path),
         "prepare_data.py": ("--config", "demo_tiny", "--data-dir", path),
     }
     done = run_here(command, *flags[command])

@@ -100,7 +100,7 @@ def test_damaged_directories_of_a_search_are_renamed(
 def test_commands_run_under_the_rules_of_windows(folder: Path, no_figures: None) -> None:
     data, workdir = folder / "data", folder / "runs/a b"
     flags = (
-        "--data.dataset demo_tiny --data.image-size 32 --model.backbone small_cnn "
+        "--data.datasets demo_tiny --data.image-size 32 --model.backbone small_cnn "
         "--model.width-multiplier 0.25 --train.epochs 2 --evaluate.num-bootstrap 200"
     ).split()
     where = ("--data-dir", data)
