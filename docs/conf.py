@@ -10,9 +10,11 @@ sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 project = "skincnn"
 html_title = "skincnn"
 html_theme = "furo"
+html_show_copyright = False
 extensions = [
     "command_help",
     "myst_nb",
+    "records",
     "results",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",

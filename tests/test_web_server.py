@@ -206,7 +206,7 @@ def test_the_examples_of_the_guide_work(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    guide = (ROOT / "docs/guide.md").read_text().replace(URL, server.url)
+    guide = (ROOT / "docs/guides/serving.md").read_text().replace(URL, server.url)
     section = guide.split("## HTTP service and web page")[1].split("\n## ")[0]
     for number, name in enumerate(("a.jpg", "b.jpg")):
         (tmp_path / name).write_bytes(jpeg(number))

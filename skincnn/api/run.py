@@ -203,8 +203,8 @@ class Run(Model):
         """Writes checklists of reporting standards, and returns the paths of the files.
 
         Args:
-            names: Standards, such as "tripod-ai"; see docs/guide.md. Checklists that exist
-                are written again.
+            names: Standards, such as "tripod-ai"; see docs/guides/evaluation.md. Checklists
+                that exist are written again.
 
         Raises:
             ConfigError: A standard does not exist, or authors.toml is not valid.

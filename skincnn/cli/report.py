@@ -36,7 +36,7 @@ class Arguments:
     checklist: tuple[str, ...] = ()
     """Reporting standards whose checklists are written to checklists/: tripod-ai, claim,
     stard-ai, clear-derm. Answers that only the authors know are read from authors.toml in
-    the run directory (docs/guide.md)."""
+    the run directory (docs/guides/evaluation.md)."""
 
 
 def command() -> None:

@@ -248,7 +248,7 @@ class TrainConfig:
     """Number of GPUs of this machine among which each batch is divided; 0 for all GPUs, or
     the CPU if there is no GPU. With TensorFlow, each device normalizes and mixes only its
     own images, and draws the same random numbers as the others. With JAX, several machines
-    can train together (docs/guide.md)."""
+    can train together (docs/guides/machines.md)."""
 
     def __post_init__(self) -> None:
         valid = bool(self.stages) == (self.scenario == "staged")

@@ -29,8 +29,8 @@ MAX_REFERENCES = 512
 """Maximum number of validation images whose features are kept.
 
 With all 1001 images of a validation fold instead, the mean share of rejected images over
-the 22 sets in docs/guide.md rose from 0.91 to 0.93 for MobileNetV2, and remained 0.98 for
-MobileNet."""
+the 22 sets in docs/guides/evaluation.md rose from 0.91 to 0.93 for MobileNetV2, and
+remained 0.98 for MobileNet."""
 MIN_NORM = 1e-12
 """Features are divided by their Euclidean norm, or by this value if the norm is smaller."""
 

@@ -9,7 +9,7 @@ Two images are near-duplicates if one of two methods finds the pair:
 
 Local features survive crops, rotations by any angle, scaling and color changes. Only the
 perceptual hash survives mirroring. Neither finds images of a lesion without sharp
-structures, nor images taken years apart; docs/data.md gives the measured recall.
+structures, nor images taken years apart; docs/guides/data.md gives the measured recall.
 
 References:
     Lowe, Distinctive Image Features from Scale-Invariant Keypoints (2004).

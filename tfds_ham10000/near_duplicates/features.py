@@ -25,7 +25,7 @@ FULL_SIZE = 40_000
 """Number of images up to which local features are detected at `LONGEST_SIDE`.
 
 Larger datasets are searched in less detail, so that the time increases little more than
-linearly; docs/data.md gives the recall of both searches."""
+linearly; docs/guides/data.md gives the recall of both searches."""
 
 LONGEST_SIDE = 300
 """Size, in pixels, at which local features are detected."""
