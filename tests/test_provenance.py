@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from skincnn import __version__
 from skincnn.evaluation.compared_runs import describe_provenance
+from skincnn.inference import provenance
 from skincnn.inference.run_dir import Provenance
-from skincnn.training import provenance
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -26,12 +26,12 @@ from skincnn.data.combined import open_datasets
 from skincnn.evaluation.compared_runs import describe_provenance, read_compared_run
 from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.inference.predictions import read_predictions
+from skincnn.inference.provenance import provenance
 from skincnn.inference.run_dir import read_run_info
 from skincnn.reporting.load import load_results
 from skincnn.reporting.parity_result import read_parity
 from skincnn.serving.export import ExportSpec, read_rule
 from skincnn.serving.export_info import info_path, read_export_info
-from skincnn.training.provenance import provenance
 from skincnn.training.tensorboard import draw_confusion_matrix
 
 NAMES = [lesion.name for lesion in HAM10000]

@@ -390,9 +390,8 @@ def read_result(workdir: Path, name: str, record_type: type[R]) -> R:
         ConfigError: The file is missing or damaged, or has another schema version.
     """
     path = result_path(workdir, name)
-    advice = "Delete the file, or run" if path.exists() else "Run"
-    fix = f"{advice}: {command_line('evaluate', workdir)}"
-    return read_record(path, record_type, fix)
+    fix = "Delete the file, or run: " if path.exists() else "Run: "
+    return read_record(path, record_type, fix + command_line("evaluate", workdir))
 
 
 def write_results(workdir: Path, results: Mapping[str, Record]) -> None:

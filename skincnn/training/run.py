@@ -21,6 +21,7 @@ from skincnn.data.leakage import LeakageAudit
 from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.errors import ConfigError
 from skincnn.files import replacing, require_writable_folder, sha256, write_json
+from skincnn.inference.provenance import provenance
 from skincnn.inference.run_dir import (
     CONFIG_FILE,
     MODEL_FILE,
@@ -35,7 +36,6 @@ from skincnn.training.callbacks import RESUME
 from skincnn.training.checkpoints import describe_changes, versions
 from skincnn.training.devices import dtype_policy
 from skincnn.training.fitting import FitResult, fit
-from skincnn.training.provenance import provenance
 from skincnn.training.setup import TrainingSetup, check, prepare
 from skincnn.write_errors import explain_write_errors
 

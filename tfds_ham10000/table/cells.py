@@ -63,7 +63,7 @@ class Table:
                 there are no rows.
         """
         positions = [self.names.index(name) for name in columns]
-        numbers: list[object] = []
+        numbers: list[int] = []
         cells: list[list[str]] = []
         try:
             for number, row in self.rows:
