@@ -29,7 +29,7 @@ HTML = re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
 SAVE_AS_CSV = "Open it, and save it as CSV UTF-8."
 
 HEADER_BYTES = 1 << 16
-Rows = Iterator[tuple[object, Sequence[str]]]
+Rows = Iterator[tuple[int, Sequence[str]]]
 """The number of a row in the file, counted from 1, and its cells."""
 TablePath = Path | zipfile.Path
 """A file, or a member of a zip archive."""
