@@ -62,12 +62,11 @@ def test_declared_full_names_are_shown(results: RunResults) -> None:
     )
     label = f"viral wart ({NAMES[0]})"
     page = Page(render_html(results, FIGURES)).words
-    assert page.count(label) > 10
-    # The set of classes without an interval, and nothing else, is in plain words.
+    assert label in page
     assert NAMES[0] not in page.replace(label, "")
     card = render_card(results)
     cell = label.replace("<", "&lt;").replace("|", "\\|")
-    assert card.count(cell) > 5
+    assert cell in card
     assert cell.replace("viral wart", "") not in card.replace(cell, "")
     checklists = render_checklists(results, ["tripod-ai"])
     assert f"one of: {cell}" in checklists[0].read_text()
