@@ -29,7 +29,7 @@ HTML = re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
 SAVE_AS_CSV = "Open it, and save it as CSV UTF-8."
 
 HEADER_BYTES = 1 << 16
-Rows = Iterator[tuple[int, Sequence[str]]]
+Rows = Iterator[tuple[int | str, Sequence[str]]]
 """The number of a row in the file, counted from 1, and its cells."""
 TablePath = Path | zipfile.Path
 """A file, or a member of a zip archive."""
@@ -63,7 +63,7 @@ class Table:
                 there are no rows.
         """
         positions = [self.names.index(name) for name in columns]
-        numbers: list[int] = []
+        numbers: list[int | str] = []
         cells: list[list[str]] = []
         try:
             for number, row in self.rows:
@@ -91,7 +91,7 @@ class Table:
             )
         return join_first(self.names, limit=60) or "an empty file"
 
-    def _check_separator(self, number: int, row: Sequence[str]) -> None:
+    def _check_separator(self, number: int | str, row: Sequence[str]) -> None:
         if any(cell.strip() for cell in row[len(self.names) :]):
             raise SourceError(
                 f"{self.path}, row {number} has more cells than the header has columns. "
@@ -136,7 +136,7 @@ def read_header(path: TablePath) -> tuple[str, ...]:
 
 
 def to_table(path: TablePath, frame: pd.DataFrame) -> Table:
-    """Returns a table of text; its index are the numbers of the rows in the file."""
+    """Returns a table of text; its index contains the row numbers, such as 5 or "5 of a.csv"."""
     rows = zip(frame.index, frame.to_numpy().tolist(), strict=True)
     return Table(path, list(frame.columns), [], rows)
 
