@@ -51,14 +51,14 @@ def code_lines(path: Path) -> list[str]:
 
 
 def commands(paths: list[Path]) -> list[tuple[str, list[str]]]:
-    """Returns the subcommand and the arguments of each command without placeholders."""
+    """Returns each subcommand and its arguments, without placeholders and own modules."""
     found = {
         ((script or name).replace("_", "-"), arguments)
         for path in paths
         for line in code_lines(path)
         for part in line.split("&&")
         for script, name, arguments in COMMAND.findall(part.strip())
-        if not re.search(r"\.\.\.|\[|sN|[|>]|PRESET", arguments)
+        if not re.search(r"\.\.\.|\[|sN|[|>]|PRESET|my_\w+:", arguments)
     }
     return [(name, shlex.split(arguments)) for name, arguments in sorted(found)]
 
@@ -128,7 +128,7 @@ def test_targets_and_extras_exist() -> None:
     assert targets <= set(re.findall(r"^([a-z-]+):", makefile, re.M))
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    lists = re.findall(r"pip install [^\n]*\[([\w,]+)\]", "\n".join(lines))
+    lists = re.findall(r"pip install [^\n]*\.\[([\w,]+)\]", "\n".join(lines))
     extras = {extra for names in lists for extra in names.split(",")}
     assert extras >= {"serve", "export"}
     assert extras <= set(setup["options.extras_require"])
