@@ -230,4 +230,4 @@ def test_a_damaged_earlier_result_is_rejected_before_any_prediction(
     assert done.returncode == 2, done.stderr
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "test.d4.json has the format of a different version of skincnn" in line
-    assert line.endswith("or delete the file.")
+    assert "Delete the file, or run: " in line

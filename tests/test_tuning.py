@@ -364,13 +364,13 @@ def test_an_error_in_the_space_fails_one_trial(
     def picky(hp: kt.HyperParameters, config: Config) -> Config:
         result = space(hp, config)
         if result.optimizer.learning_rate == invalid:
-            raise KeyError("rate")
+            raise ConfigError("this rate is invalid")
         return result
 
     monkeypatch.setitem(SPACES, "learning", picky)
     for _ in range(2):  # also when the search is resumed
         result = run(tmp_path / "picky", **limits)
-        assert result.failures == {"2": "The space learning failed: KeyError: 'rate'"}
+        assert result.failures == {"2": "this rate is invalid"}
         expected = whole.leaderboard[whole.leaderboard["trial"] != "2"]
         assert result.leaderboard["score"].tolist() == expected["score"].tolist()
 
@@ -407,7 +407,7 @@ def test_an_error_that_affects_all_trials_ends_the_search(
 @pytest.mark.parametrize(
     ("code", "cause"),
     [
-        ("raise KeyError('rate')", "The space own_space:space failed: KeyError: 'rate'"),
+        ("raise KeyError('rate')", "own_space.py, line 3): KeyError: 'rate'"),
         (
             "return replace(config, data=replace(config.data, train_folds=(1, 2)))",
             "must not change data.train_folds",

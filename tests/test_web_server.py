@@ -363,5 +363,5 @@ def check_token_and_clinical_metadata(browser: Any, url: str) -> None:
     page.get_by_text("differs strongly").wait_for()
     page.get_by_label("Age in years").fill("500")
     page.set_input_files("#images", file)
-    page.get_by_text("The age must be a number of years in 0..120").wait_for()
+    page.get_by_text("must be an age in years, 0 to 120").wait_for()
     page.close()

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 MIN_WIDTH, MAX_WIDTH = 60, 100
 """Smallest and largest number of characters in a line, whatever the terminal has."""
-MAX_LINES = 60
+MAX_LINES = 70
 """Maximum number of lines of the help of a group."""
 INDENT = 30
 """Number of characters of the column with the flags and names."""
