@@ -301,6 +301,7 @@ def test_saved_models_are_read_in_directories_with_any_name(
         assert tf.saved_model.load(str(path)).variable.numpy() == 3
 
 
+@pytest.mark.slow
 def test_a_run_directory_may_have_brackets(
     run: tuple[Path, object], tmp_path: Path, data_dir: Path
 ) -> None:

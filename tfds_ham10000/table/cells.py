@@ -136,7 +136,7 @@ def read_header(path: TablePath) -> tuple[str, ...]:
 
 
 def to_table(path: TablePath, frame: pd.DataFrame) -> Table:
-    """Returns a table of text; its index contains the row numbers, such as 5 or "5 of a.csv"."""
+    """Returns a table of text; its index has the row numbers, such as 5 or "5 of a.csv"."""
     rows = zip(frame.index, frame.to_numpy().tolist(), strict=True)
     return Table(path, list(frame.columns), [], rows)
 
