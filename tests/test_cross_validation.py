@@ -114,6 +114,7 @@ FLAGS = (
 ).split()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 def test_the_command_tests_each_image_once(data_dir: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "cv"

@@ -109,6 +109,7 @@ def test_half_precision_trains_with_all_parts(
     )
 
 
+@pytest.mark.slow
 def test_a_run_in_half_precision_is_evaluated_in_float32(
     data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -145,6 +145,7 @@ def test_python_code_is_valid() -> None:
             compile(block, "page", "exec")
 
 
+@pytest.mark.slow
 def test_fast_commands_run(run: Run, tmp_path: Path, no_figures: None) -> None:
     """Runs the commands of the pages that only require a run directory and images."""
     workdir = shutil.copytree(run[0], tmp_path / "run")

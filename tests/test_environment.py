@@ -54,6 +54,7 @@ def run_code(code: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_command_ignores_settings_for_other_projects(
     tmp_path: Path, run: tuple[Path, object]
 ) -> None:

@@ -457,6 +457,7 @@ def test_a_full_disk_is_reported_in_one_line(workdir: Path, images: Path) -> Non
     assert "No space left on device" in line
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_not_an_error(workdir: Path, images: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)

@@ -417,6 +417,7 @@ def require_silence_on_malignancy(workdir: Path, images: Path) -> None:
             assert said is None or none, (name, line)
 
 
+@pytest.mark.slow
 def test_own_images_in_folders_are_trained_evaluated_and_exported(
     tmp_path: Path,
 ) -> None:

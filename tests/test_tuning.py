@@ -141,6 +141,7 @@ def read_leaderboard(workdir: Path) -> pd.DataFrame:
     return pd.read_csv(workdir / "leaderboard.csv").drop(columns="seconds")
 
 
+@pytest.mark.slow
 def test_a_search_trains_like_train_py_and_reads_no_test_fold(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
