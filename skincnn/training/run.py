@@ -156,7 +156,8 @@ def check_workdir(
     elif not overwrite:
         raise ConfigError(
             f"{workdir} already contains a run. Use another --workdir, --resume to "
-            "resume the run, or --overwrite to replace the run."
+            "resume the run, or --overwrite to replace the run (in Python: resume=True or "
+            "overwrite=True)."
         )
 
 
