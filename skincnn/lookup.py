@@ -25,12 +25,16 @@ def look_up(table: Mapping[str, T], name: str, what: str) -> T:
 
 
 def describe_functions(table: Mapping[str, Callable[..., Any]]) -> str:
-    """Returns a line for each function: its key and the first line of its docstring."""
+    """Returns a line for each function: its key and the first line of its docstring.
+
+    With PYTHONOPTIMIZE=2, no function has a docstring: the lines then consist of the keys.
+    """
     width = max(map(len, table))
-    return "\n".join(
-        f"  {name:{width}}  {(function.__doc__ or '').splitlines()[0]}"
+    lines = (
+        (name, (function.__doc__ or "").partition("\n")[0])
         for name, function in table.items()
     )
+    return "\n".join(f"  {name:{width}}  {line}".rstrip() for name, line in lines)
 
 
 def suggest(valid: Iterable[str], name: str) -> str:
