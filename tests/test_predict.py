@@ -224,6 +224,10 @@ def test_help_explains_every_column() -> None:
             ("x.jpg", "--output", "{empty}/a.csv", "--isic-csv", "{empty}/b/../a.csv"),
             "must be different files",
         ),
+        (
+            ("x.jpg", "--output", "{empty}/loop.csv", "--isic-csv", "{empty}/loop.csv"),
+            "must be different files",
+        ),
     ],
 )
 def test_invalid_arguments_are_rejected(
@@ -234,6 +238,7 @@ def test_invalid_arguments_are_rejected(
 ) -> None:
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "file").touch()
+    (tmp_path / "loop.csv").symlink_to("loop.csv")
     (tmp_path / "a.csv").write_text("image_id,age,sex,localization\nx,50,male,back\n")
     filled = [argument.format(empty=tmp_path) for argument in arguments]
     done = run_here("predict.py", workdir, *filled)

@@ -128,7 +128,8 @@ def check(arguments: Arguments) -> None:
     for path, flag in ((output, "--output"), (isic_csv, "--isic-csv")):
         if path is not None:
             require_writable_file(path, flag)
-    if output and isic_csv and output.resolve() == isic_csv.resolve():
+    # Path.resolve would fail at a link to itself.
+    if output and isic_csv and os.path.realpath(output) == os.path.realpath(isic_csv):
         raise ConfigError(
             f"--output and --isic-csv must be different files. Received: {output}."
         )
