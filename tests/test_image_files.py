@@ -19,6 +19,7 @@ from tfds_ham10000.image_files import (
     find_members,
     printable,
 )
+from tfds_ham10000.records import SourceError
 
 NAMES = {
     "b/1.JPG": "",
@@ -113,6 +114,18 @@ def test_identical_files_are_found_in_directories_and_archives(tmp_path: Path) -
     files = ImageFiles([tmp_path, tmp_path / "x.zip"])
     assert files.identical() == [["a", "b"], ["d", "e"]]
     assert files.size("lost") == 0
+
+
+def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "zeros.jpg").symlink_to("/dev/zero")
+    (tmp_path / "broken.jpg").symlink_to("nowhere")
+    files = ImageFiles([tmp_path])
+    for image_id in ("pipe", "zeros"):
+        with pytest.raises(SourceError, match="pipe or device"):
+            files.read(image_id)
+    with pytest.raises(SourceError, match="No such file"):
+        files.read("broken")
 
 
 def test_skipped_files_are_summarized() -> None:

@@ -258,7 +258,8 @@ class ImageFiles:
         """Returns the bytes of an image file. This method is thread-safe.
 
         Raises:
-            SourceError: The file is larger than 30 MB or cannot be read.
+            SourceError: The file is larger than 30 MB, is a pipe or device, or cannot be
+                read.
         """
         file = self._files[image_id]
         if (size := self.size(image_id)) > MAX_BYTES:
@@ -267,6 +268,9 @@ class ImageFiles:
             if isinstance(file, tuple):
                 archive, member = file
                 return archive.read(member)
+            # Opening a pipe blocks until it has a writer; a device can be endless.
+            if file.exists() and not file.is_file():
+                raise SourceError("expected a file, not a directory, pipe or device")
             return file.read_bytes()
         except ARCHIVE_ERRORS as error:
             raise SourceError(f"cannot be read ({error})") from error
