@@ -37,6 +37,14 @@ def to_path(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def real_path(path: Path) -> Path:
+    """Returns the absolute path without symbolic links.
+
+    `Path.resolve` would fail at a link that leads to itself.
+    """
+    return Path(os.path.realpath(path))
+
+
 def require_usable_path(path: Path, flag: str) -> None:
     """Raises a `ConfigError` that names `flag` if TensorFlow cannot write to `path`.
 

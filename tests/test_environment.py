@@ -22,9 +22,19 @@ from conftest import ROOT, run_here, run_script
 import skincnn
 from skincnn import startup
 from skincnn.cli import common, predict
+from skincnn.config import DataConfig
+from skincnn.data.datasets import built_datasets, prepare_dataset
 from skincnn.errors import ConfigError
 from skincnn.files import require_writable_folder
-from skincnn.paths import MAX_NAME, MAX_PATH, plain_path, require_usable_path, to_path
+from skincnn.inference.ood_images import read_ood_folder
+from skincnn.paths import (
+    MAX_NAME,
+    MAX_PATH,
+    plain_path,
+    real_path,
+    require_usable_path,
+    to_path,
+)
 
 KERAS_JSON = {
     "floatx": "float16",
@@ -280,6 +290,27 @@ def test_unusable_paths_are_rejected_before_any_work(
     with pytest.raises(ConfigError, match=message):
         require_usable_path(to_path(path), "--workdir")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("gs://bucket/x", "Received the URL gs://bucket/x"), (NOT_UTF8, "TFDS_DATA_DIR must")],
+)
+def test_the_default_data_dir_is_checked(
+    value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", value)
+    for function in (built_datasets, lambda: prepare_dataset("demo_tiny")):
+        with pytest.raises(ConfigError, match=message):
+            function()
+
+
+def test_links_that_lead_to_themselves_are_named(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    assert real_path(tmp_path / "a/..") == tmp_path.resolve()
+    with pytest.raises(ConfigError, match="loop contains no images"):
+        read_ood_folder(loop, DataConfig())
 
 
 def test_a_broken_symbolic_link_is_named(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from skincnn.files import (
     require_writable_file,
     require_writable_folder,
 )
-from skincnn.paths import to_path
+from skincnn.paths import real_path, to_path
 from skincnn.write_errors import explain_write_errors
 
 if TYPE_CHECKING:
@@ -128,8 +128,7 @@ def check(arguments: Arguments) -> None:
     for path, flag in ((output, "--output"), (isic_csv, "--isic-csv")):
         if path is not None:
             require_writable_file(path, flag)
-    # Path.resolve would fail at a link to itself.
-    if output and isic_csv and os.path.realpath(output) == os.path.realpath(isic_csv):
+    if output and isic_csv and real_path(output) == real_path(isic_csv):
         raise ConfigError(
             f"--output and --isic-csv must be different files. Received: {output}."
         )

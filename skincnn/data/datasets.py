@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator
@@ -21,7 +22,7 @@ from skincnn.commands import command_line
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import require_writable_folder
 from skincnn.lookup import look_up
-from skincnn.paths import require_usable_path
+from skincnn.paths import real_path, require_usable_path, to_path
 from skincnn.progress import logged_step
 from skincnn.write_errors import describe_cause
 from tfds_ham10000 import sources
@@ -99,6 +100,7 @@ def prepare_dataset(
         DataError: `manual_dir` is None, but the dataset cannot be downloaded.
         SourceError: The source files are missing or invalid, or the download failed.
     """
+    _check_root(data_dir)
     config = look_up(_configs(), dataset, "--config")
     if name is None and config.source == "table" and manual_dir is not None:
         name = sources.find_name(manual_dir, table_options)
@@ -135,8 +137,7 @@ def prepare_dataset(
 
 def built_datasets(data_dir: Path | None = None) -> list[str]:
     """Returns the sorted names of the datasets that have been built."""
-    if data_dir is not None:
-        require_usable_path(data_dir, "--data-dir")
+    _check_root(data_dir)
     # `data_dir` of a builder is <root>/<name>/<config>/<version>.
     folder = Path(tfds_ham10000.Builder(config="demo", data_dir=data_dir).data_dir)
     paths = folder.parents[1].glob(f"*/{folder.name}")
@@ -232,7 +233,7 @@ def _require_same_source(
 ) -> None:
     report = builder.read_report()
     advice = "Use another --name, or delete that dataset first."
-    if report.source != str(manual_dir.resolve()):
+    if report.source != str(real_path(manual_dir)):
         raise ConfigError(
             f"{builder.data_dir} was built from {report.source}. Received: --manual-dir "
             f"{manual_dir}. {advice}"
@@ -266,7 +267,7 @@ def _build(builder: tfds.core.DatasetBuilder, manual_dir: Path | None) -> None:
         with logged_step(f"Building {builder.info.full_name}"):
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(
-                    manual_dir=None if manual_dir is None else manual_dir.resolve()
+                    manual_dir=None if manual_dir is None else real_path(manual_dir)
                 )
             )
     except (OSError, tf.errors.OpError, RuntimeError) as error:
@@ -279,6 +280,14 @@ def _build(builder: tfds.core.DatasetBuilder, manual_dir: Path | None) -> None:
             "dataset was deleted. Use another --data-dir, or run the command again. "
             f"{describe_cause(cause)}".rstrip()
         ) from error
+
+
+def _check_root(data_dir: Path | None) -> None:
+    """Raises a `ConfigError` if `data_dir`, or the default of TFDS, cannot be used."""
+    if data_dir is not None:
+        require_usable_path(data_dir, "--data-dir")
+    elif root := os.environ.get("TFDS_DATA_DIR"):
+        require_usable_path(to_path(root), "TFDS_DATA_DIR")
 
 
 def _builder(dataset: str, data_dir: Path | None) -> tfds.core.DatasetBuilder:

@@ -46,6 +46,7 @@ from skincnn.inference.tta import VIEWS, View
 from skincnn.lookup import look_up
 from skincnn.metrics.calibration import CalibrationMap
 from skincnn.parts import is_own, warn_of_changes
+from skincnn.paths import real_path
 from skincnn.records import Record
 
 Tables = dict[str, pd.DataFrame]
@@ -221,7 +222,7 @@ def read_ood_images(
     """
     if options.ood_dir is None:
         return {}
-    name = f"{OOD_TABLE}.{options.ood_dir.resolve().name}"
+    name = f"{OOD_TABLE}.{real_path(options.ood_dir).name}"
     return {name: read_ood_folder(options.ood_dir, config.data)}
 
 

@@ -17,6 +17,7 @@ from skincnn.config import DataConfig
 from skincnn.data.cache import Images
 from skincnn.data.preprocess import preprocess, read_image
 from skincnn.errors import ConfigError, DataError
+from skincnn.paths import real_path
 from tfds_ham10000.image_decoding import convert
 from tfds_ham10000.image_files import IMAGE_SUFFIXES, find_files
 from tfds_ham10000.records import SourceError
@@ -187,7 +188,7 @@ def read_ood_folder(folder: Path, config: DataConfig) -> tuple[pd.DataFrame, Ima
         ConfigError: The directory contains no images, or its name is one of `OOD_SETS`.
         DataError: An image cannot be decoded.
     """
-    name = folder.resolve().name
+    name = real_path(folder).name
     if name in OOD_SETS:
         raise ConfigError(
             f"--ood-dir {folder}: {name!r} is the name of a set of built-in images. Rename "
