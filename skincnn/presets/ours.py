@@ -45,10 +45,11 @@ def mobilenet_160() -> Config:
     differ significantly from those of a basic recipe (docs/results).
 
     Command: python scripts/train.py mobilenet_160
-    Cost: 17 minutes on two idle cores, after scripts/prepare_data.py.
+    Cost: 17 minutes on two idle cores with an earlier version of the code, after
+    scripts/prepare_data.py.
     Score: balanced accuracy on images of 200x150 px; in parentheses, with evaluate.py --tta
     augment (docs/results). On folds 8 and 9, trained on folds 0 to 6 with validation on
-    fold 7, one seed: .666 [.607, .721] (.654 [.592, .711]). With an earlier version of the
+    fold 7, one seed: .666 [.605, .722] (.654 [.591, .712]). With an earlier version of the
     code, on folds of version 1:
 
     - Fold 8, on which this command selects the epoch: .769 (.777).

@@ -40,7 +40,7 @@ PAD_UFES_20 = TableLayout(
     header=("img_id", "diagnostic", "fitspatrick", "biopsed"),
     columns={"dx_type": "biopsed"},
     cells={"biopsed": {"True": "histo", "False": "clinical diagnosis"}},
-    notes=("the images are photographs by smartphones, not dermatoscopic images",),
+    notes=("the images are smartphone images, not dermatoscopic images",),
 )
 FITZPATRICK17K = TableLayout(
     title="Fitzpatrick17k",
@@ -54,7 +54,7 @@ FITZPATRICK17K = TableLayout(
         "label=three_partition_label or label=nine_partition_label, both of which count "
         "actinic keratosis as malignant, which DDI does not; the column qc marks 17 "
         "images as wrongly labeled, which are used nevertheless",
-        "the images are clinical photographs, not dermatoscopic images",
+        "the images are clinical images, not dermatoscopic images",
     ),
 )
 DDI = TableLayout(
@@ -67,6 +67,6 @@ DDI = TableLayout(
     notes=(
         "patients are not published: images of one patient can be in several folds; "
         "--columns label=disease reads the 78 diagnoses",
-        "the images are clinical photographs, not dermatoscopic images",
+        "the images are clinical images, not dermatoscopic images",
     ),
 )

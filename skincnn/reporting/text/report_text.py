@@ -67,7 +67,7 @@ OOD_NOTE = (
     "plain colors and stripes are generated. Inverted, blurred, nearly black, nearly white "
     "and incomplete images are made from validation images. These sets are only examples "
     "of unsuitable images, so their shares of flagged images have no confidence intervals. "
-    "Skin without a lesion and clinical photographs are not among them."
+    "Skin without a lesion and clinical images are not among them."
 )
 """Note on the built-in out-of-distribution images."""
 TTA_TEXT = {"d4": "rotated or mirrored", "augment": "changed at random as in training"}
