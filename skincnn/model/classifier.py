@@ -57,20 +57,7 @@ def build_classifier(
         ConfigError: The backbone or its weights cannot be used; see `build_backbone`.
     """
     with seeded(seed):
-        network = build_backbone(
-            config.backbone, config.width_multiplier, config.weights, image_size
-        )
-        try:
-            network = clone(network, training_layer if fused else None)
-        except (NotImplementedError, TypeError, ValueError) as error:
-            raise ConfigError(
-                f"`model.backbone` {config.backbone}: a layer cannot be copied by its "
-                f"get_config() and from_config(): {error}"
-            ) from error
-        network.name = BACKBONE_LAYER
-        _freeze_constants(network)
-        for layer in _batch_norms(network):
-            layer.momentum = config.batch_norm_momentum
+        network = _copy_backbone(config, fused, image_size)
         images = inputs = keras.Input((None, None, 3), name=IMAGES_LAYER)
         scaling = find_backbone(config.backbone).scaling.with_statistics(
             config.channel_mean, config.channel_std
@@ -90,6 +77,25 @@ def build_classifier(
             features = keras.layers.Concatenate()([features, _encode(metadata, seed)])
         logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(features)
         return keras.Model(inputs, logits, name="classifier")
+
+
+def _copy_backbone(config: ModelConfig, fused: bool, image_size: int | None) -> keras.Model:
+    """Returns a copy of the backbone of `config`; see `build_classifier`."""
+    network = build_backbone(
+        config.backbone, config.width_multiplier, config.weights, image_size
+    )
+    try:
+        network = clone(network, training_layer if fused else None)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"`model.backbone` {config.backbone}: a layer cannot be copied by its "
+            f"get_config() and from_config(): {error}"
+        ) from error
+    network.name = BACKBONE_LAYER
+    _freeze_constants(network)
+    for layer in _batch_norms(network):
+        layer.momentum = config.batch_norm_momentum
+    return network
 
 
 def set_trainable(

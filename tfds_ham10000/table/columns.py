@@ -70,17 +70,7 @@ def find_columns(
     names, path = table.names, table.path
     columns: dict[str, str] = {}
     notes: list[str] = []
-    for field, name in given.items():
-        if field not in COLUMN_NAMES:
-            raise OptionError(
-                f"--columns: unknown field {field!r}. Expected one of: "
-                f"{', '.join(COLUMN_NAMES)}.{suggest(field, COLUMN_NAMES)}"
-            )
-        if name and name not in names:
-            raise OptionError(
-                f"--columns {field}={name}: {path} has no column {name!r}. Its columns "
-                f"are: {join_first(names, limit=60)}.{suggest(name, names)}"
-            )
+    _check_given(table, given)
     for field, usual in COLUMN_NAMES.items():
         if field in given:
             candidates = [given[field]] if given[field] else []
@@ -112,6 +102,22 @@ def find_columns(
                 f"Received: {table.describe_names()}."
             )
     return columns, notes
+
+
+def _check_given(table: Table, given: Mapping[str, str]) -> None:
+    """Raises an OptionError if a field or column that the user names does not exist."""
+    for field, name in given.items():
+        if field not in COLUMN_NAMES:
+            raise OptionError(
+                f"--columns: unknown field {field!r}. Expected one of: "
+                f"{', '.join(COLUMN_NAMES)}.{suggest(field, COLUMN_NAMES)}"
+            )
+        if name and name not in table.names:
+            raise OptionError(
+                f"--columns {field}={name}: {table.path} has no column {name!r}. Its "
+                f"columns are: {join_first(table.names, limit=60)}."
+                f"{suggest(name, table.names)}"
+            )
 
 
 def _key(name: str) -> str:
