@@ -1,7 +1,7 @@
-"""Parts of a training run that have names: functions in a table, or a user's own.
+"""Parts of a training run that have names: functions in a table, or custom parts.
 
-An own part is named `package.module:function`, or `package.module:function(argument=2)` to
-pass further arguments, which are Python literals. It takes the place of a function in a
+A custom part is named `package.module:function`, or `package.module:function(argument=2)`
+to pass further arguments, which are Python literals. It takes the place of a function in a
 table, and therefore has the same arguments and the same kind of result. The module is
 installed, in the current working directory, or in a directory of PYTHONPATH.
 """
@@ -32,17 +32,17 @@ from skincnn.lookup import look_up, suggest
 F = TypeVar("F", bound=Callable[..., Any])
 NAME = re.compile(r"([\w.]+):(\w+)(\(.*\))?", re.DOTALL)
 KERAS_HUB = "keras_hub:"
-"""Prefix of the presets of KerasHub, which are not own parts."""
+"""Prefix of the presets of KerasHub, which are not custom parts."""
 MAX_LISTED = 30
 """Maximum number of names in a module that an error lists."""
 
 
 class PartError(ConfigError):
-    """Raised if an own part fails or does not fit its table."""
+    """Raised if a custom part fails or does not fit its table."""
 
 
-def is_own(name: str) -> bool:
-    """Returns whether a name is that of an own part, `package.module:function`."""
+def is_custom(name: str) -> bool:
+    """Returns whether a name is that of a custom part, `package.module:function`."""
     return ":" in name and not name.startswith(KERAS_HUB)
 
 
@@ -53,31 +53,31 @@ def find_part(
     arguments: Sequence[str] = (),
     returns: type = object,
 ) -> F:
-    """Returns the function of a part: `table[name]`, or an `OwnPart`.
+    """Returns the function of a part: `table[name]`, or a `CustomPart`.
 
     Args:
         table: Functions by name.
-        name: A key of the table, or the name of an own part.
+        name: A key of the table, or the name of a custom part.
         what: The setting that contains the name, such as "`optimizer.schedule`".
         arguments: Names of the positional arguments of the functions in the table.
         returns: The class of their results.
 
     Raises:
-        ConfigError: The name is unknown, or the own part cannot be imported or does not
-            accept the arguments.
+        ConfigError: The name is unknown, or the custom part cannot be imported or does
+            not accept the arguments.
     """
-    if is_own(name):
-        return cast(F, find_own(name, what, arguments, returns))
+    if is_custom(name):
+        return cast(F, find_custom(name, what, arguments, returns))
     return look_up(table, name, what)
 
 
-def find_own(
+def find_custom(
     name: str,
     what: str,
     arguments: Sequence[str] = (),
     returns: type = object,
-) -> OwnPart:
-    """Returns an own part; see `find_part`."""
+) -> CustomPart:
+    """Returns a custom part; see `find_part`."""
     match = NAME.fullmatch(name)
     if match is None:
         raise ConfigError(
@@ -90,14 +90,14 @@ def find_own(
         raise ConfigError(_describe_missing(module, match[2], f"{what} {name}"))
     _hash(module)  # before the file can change
     values, options = _read_arguments(match[3] or "()", f"{what} {name}")
-    part = OwnPart(name, what, module, function, values, options, returns)
+    part = CustomPart(name, what, module, function, values, options, returns)
     if arguments:
         part.check(arguments, options)
     return part
 
 
 @dataclass(frozen=True, eq=False)
-class OwnPart:
+class CustomPart:
     """A user's function or class, which is called like a function in a table.
 
     An exception in it, an argument that it does not accept, or a result of another class is
@@ -242,31 +242,31 @@ def file_name(name: str) -> str:
 
 
 def training_parts(config: Config) -> tuple[str, ...]:
-    """Returns the names of the own parts that define the training of a model."""
+    """Returns the names of the custom parts that define the training of a model."""
     names = (
         config.model.backbone,
         *config.augment.parts,
         *(config.imbalance.strategy, config.loss.name),
         *(config.optimizer.name, config.optimizer.schedule, config.train.monitor),
     )
-    return tuple(filter(is_own, names))
+    return tuple(filter(is_custom, names))
 
 
-def own_parts(config: Config) -> tuple[str, ...]:
-    """Returns the names of all own parts: `training_parts`, callbacks and metrics."""
+def custom_parts(config: Config) -> tuple[str, ...]:
+    """Returns the names of all custom parts: `training_parts`, callbacks and metrics."""
     others = (*config.train.callbacks, *config.evaluate.metrics)
-    return (*training_parts(config), *filter(is_own, others))
+    return (*training_parts(config), *filter(is_custom, others))
 
 
 def hash_modules(names: Sequence[str]) -> dict[str, str]:
-    """Returns the SHA-256 of the module of each own part, by name of the module.
+    """Returns the SHA-256 of the module of each custom part, by name of the module.
 
     The hash is that of the file when the module was first used, even if the file has
     changed since. Modules of Keras are left out, because its version is recorded, and so
-    are modules that are not a file.
+    are modules without a file.
     """
     modules = {
-        name: import_module(name, f"The own part {name}")
+        name: import_module(name, f"The custom part {name}")
         for name in sorted({name.partition(":")[0] for name in names})
         if name.partition(".")[0] != "keras"
     }
@@ -282,7 +282,7 @@ def _hash(module: ModuleType) -> str:
 
 
 def warn_of_changes(recorded: Mapping[str, str], names: Sequence[str], run: Path) -> None:
-    """Prints a warning for each module of own parts that has changed since training.
+    """Prints a warning for each module of custom parts that has changed since training.
 
     `recorded` are the hashes in run.json, and `names` the parts that are used now.
     """

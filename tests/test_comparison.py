@@ -250,7 +250,7 @@ def test_seeds_are_averaged_only_on_request(six_runs: list[ComparedRun]) -> None
 
 
 def test_a_run_without_a_preset_is_reproduced_from_its_config_file(tmp_path: Path) -> None:
-    """The user's own training stages have no flag."""
+    """Custom training stages have no flag."""
     workdirs = [
         write_run(
             tmp_path / f"my run {seed}",

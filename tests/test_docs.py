@@ -51,7 +51,7 @@ def code_lines(path: Path) -> list[str]:
 
 
 def commands(paths: list[Path]) -> list[tuple[str, list[str]]]:
-    """Returns each subcommand and its arguments, without placeholders and own modules."""
+    """Returns each subcommand and its arguments, without placeholders and custom parts."""
     found = {
         ((script or name).replace("_", "-"), arguments)
         for path in paths

@@ -1,4 +1,4 @@
-"""Own parts: `module:function` in place of the functions of this package."""
+"""Custom parts: `module:function` in place of the functions of this package."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from skincnn.files import sha256
 from skincnn.inference.load import load_model
 from skincnn.metrics import bootstrap_ci
 from skincnn.model.augment import Augmentation
-from skincnn.parts import file_name, find_own, hash_modules
+from skincnn.parts import file_name, find_custom, hash_modules
 from skincnn.training.callbacks import UserCallbacks, make_callbacks
 from skincnn.training.imbalance import find_strategy
 from skincnn.training.setup import TrainingSetup, check
@@ -175,7 +175,7 @@ def test_errors_name_the_file_and_the_line(case: str, write: Write, tmp_path: Pa
 )
 def test_invalid_names_are_errors(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        find_own(name, "`augment.parts`")
+        find_custom(name, "`augment.parts`")
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_an_unknown_name_lists_the_valid_names(
         check(Config().replace(**{field: name}))
     with pytest.raises(ConfigError, match=r"`train.callbacks` must be a function or class"):
         check(Config().replace(**{"train.callbacks": ["tracker"]}))
-    with pytest.raises(ConfigError, match=r"`loss.name` must be your own"):
+    with pytest.raises(ConfigError, match=r"`loss.name` must be a custom"):
         check(Config().replace(**{"loss.name": "focal"}))
     with pytest.raises(ConfigError, match=r"PRESET must be one of:.*'quickstart'"):
         skincnn.preset("quickstar")
@@ -237,7 +237,7 @@ NETS = {
             register=REGISTER,
             config=CONFIG.replace("self.by", "self.by * 10"),
         ),
-        "must give the same predictions when the model was saved and loaded",
+        "must give the same predictions after the model was saved and loaded",
     ),
     "none": (NET.format(layers=CONV), ""),
 }
@@ -294,7 +294,7 @@ FAULTS = {
     "optimizer": (
         "def part(config): return keras.optimizers.SGD(0.1)",
         {"optimizer.name": "part"},
-        "must be a class of Keras optimizers, or return one and its arguments",
+        "must be a Keras optimizer class, or return one and its arguments",
     ),
     "arguments": (
         "def part(config): return keras.optimizers.SGD, {'beta': 3}",

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from skincnn.config import Config, StageConfig
 from skincnn.errors import ConfigError
 from skincnn.lookup import look_up
-from skincnn.parts import OwnPart, find_part
+from skincnn.parts import CustomPart, find_part
 
 if TYPE_CHECKING:
     from keras_tuner import HyperParameters
@@ -104,8 +104,8 @@ def augmentation(hp: HyperParameters, config: Config) -> Config:
     for part in PARTS:
         if hp.Boolean(f"augment.parts.{part}", default=part in config.augment.parts):
             parts.add(part)
-    own = (part for part in config.augment.parts if part not in PART_ORDER)
-    values["augment.parts"] = (*(part for part in PART_ORDER if part in parts), *own)
+    custom = (part for part in config.augment.parts if part not in PART_ORDER)
+    values["augment.parts"] = (*(part for part in PART_ORDER if part in parts), *custom)
     if not cached:  # cached features are not mixed
         values |= _choice(hp, config, "augment.mix", ("none", "mixup", "cutmix"))
         with hp.conditional_scope("augment.mix", ["mixup", "cutmix"]):
@@ -156,7 +156,7 @@ SPACES: dict[str, Space] = {
 def find_space(names: Sequence[str]) -> Space:
     """Returns a space that applies several spaces in sequence.
 
-    A name is a key of `SPACES`, or `package.module:function` for your own space.
+    A name is a key of `SPACES`, or `package.module:function` for a custom space.
 
     Raises:
         ConfigError: A space is unknown or cannot be imported, or `names` is empty.
@@ -180,7 +180,7 @@ def hash_source(name: str) -> str:
     """Returns the SHA-256 of the source code of a space, or else of its name."""
     space: Any = _find(name)
     try:
-        text = inspect.getsource(space.function if isinstance(space, OwnPart) else space)
+        text = inspect.getsource(space.function if isinstance(space, CustomPart) else space)
     except (OSError, TypeError):  # the function is not in a file
         text = name
     return hashlib.sha256(text.encode()).hexdigest()

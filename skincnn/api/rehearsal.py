@@ -1,4 +1,4 @@
-"""Tries a user's own parts before the first epoch, because they could fail hours later."""
+"""Tests custom parts before the first epoch, because they could fail hours later."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from skincnn.metrics.classification import find_metric
 from skincnn.metrics.sample import Sample
 from skincnn.model.augment import Augmentation
 from skincnn.model.reproducibility import seeded
-from skincnn.parts import find_own, is_own, own_parts
+from skincnn.parts import custom_parts, find_custom, is_custom
 from skincnn.training.losses import build_loss
 from skincnn.training.optimizers import build_optimizer
 from skincnn.training.run import save_model
@@ -32,19 +32,19 @@ as a fraction of the largest logit."""
 
 
 def rehearse(setup: TrainingSetup) -> None:
-    """Tries the own parts of a training run in all ways in which they are used later.
+    """Tests the custom parts of a training run in all ways in which they are used later.
 
     The losses and optimizers of all stages are created and used once, augmentation is
-    applied to one batch, and metrics are computed on resamples. With an own backbone, the
-    untrained model is saved, loaded, exported as a SavedModel and used for a prediction.
-    Other own parts are not in the saved model. Without own parts, nothing is tried.
+    applied to one batch, and metrics are computed on resamples. With a custom backbone, the
+    untrained model is saved, loaded, exported as a SavedModel and used for a prediction;
+    other custom parts are not in the saved model. Without custom parts, nothing is tested.
     Training does not change.
 
     Raises:
         ConfigError: A part fails, or the model cannot be saved, loaded or exported.
     """
     config = setup.config
-    if not own_parts(config):
+    if not custom_parts(config):
         return
     with seeded(config.seed):
         _try_plan(setup)
@@ -52,7 +52,7 @@ def rehearse(setup: TrainingSetup) -> None:
         _try_optimizers(setup)
         _try_augmentation(setup)
         _try_metrics(setup)
-        if is_own(config.model.backbone):
+        if is_custom(config.model.backbone):
             _try_saving(setup)
 
 
@@ -79,14 +79,14 @@ def _try_losses(setup: TrainingSetup) -> None:
     logits = np.zeros((num_classes, num_classes), np.float32)
     for reweighted in (False, True):
         loss = build_loss(setup.plan, config.loss, reweighted=reweighted)
-        if not is_own(name):
+        if not is_custom(name):
             continue
-        part = find_own(name, "`loss.name`")
+        part = find_custom(name, "`loss.name`")
         with part.explained(f"for labels {y_true.shape} and logits {logits.shape}"):
             value = np.asarray(loss(ops.convert_to_tensor(y_true), logits))
         if value.shape != () or not np.isfinite(value):
             part.fail(
-                "must be finite for equal logits, and one number for a batch. "
+                "must return one finite number for a batch, even if all logits are 0. "
                 f"Received: {value}."
             )
 
@@ -104,9 +104,9 @@ def _try_optimizers(setup: TrainingSetup) -> None:
             weight = keras.Variable(np.ones(2, np.float32))
             optimizer.build([weight])
             optimizer.apply([ops.ones(2)])
-        if not is_own(optimizer_config.schedule):
+        if not is_custom(optimizer_config.schedule):
             continue
-        part = find_own(optimizer_config.schedule, "`optimizer.schedule`")
+        part = find_custom(optimizer_config.schedule, "`optimizer.schedule`")
         with part.explained():
             schedule: Any = optimizer._learning_rate
             rates = [float(schedule(ops.cast(s, "int32"))) for s in (0, steps // 2, steps)]
@@ -119,14 +119,14 @@ def _try_optimizers(setup: TrainingSetup) -> None:
 
 def _try_augmentation(setup: TrainingSetup) -> None:
     config = setup.config
-    if any(map(is_own, config.augment.parts)) and config.augment.magnitude > 0:
+    if any(map(is_custom, config.augment.parts)) and config.augment.magnitude > 0:
         size = config.data.image_size
         images = np.full((2, size, size, 3), 128, np.float32)
         augmented = np.asarray(Augmentation(config.augment, config.seed).augment(images))
         if not np.isfinite(augmented).all():
             raise ConfigError(
                 "`augment.parts` must return finite images. Received: NaN or infinity, "
-                f"with {', '.join(filter(is_own, config.augment.parts))}."
+                f"with {', '.join(filter(is_custom, config.augment.parts))}."
             )
 
 
@@ -148,13 +148,13 @@ def _try_saving(setup: TrainingSetup) -> None:
     inputs: Any = ops.convert_to_tensor(pixels, "float32")
     if config.model.clinical_metadata:
         inputs = {"images": inputs, "metadata": ops.zeros((1, len(CLINICAL_FEATURES)))}
-    part = find_own(config.model.backbone, "`model.backbone`")
+    part = find_custom(config.model.backbone, "`model.backbone`")
 
     def require_same(expected: Any, model: Callable[[Any], Any], what: str) -> None:
         logits = np.asarray([expected, model(inputs)], np.float32)
         if not np.ptp(logits, axis=0).max() <= TOLERANCE * np.abs(logits).max():
             part.fail(
-                f"must give the same predictions when the model was {what}. Check "
+                f"must give the same predictions after the model was {what}. Check "
                 f"get_config() of its layers. Expected logits: {logits[0]}. Received: "
                 f"{logits[1]}."
             )
@@ -178,6 +178,8 @@ def _try_saving(setup: TrainingSetup) -> None:
 
 @contextlib.contextmanager
 def _explained(name: str, what: str) -> Iterator[None]:
-    """Adds the name, file and line of an own part to an exception in the block."""
-    with find_own(name, what).explained() if is_own(name) else contextlib.nullcontext():
+    """Adds the name, file and line of a custom part to an exception in the block."""
+    with (
+        find_custom(name, what).explained() if is_custom(name) else contextlib.nullcontext()
+    ):
         yield

@@ -305,9 +305,9 @@ def train(
 ) -> Run:
     """Trains a classifier, and returns its run, which is not evaluated yet.
 
-    In distributed training, all processes but the first exit when they have finished. Your
-    own parts (docs/guides/extending.md) are tried before the first epoch, and so are saving
-    and exporting a model with your own backbone.
+    In distributed training, all processes but the first exit when they have finished.
+    Custom parts (docs/guides/extending.md) are tested before the first epoch, and so are
+    saving and exporting a model with a custom backbone.
 
     Args:
         config: The configuration, such as `skincnn.preset("mobilenet_160")`.
@@ -321,7 +321,7 @@ def train(
 
     Raises:
         ConfigError: The configuration is invalid, `workdir` cannot be used, or a callback
-            or another own part raised an exception.
+            or another custom part raised an exception.
         DataError: The dataset has not been built, or the splits do not pass the leakage
             audit.
         DivergedError: The loss has diverged.

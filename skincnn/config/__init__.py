@@ -69,7 +69,7 @@ class EvaluateConfig:
     confidence: OpenInterval = 0.95
     """Confidence level of each interval."""
     metrics: tuple[str, ...] = ()
-    """Your own metrics to score in addition, each as `module:function`
+    """Custom metrics to score in addition, each as `module:function`
     (docs/guides/extending.md)."""
 
 
@@ -159,7 +159,8 @@ def read_config(path: Path) -> Config:
 
     Raises:
         ConfigError: The file is missing, is neither YAML nor JSON, or is not a valid
-            configuration. The message begins with path:line:column.
+            configuration. The message begins with the path and, if they are known,
+            :line:column.
     """
     try:
         content = path.read_bytes()

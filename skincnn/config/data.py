@@ -155,8 +155,8 @@ class AugmentConfig:
     quarter_turn, rotate, zoom, crop, shift, shear) are applied first, as one affine
     transform; the others follow in the given order. A sensible order is hair, ruler, blur,
     sharpen, light, color, hue, jitter, erase. Layers of Keras, such as
-    `keras.layers:RandomZoom(0.2)`, and your own `module:function` are applied last
-    (docs/guides/extending.md)."""
+    `keras.layers:RandomZoom(0.2)`, and custom ones, `module:function`, are applied
+    last (docs/guides/extending.md)."""
     choose: Literal["all", "one"] = "all"
     """Which of the `parts` are applied to an image. all: all; one: one, drawn at random."""
     border: Literal["reflect", "black"] = "reflect"

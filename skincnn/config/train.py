@@ -26,9 +26,9 @@ class ModelConfig:
     """The classifier: a backbone, global pooling, dropout and a linear head."""
 
     backbone: str = "mobilenet_v2"
-    """Network before the pooling and the head. skincnn train --help model lists the names.
-    Or `keras_hub:PRESET` for an image backbone of KerasHub, or your own `module:function`
-    (docs/guides/extending.md)."""
+    """Network before the pooling and the head. A name that skincnn train --help model
+    lists, `keras_hub:PRESET` for an image backbone of KerasHub, or a custom
+    `module:function` (docs/guides/extending.md)."""
     width_multiplier: PositiveFloat = 1.0
     """Width multiplier of the backbone (`alpha` in Keras Applications). Must be 1.0 for a
     backbone without a width multiplier."""
@@ -61,8 +61,8 @@ class ImbalanceConfig:
     """Balancing of unequal class frequencies in training."""
 
     strategy: str = "class_weights"
-    """How unequal class frequencies are balanced. skincnn train --help imbalance lists the
-    names. Or your own `module:function` (docs/guides/extending.md)."""
+    """How unequal class frequencies are balanced. A name that skincnn train --help
+    imbalance lists, or a custom `module:function` (docs/guides/extending.md)."""
     power: UnitInterval = 0.75
     """`class_weights`, `weights_and_sampling`: the weight of a class with n images is
     proportional to n ** -power; `logit_adjusted`: power * log(class frequency) is added to
@@ -91,7 +91,7 @@ class LossConfig:
     """Options of the loss that apply to every `imbalance.strategy`."""
 
     name: str = ""
-    """Your own loss, `module:function`, in place of the cross-entropy
+    """A custom loss, `module:function`, in place of the cross-entropy
     (docs/guides/extending.md); "" for the loss of `imbalance.strategy`."""
     label_smoothing: Fraction = 0.0
     """Fraction of each label that is spread evenly over all classes."""
@@ -122,11 +122,11 @@ class OptimizerConfig:
     """The optimizer, the learning-rate schedule, and the averaging of the weights."""
 
     name: str = "adamw"
-    """The optimizer. skincnn train --help optimizer lists the names. Or any optimizer of
-    Keras, such as `keras.optimizers:Nadam`, or your own `module:function`."""
+    """The optimizer. A name that skincnn train --help optimizer lists, any optimizer of
+    Keras, such as `keras.optimizers:Nadam`, or a custom `module:function`."""
     schedule: str = "cosine"
-    """The learning rate in the course of a stage. skincnn train --help optimizer lists the
-    names. Or your own `module:function`."""
+    """The learning rate in the course of a stage. A name that skincnn train --help
+    optimizer lists, or a custom `module:function`."""
     learning_rate: PositiveFloat = 1e-3
     """Peak learning rate of stages that train the backbone; for `staged`, of all stages,
     multiplied by the `rate` of each stage."""
@@ -196,8 +196,8 @@ class TrainConfig:
     """Training stages, selection of the epoch, precision and devices."""
 
     scenario: str = "fine_tune"
-    """Which layers are trained in which stages. skincnn train --help train lists the
-    names."""
+    """Which layers are trained in which stages. A name that skincnn train --help train
+    lists."""
     head_epochs: NonNegativeInt = 1
     """`fine_tune`: number of epochs with a frozen backbone."""
     epochs: PositiveInt = 8
@@ -217,7 +217,7 @@ class TrainConfig:
     earlier stages use this size as well."""
     monitor: str = "balanced_accuracy"
     """Metric whose best value on validation selects the epoch that is kept, unless
-    `keep_epoch` is last. skincnn train --help train lists the names. Or your own
+    `keep_epoch` is last. A name that skincnn train --help train lists, or a custom
     `module:function`."""
     keep_epoch: Literal["best", "last"] = "best"
     """Epoch whose weights are kept. best: the best epoch by `monitor`; last: the last

@@ -83,7 +83,7 @@ def compare(
 
     Args:
         runs: The first run is the baseline. Differences require runs on the same images.
-        sort_by: A key of `METRICS`, or a user's own metric, `module:function`.
+        sort_by: A key of `METRICS`, or a custom metric, `module:function`.
         num_bootstrap: Number of resamples. Runs on the same images have the same resamples.
         confidence: Confidence level of the intervals, between 0 and 1.
         average_seeds: Whether to add a row with the mean of runs that differ only by their

@@ -45,7 +45,7 @@ from skincnn.inference.scored_tables import record_scored
 from skincnn.inference.tta import VIEWS, View
 from skincnn.lookup import look_up
 from skincnn.metrics.calibration import CalibrationMap
-from skincnn.parts import is_own, warn_of_changes
+from skincnn.parts import is_custom, warn_of_changes
 from skincnn.paths import real_path
 from skincnn.records import Record
 
@@ -113,8 +113,8 @@ def evaluate(
     # Invalid input is rejected before the slow steps.
     read_history(workdir)
     augmentations = config.augment.parts if "augment" in options.tta else ()
-    own = filter(is_own, (*config.evaluate.metrics, *augmentations))
-    warn_of_changes(info.modules, tuple(own), workdir)
+    custom = filter(is_custom, (*config.evaluate.metrics, *augmentations))
+    warn_of_changes(info.modules, tuple(custom), workdir)
     on_disk = read_split_results(workdir) if options.logit_adjustment else {}
     views = choose_views(options, config)
     ood_images = read_ood_images(options, config)

@@ -49,7 +49,7 @@ from skincnn.metrics.predictive_values import (
     score_prevalences,
 )
 from skincnn.metrics.sample import Flags, Floats, Labels, Scores
-from skincnn.parts import is_own
+from skincnn.parts import is_custom
 
 VALIDATION_SEED = 1
 """Seed of the resamples of validation tables; that of other tables is 0."""
@@ -131,7 +131,7 @@ class Resampled:
         y_prob = own if y_prob is None else y_prob
         values = bootstrap(functions, y_true, y_prob, self.weights)
         for name in values:
-            is_metric = name in METRICS or is_own(name)
+            is_metric = name in METRICS or is_custom(name)
             if is_metric and not find_metric(name).has_interval:
                 values[name][1:] = np.nan
         return values

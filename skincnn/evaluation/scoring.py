@@ -241,9 +241,9 @@ def score_classes(sample: Resampled) -> tuple[dict[str, Estimate], dict[str, Cla
 
 
 def score_functions(config: EvaluateConfig) -> dict[str, MetricFunction]:
-    """Returns the `METRICS`, and the user's own metrics in `config.metrics`, by name."""
-    own = {name: find_metric(name, "`evaluate.metrics`") for name in config.metrics}
-    return {name: metric.function for name, metric in {**METRICS, **own}.items()}
+    """Returns the `METRICS`, and the custom metrics in `config.metrics`, by name."""
+    custom = {name: find_metric(name, "`evaluate.metrics`") for name in config.metrics}
+    return {name: metric.function for name, metric in {**METRICS, **custom}.items()}
 
 
 def melanoma_recall(sample: Resampled) -> dict[str, MetricFunction]:

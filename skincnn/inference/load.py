@@ -12,19 +12,19 @@ from skincnn.errors import ConfigError, DataError
 from skincnn.files import sha256
 from skincnn.inference.run_dir import CONFIG_FILE, MODEL_FILE, RUN_FILE, RunInfo
 from skincnn.model.keras_hub_backbone import require_keras_hub
-from skincnn.parts import import_module, is_own, warn_of_changes
+from skincnn.parts import import_module, is_custom, warn_of_changes
 
 
 def load_model(workdir: Path, info: RunInfo) -> keras.Model:
     """Returns the model of a run after checking the SHA-256 of its file.
 
-    If the model has layers of the user's own backbone, its module is imported.
+    If the model has layers of a custom backbone, the module of the backbone is imported.
 
     Keras's safe mode is on, so code in the file, such as a Lambda layer, is never executed.
 
     Raises:
         ConfigError: The model requires KerasHub, which is not installed, or the module of
-            an own backbone, which cannot be imported.
+            a custom backbone, which cannot be imported.
         DataError: The file was modified or cannot be loaded, or the model does not have one
             output for each class.
     """
@@ -58,9 +58,9 @@ def _load(workdir: Path, info: RunInfo) -> keras.Model:
     path = workdir / MODEL_FILE
     try:
         return keras.saving.load_model(path, compile=False)
-    except TypeError:  # a class of layers is unknown
+    except TypeError:  # a layer class is unknown
         backbone = read_config(workdir / CONFIG_FILE).model.backbone
-        if not is_own(backbone):
+        if not is_custom(backbone):
             raise
     module = backbone.partition(":")[0]
     import_module(module, f"{path} has layers of the module {module}")

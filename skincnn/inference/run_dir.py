@@ -130,7 +130,7 @@ class RunInfo(Record):
         members: The models of an ensemble or a cross-validation; empty for a run.
         teacher: The teacher of a distilled model; None for other models, and for several
             models with different teachers.
-        modules: SHA-256 of the modules of the user's own parts, by name.
+        modules: SHA-256 of the modules of custom parts, by name.
     """
 
     SCHEMA = 3

@@ -41,7 +41,7 @@ def bootstrap_ci(
     Args:
         y_true: Integer labels, [num_images].
         y_prob: Probabilities, [num_images, num_classes].
-        metric: A key of `METRICS`, your own `module:function`, or, with a `label`, a key of
+        metric: A key of `METRICS`, a custom `module:function`, or, with a `label`, a key of
             `PER_CLASS_METRICS`.
         label: The class that a metric of `PER_CLASS_METRICS` refers to.
         groups: IDs of the groups that the bootstrap resamples, [num_images], such as

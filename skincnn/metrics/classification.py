@@ -18,7 +18,7 @@ import numpy as np
 
 from skincnn.lookup import look_up
 from skincnn.metrics.sample import Floats, Labels, Sample, Scores, divide
-from skincnn.parts import find_own, is_own
+from skincnn.parts import find_custom, is_custom
 
 NUM_BINS = 15
 """Number of bins of the calibration error, as in Guo et al. (2017), arXiv:1706.04599."""
@@ -173,7 +173,7 @@ class Metric:
 
     `has_interval` is False if bootstrap intervals of the metric are not valid. A metric
     without a `description` is described by the first line of its function's docstring. A
-    user's own metric of which lower values are better is
+    custom metric of which lower values are better is
     `Metric(function, higher_is_better=False)`.
     """
 
@@ -231,18 +231,18 @@ METRICS: dict[str, Metric] = {
 
 
 def find_metric(name: str, what: str = "`train.monitor`") -> Metric:
-    """Returns the metric with this name in `METRICS`, or a user's own metric.
+    """Returns the metric with this name in `METRICS`, or a custom metric.
 
-    An own metric is a function like those in this module, or a `Metric`. `what` names the
+    A custom metric is a function like those in this module, or a `Metric`. `what` names the
     setting in errors.
 
     Raises:
-        ConfigError: The name is unknown, or the own metric cannot be imported. The own
-            metric raises a `ConfigError` if it fails or returns another shape.
+        ConfigError: The name is unknown, or the custom metric cannot be imported. The
+            custom metric raises a `ConfigError` if it fails or returns another shape.
     """
-    if not is_own(name):
+    if not is_custom(name):
         return look_up(METRICS, name, what)
-    part = find_own(name, what, ("sample",))
+    part = find_custom(name, what, ("sample",))
 
     def score(sample: Sample) -> Scores:
         values = np.asarray(part(sample))
@@ -253,8 +253,8 @@ def find_metric(name: str, what: str = "`train.monitor`") -> Metric:
             )
         return values.astype(np.float64)
 
-    own = part.function
-    return replace(own, function=score) if isinstance(own, Metric) else Metric(score)
+    metric = part.function
+    return replace(metric, function=score) if isinstance(metric, Metric) else Metric(score)
 
 
 PER_CLASS_METRICS: dict[str, MetricFunction] = {

@@ -3,7 +3,7 @@
 A geometric augmentation returns a matrix for each image; the product of an image's matrices
 is applied with one bilinear interpolation. A photometric augmentation changes the pixel
 values. With TensorFlow, all augmentations are compiled together, which fuses pointwise
-operations. A user's own augmentations follow, without compilation.
+operations. Custom augmentations follow, without compilation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from skincnn.model.color import blur, color, hue, jitter, light, sharpen
 from skincnn.model.geometry import GEOMETRIC, transform
 from skincnn.model.hair_and_ruler import erase, hair, ruler
 from skincnn.model.random_ops import Tensor, Uniform, uniform_of
-from skincnn.parts import OwnPart, find_own, is_own
+from skincnn.parts import CustomPart, find_custom, is_custom
 
 PHOTOMETRIC: dict[str, Callable[[Tensor, Uniform, AugmentConfig], Tensor]] = {
     "hair": hair,
@@ -76,14 +76,14 @@ class Augmentation(RandomLayer):
 
     Raises:
         ConfigError: A field is invalid, or a part is neither a key of `AUGMENTATIONS` nor a
-            user's own augmentation; see `find_augmentation`.
+            custom augmentation; see `find_augmentation`.
     """
 
     def __init__(self, config: AnyConfig, seed: int = 0, **kwargs: Any):
         super().__init__(config, seed, **kwargs)
-        own = [part for part in self.config.parts if is_own(part)]
-        # In an attribute, so that checkpoints contain the random states of own layers.
-        self.own = {part: _build(part, seed + 1 + i) for i, part in enumerate(own)}
+        custom = [part for part in self.config.parts if is_custom(part)]
+        # In an attribute, so that checkpoints contain the random states of custom layers.
+        self.custom = {part: _build(part, seed + 1 + i) for i, part in enumerate(custom)}
         for part in self.config.parts:
             find_augmentation(part)
         self._compiled = compile_augmentation(self.config)
@@ -97,22 +97,22 @@ class Augmentation(RandomLayer):
         state = self.seed_generator.state
         (augmented, chosen), next_state = self._compiled(images, ops.copy(state.value))
         state.assign(next_state)
-        return self._apply_own(augmented, chosen)
+        return self._apply_custom(augmented, chosen)
 
     def augment(self, images: Tensor) -> Tensor:
         """Augments images without compilation. For a few images, this is faster."""
-        return self._apply_own(*augment(images, self.config, self.seed_generator))
+        return self._apply_custom(*augment(images, self.config, self.seed_generator))
 
-    def _apply_own(self, images: Tensor, chosen: Tensor | None) -> Tensor:
-        """Applies the user's own augmentations; see `augment` for `chosen`."""
+    def _apply_custom(self, images: Tensor, chosen: Tensor | None) -> Tensor:
+        """Applies the custom augmentations; see `augment` for `chosen`."""
         uniform = uniform_of(images, self.seed_generator)
-        for name, own in self.own.items():
+        for name, apply in self.custom.items():
             part = find_augmentation(name)
             with part.explained():
-                if isinstance(own, keras.layers.Layer):
-                    changed = own(images, training=True)
+                if isinstance(apply, keras.layers.Layer):
+                    changed = apply(images, training=True)
                 else:
-                    changed = own(images, uniform, self.config)
+                    changed = apply(images, uniform, self.config)
                 changed = ops.clip(ops.cast(changed, "float32"), 0.0, 255.0)
             _require_same_shape(part, changed, images)
             images = _choose(chosen, self.config.parts.index(name), changed, images)
@@ -124,17 +124,17 @@ class Augmentation(RandomLayer):
 
 
 def find_augmentation(name: str) -> Any:
-    """Returns the function of `AUGMENTATIONS` with this name, or an `OwnPart`.
+    """Returns the function of `AUGMENTATIONS` with this name, or a `CustomPart`.
 
-    A user's own augmentation is a function (images, uniform, config) like those in
-    `PHOTOMETRIC`, or a class of layers, such as `keras.layers:RandomZoom(0.2)`.
+    A custom augmentation is a function (images, uniform, config) like those in
+    `PHOTOMETRIC`, or a layer class, such as `keras.layers:RandomZoom(0.2)`.
 
     Raises:
         ConfigError: See `skincnn.parts.find_part`.
     """
-    if not is_own(name):
+    if not is_custom(name):
         return look_up(AUGMENTATIONS, name, "`augment.parts`")
-    part = find_own(name, "`augment.parts`")
+    part = find_custom(name, "`augment.parts`")
     if not isinstance(part.function, type):
         part.check(("images", "uniform", "config"), part.options)
     return part
@@ -177,20 +177,20 @@ def _choose(
     return ops.where(applies, changed, unchanged)
 
 
-def _build(name: str, seed: int) -> keras.layers.Layer | OwnPart:
-    """Returns an own part, or the layer if it is a class of layers."""
-    part: OwnPart = find_augmentation(name)
+def _build(name: str, seed: int) -> keras.layers.Layer | CustomPart:
+    """Returns a custom part, or the layer if the part is a layer class."""
+    part: CustomPart = find_augmentation(name)
     if not isinstance(part.function, type):
         return part
     # Half precision would round the pixel values.
     options = {"seed": seed} if "seed" in part.parameters else {}
     layer = part(dtype="float32", **options)
     if not isinstance(layer, keras.layers.Layer):
-        part.fail(f"must be a function or a class of layers. Received: {layer!r}.")
+        part.fail(f"must be a function or a layer class. Received: {layer!r}.")
     return layer
 
 
-def _require_same_shape(part: OwnPart, changed: Tensor, images: Tensor) -> None:
+def _require_same_shape(part: CustomPart, changed: Tensor, images: Tensor) -> None:
     """Raises a `ConfigError` if the shapes, as far as they are known, differ."""
     shapes = tuple(changed.shape), tuple(images.shape)
     if len(shapes[0]) != 4 or any(

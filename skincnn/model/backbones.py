@@ -1,7 +1,7 @@
 """Backbones, which map normalized images to feature maps, and their weights.
 
 `BACKBONES` contains all networks of Keras Applications, EfficientNet-Lite and a small CNN.
-Users specify other networks as `package.module:function`.
+Other networks are custom backbones, `package.module:function`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from skincnn.model.networks import (
     small_cnn,
     use_depthwise_convolutions,
 )
-from skincnn.parts import OwnPart, find_own, is_own
+from skincnn.parts import CustomPart, find_custom, is_custom
 from skincnn.paths import to_path
 
 Channels = tuple[float, float, float]
@@ -228,24 +228,24 @@ BACKBONES = {
 
 
 def find_backbone(name: str) -> Backbone:
-    """Returns the backbone with this name in `BACKBONES`, of KerasHub, or of a user.
+    """Returns the backbone with this name in `BACKBONES`, of KerasHub, or a custom one.
 
     `keras_hub:PRESET` is an image backbone of KerasHub with the scaling of its preset; see
     `keras_hub_backbone`.
 
-    A user's function is named `package.module:function`. It returns a functional or
+    A custom backbone is a function, `package.module:function`. It returns a functional or
     sequential `keras.Model` that maps images in 0..255, [batch, height, width, 3] of any
     height and width, to feature maps [batch, rows, columns, channels]. The function may
     have the parameters `weights` (None or "imagenet") and `width` (the width multiplier).
 
     Raises:
-        ConfigError: The name is not in `BACKBONES`, or the preset or the function cannot
-            be loaded.
+        ConfigError: The name is not in `BACKBONES`, or the preset or the custom backbone
+            cannot be loaded.
     """
     if name.startswith(keras_hub_backbone.PREFIX):
         return _from_keras_hub(name.removeprefix(keras_hub_backbone.PREFIX))
-    if is_own(name):
-        return _from_part(find_own(name, "`model.backbone`", returns=keras.Model))
+    if is_custom(name):
+        return _from_part(find_custom(name, "`model.backbone`", returns=keras.Model))
     return look_up(BACKBONES, name, "`model.backbone`")
 
 
@@ -277,7 +277,7 @@ def build_backbone(
         image_size: Size of most images in pixels, used only by backbones of `one_size`.
 
     Raises:
-        ConfigError: The backbone does not exist, a user's function is not valid, `width` is
+        ConfigError: The backbone does not exist, a custom backbone is not valid, `width` is
             not supported, or the weights cannot be loaded.
     """
     backbone = find_backbone(name)
@@ -367,7 +367,7 @@ def _from_keras_hub(preset: str) -> Backbone:
     return Backbone(build, scaling, native_size=0, one_size=True)
 
 
-def _from_part(part: OwnPart) -> Backbone:
+def _from_part(part: CustomPart) -> Backbone:
     def build(size: int | None, width: float, weights: str | None) -> keras.Model:
         network = part(weights=weights, width=width)
         if not getattr(network, "inputs", None):

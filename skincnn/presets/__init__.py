@@ -43,13 +43,13 @@ def vary_seed(config: Config, num_models: int) -> tuple[Config, ...]:
 
 
 def preset(name: str) -> Config:
-    """Returns the configuration of a preset, or of your own `module:function`.
+    """Returns the configuration of a preset, or of a custom `module:function`.
 
     >>> preset("quickstart").data.datasets
     ('demo',)
 
     Raises:
-        ConfigError: No preset has this name, or your function fails.
+        ConfigError: No preset has this name, or the custom function fails.
     """
     return find_part(PRESETS, name, "PRESET", returns=Config)()
 

@@ -75,7 +75,7 @@ def class_label(
 
 
 def metric_label(name: str) -> str:
-    """Returns "macro F1" for "macro_f1", and "cost" for the own metric "my_parts:cost"."""
+    """Returns "macro F1" for "macro_f1", and "cost" for a custom metric "my_parts:cost"."""
     words = (CAPITALS.get(word, word) for word in name.rpartition(":")[2].split("_"))
     return METRIC_LABELS.get(name, " ".join(words))
 

@@ -23,7 +23,7 @@ from skincnn.inference.predict import predict_probabilities
 from skincnn.interruption import StopRequest
 from skincnn.metrics.classification import Metric, find_metric
 from skincnn.metrics.sample import Sample
-from skincnn.parts import OwnPart, describe, find_own, is_own, locate
+from skincnn.parts import CustomPart, describe, find_custom, is_custom, locate
 from skincnn.training.checkpoints import Arrays, Progress, assign, weights_path
 from skincnn.write_errors import explain_write_errors
 
@@ -286,8 +286,8 @@ def make_callbacks(
     return callbacks
 
 
-def find_callback(name: str) -> OwnPart:
-    """Returns a user's function that returns a Keras callback, or a class of callbacks.
+def find_callback(name: str) -> CustomPart:
+    """Returns a custom function that returns a Keras callback, or a callback class.
 
     It may have the arguments `config` (the configuration) and `workdir` (the run
     directory).
@@ -295,12 +295,12 @@ def find_callback(name: str) -> OwnPart:
     Raises:
         ConfigError: See `skincnn.parts.find_part`.
     """
-    if not is_own(name):
+    if not is_custom(name):
         raise ConfigError(
             "`train.callbacks` must be a function or class as module:function, such as "
             f"my_callbacks:tracker or keras.callbacks:TerminateOnNaN. Received: {name!r}."
         )
-    return find_own(name, "`train.callbacks`", returns=keras.callbacks.Callback)
+    return find_custom(name, "`train.callbacks`", returns=keras.callbacks.Callback)
 
 
 def is_patience_over(progress: Progress, patience: int, first_epoch: int) -> bool:

@@ -90,7 +90,7 @@ def fit(
 
     Raises:
         ConfigError: The device memory is full, a file cannot be written, or a callback or
-            another own part fails.
+            another custom part fails.
         DataError: A checkpoint does not match the setup, the file with the best weights is
             missing or damaged, or the dataset is damaged.
         DivergedError: The loss has diverged, or the weights or outputs are not finite.

@@ -32,7 +32,7 @@ class Plan:
             the number of training images of the class; None to repeat no images.
         logit_shift: Values added to the logits in the loss, [num_classes]; None for no
             shift.
-        loss: Name of the loss in `skincnn.training.losses.LOSSES`, or of a user's loss.
+        loss: Name of the loss in `skincnn.training.losses.LOSSES`, or of a custom loss.
         loss_arguments: Arguments that only this loss has, such as `gamma`.
         drw_start: Fraction of the epochs of the last stage after which class weights apply
             (deferred re-weighting, DRW); 0 to apply class weights from the start.
@@ -224,7 +224,7 @@ STRATEGIES: dict[str, Callable[[Counts, ImbalanceConfig], Plan]] = {
 
 
 def find_strategy(name: str) -> Callable[[Counts, ImbalanceConfig], Plan]:
-    """Returns the strategy with this name in `STRATEGIES`, or a user's own strategy.
+    """Returns the strategy with this name in `STRATEGIES`, or a custom strategy.
 
     Raises:
         ConfigError: See `skincnn.parts.find_part`.

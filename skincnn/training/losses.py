@@ -10,18 +10,18 @@ from keras import ops
 
 from skincnn.config import LossConfig
 from skincnn.errors import ConfigError
-from skincnn.parts import find_own, find_part, is_own
+from skincnn.parts import find_custom, find_part, is_custom
 from skincnn.training.imbalance import Plan
 
 
 def build_loss(plan: Plan, config: LossConfig, *, reweighted: bool) -> keras.losses.Loss:
     """Returns the Keras loss of a plan, with weight 1 for all classes unless `reweighted`.
 
-    `reweighted` is False for the epochs before `Plan.drw_start`. A user's own loss receives
+    `reweighted` is False for the epochs before `Plan.drw_start`. A custom loss receives
     those of the arguments of `WeightedLoss` that it has.
 
     Raises:
-        ConfigError: The own loss fails, or does not have a required argument.
+        ConfigError: The custom loss fails, or does not have a required argument.
     """
     weights = plan.class_weights
     arguments = {
@@ -32,7 +32,7 @@ def build_loss(plan: Plan, config: LossConfig, *, reweighted: bool) -> keras.los
         **plan.loss_arguments,
     }
     name = config.name or plan.loss
-    if is_own(name):
+    if is_custom(name):
         _require_arguments(name, plan, config)
     return find_loss(name)(**arguments)
 
@@ -207,7 +207,7 @@ the `loss_arguments` of a plan."""
 
 
 def find_loss(name: str) -> Callable[..., keras.losses.Loss]:
-    """Returns the loss with this name in `LOSSES`, or a user's own loss.
+    """Returns the loss with this name in `LOSSES`, or a custom loss.
 
     Raises:
         ConfigError: See `skincnn.parts.find_part`.
@@ -216,14 +216,14 @@ def find_loss(name: str) -> Callable[..., keras.losses.Loss]:
 
 
 def _require_arguments(name: str, plan: Plan, config: LossConfig) -> None:
-    """Raises a `ConfigError` if an own loss would ignore a setting."""
+    """Raises a `ConfigError` if a custom loss would ignore a setting."""
     if config.name and plan.loss != "cross_entropy":
         raise ConfigError(
             f"`loss.name` {name} replaces the loss {plan.loss}, which is all or part of "
             "`imbalance.strategy`. Use a strategy with the cross-entropy, such as "
             "class_weights or balanced_sampling, or none."
         )
-    part = find_own(name, "`loss.name`")
+    part = find_custom(name, "`loss.name`")
     settings = {
         "class_weights": ("imbalance.strategy", (plan.class_weights != 1).any()),
         "logit_shift": ("imbalance.strategy", plan.logit_shift is not None),

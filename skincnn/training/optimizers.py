@@ -10,7 +10,7 @@ from keras import ops
 
 from skincnn.config import OptimizerConfig
 from skincnn.lookup import look_up
-from skincnn.parts import OwnPart, find_own, is_own
+from skincnn.parts import CustomPart, find_custom, is_custom
 from skincnn.training.schedules import find_schedule
 
 Optimizer: TypeAlias = keras.optimizers.Optimizer
@@ -72,29 +72,29 @@ OPTIMIZERS: dict[str, Callable[[OptimizerConfig], OptimizerSpec]] = {
 
 
 def find_optimizer(name: str) -> Callable[[OptimizerConfig], OptimizerSpec]:
-    """Returns the optimizer with this name in `OPTIMIZERS`, or a user's own optimizer.
+    """Returns the optimizer with this name in `OPTIMIZERS`, or a custom optimizer.
 
-    The latter can also be a class of Keras, such as `keras.optimizers:Nadam(beta_1=0.8)`.
+    The latter can also be a Keras class, such as `keras.optimizers:Nadam(beta_1=0.8)`.
 
     Raises:
         ConfigError: See `skincnn.parts.find_part`.
     """
-    if not is_own(name):
+    if not is_custom(name):
         return look_up(OPTIMIZERS, name, "`optimizer.name`")
-    part = find_own(name, "`optimizer.name`")
+    part = find_custom(name, "`optimizer.name`")
     if isinstance(part.function, type):
         return lambda config: _require_spec(part, (part.function, part.options))
     part.check(("config",), part.options)
     return lambda config: _require_spec(part, part(config))
 
 
-def _require_spec(part: OwnPart, spec: Any) -> OptimizerSpec:
+def _require_spec(part: CustomPart, spec: Any) -> OptimizerSpec:
     if isinstance(spec, tuple) and len(spec) == 2:
         cls, arguments = spec
         if isinstance(cls, type) and issubclass(cls, keras.optimizers.Optimizer):
             return cls, dict(arguments)
     part.fail(
-        "must be a class of Keras optimizers, or return one and its arguments, such as "
+        "must be a Keras optimizer class, or return one and its arguments, such as "
         f"(keras.optimizers.Nadam, {{'beta_1': 0.8}}). Received: {spec!r}."
     )
 

@@ -87,7 +87,7 @@ SCHEDULES: dict[str, Callable[[OptimizerConfig, float, int, int], Schedule]] = {
 
 
 def find_schedule(name: str) -> Callable[[OptimizerConfig, float, int, int], Schedule]:
-    """Returns the schedule with this name in `SCHEDULES`, or a user's own schedule.
+    """Returns the schedule with this name in `SCHEDULES`, or a custom schedule.
 
     Raises:
         ConfigError: See `skincnn.parts.find_part`.

@@ -36,7 +36,7 @@ from skincnn.model.augment import find_augmentation
 from skincnn.model.backbones import check_size
 from skincnn.model.classifier import build_classifier, num_blocks
 from skincnn.model.reproducibility import deterministic_ops, seeded
-from skincnn.parts import hash_modules, is_own, own_parts, training_parts
+from skincnn.parts import custom_parts, hash_modules, is_custom, training_parts
 from skincnn.training.callbacks import find_callback
 from skincnn.training.checkpoints import Checkpoints, versions
 from skincnn.training.devices import Devices, make_devices
@@ -136,12 +136,12 @@ class TrainingSetup:
 
     @property
     def modules(self) -> dict[str, str]:
-        """SHA-256 of the modules of all own parts, by name; see `RunInfo.modules`."""
-        return self.hash_modules(own_parts(self.config))
+        """SHA-256 of the modules of all custom parts, by name; see `RunInfo.modules`."""
+        return self.hash_modules(custom_parts(self.config))
 
     def hash_modules(self, names: Sequence[str]) -> dict[str, str]:
-        """Returns the SHA-256 of the modules of own parts and of the loss of the plan."""
-        loss = (self.plan.loss,) if is_own(self.plan.loss) else ()
+        """Returns the SHA-256 of the modules of custom parts, including the plan's loss."""
+        loss = (self.plan.loss,) if is_custom(self.plan.loss) else ()
         return hash_modules((*names, *loss))
 
     def checkpoints(self, workdir: Path) -> Checkpoints:
@@ -189,14 +189,14 @@ def check(config: Config) -> None:
     """Checks the names, the image sizes and `train.cached_views` in a configuration.
 
     Raises:
-        ConfigError: A name is unknown, an own part cannot be imported, the backbone does
+        ConfigError: A name is unknown, a custom part cannot be imported, the backbone does
             not support an image size, or `train.cached_views` is positive although no stage
             trains only the head.
     """
     find_strategy(config.imbalance.strategy)
     if name := config.loss.name:
-        expected = "your own `module:function`; other losses belong to `imbalance.strategy`"
-        require(is_own(name), "loss.name", expected, name)
+        expected = "a custom `module:function`; other losses belong to `imbalance.strategy`"
+        require(is_custom(name), "loss.name", expected, name)
         find_loss(name)
     find_metric(config.train.monitor)
     for name in config.evaluate.metrics:
@@ -234,7 +234,8 @@ def prepare(
         DataError: A dataset has not been built, the splits do not pass the leakage audit
             or are too small, or required clinical metadata is missing or invalid.
     """
-    # Class names require no data (except `folder`), so invalid weights are reported first.
+    # The class names of published datasets require no built dataset, so invalid weights are
+    # reported first.
     data = config.data
     names = class_names(data.datasets, data_dir, data.label_maps)
     classifier, devices = build(config, len(names))
