@@ -68,8 +68,8 @@ def measure_train(
 ) -> None:
     """Measures training: its overhead, augmentation and cached features.
 
-    Images are random. Ratios are computed as for `input`. On a GPU, increase --steps and
-    --affine-steps, so that each measurement takes seconds.
+    The images are random. Ratios are computed as for `input`. On a GPU, increase --steps
+    and --affine-steps, so that each measurement takes seconds.
 
     Args:
         size: The amount of work.
@@ -138,7 +138,7 @@ def measure_scale(
     only: tuple[str, ...] = (),
     output: Path = Path("runs/benchmark/scale.json"),
 ) -> None:
-    """Measures time and peak memory of a dataset with many images.
+    """Measures the time and the peak memory of each step for a dataset with many images.
 
     Each step should take at most 15 minutes on two cores, and at most 6 GB.
 
@@ -146,7 +146,7 @@ def measure_scale(
         num_images: Number of images of the dataset.
         num_resamples: Number of bootstrap resamples.
         only: The benchmarks to run; all by default. extraction: features of images;
-            near_duplicates: search of near-duplicates; folds: assignment to folds; audit:
+            near_duplicates: search for near-duplicates; folds: assignment to folds; audit:
             leakage audit; evaluation: scores with intervals.
         output: The JSON file for the results.
     """

@@ -56,7 +56,7 @@ class Setting:
 
 
 def extraction(setting: Setting) -> Iterator[Result]:
-    """Measures the extraction of features for the search of near-duplicates."""
+    """Measures the extraction of features for the search for near-duplicates."""
     num_sample = min(SAMPLE, setting.num_images)
     seconds = in_new_process(_extract, setting.num_images, num_sample)
     minutes = seconds / 60 * setting.num_images / num_sample
@@ -69,10 +69,10 @@ def extraction(setting: Setting) -> Iterator[Result]:
 
 
 def near_duplicates(setting: Setting) -> Iterator[Result]:
-    """Measures the search of near-duplicates, and the share that it finds."""
+    """Measures the search for near-duplicates, and the share that it finds."""
     minutes, memory, found = in_new_process(_search, setting)
-    yield from _limits("search of near-duplicates", minutes, memory)
-    yield Result("search of near-duplicates: share found", found, at_least=0.99)
+    yield from _limits("search for near-duplicates", minutes, memory)
+    yield Result("search for near-duplicates: share found", found, at_least=0.99)
 
 
 def folds(setting: Setting) -> Iterator[Result]:

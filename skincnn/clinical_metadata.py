@@ -51,7 +51,7 @@ VOCABULARIES = {
 }
 """Valid lower-case words of `sex` and `localization`, and the names that they stand for."""
 FORM_VALUES = {"sex": (*SEX_NAMES, UNKNOWN), "localization": (*SITES, UNKNOWN)}
-"""The names themselves, in the order in which a form lists them."""
+"""These names, in the order in which a form lists them."""
 FIELDS = {"age": "age", "sex": "sex", "localization": "site"}
 """The field of `PARSERS` for each of `CLINICAL_COLUMNS`."""
 

@@ -17,7 +17,7 @@ from skincnn.paths import require_usable_path
 
 NO_RENAME = (errno.EEXIST, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
-"""Errors of file systems that cannot replace a file by renaming, or do not sync files."""
+"""Error numbers of file systems that cannot replace a file by renaming, or cannot sync."""
 
 
 @contextlib.contextmanager

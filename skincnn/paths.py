@@ -13,9 +13,8 @@ from skincnn.errors import ConfigError
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 PATTERN = re.compile(r"[\[\]*?\\\udc80-\udcff]")
-"""Characters with which TensorFlow cannot read a SavedModel. It treats the path as a
-pattern, and does not accept bytes that are not valid UTF-8, which Python maps to the range.
-"""
+"""Characters in a path with which TensorFlow cannot read a SavedModel: wildcards, because
+it treats the path as a pattern, and those with which Python represents invalid UTF-8."""
 ROOM = 160
 """Bytes in the longest path of a file in a run directory, relative to that directory."""
 MAX_PATH, MAX_NAME = 4095, 255
@@ -71,7 +70,7 @@ def require_usable_path(path: Path, flag: str) -> None:
 
 @contextlib.contextmanager
 def plain_path(folder: Path) -> Iterator[Path]:
-    """Yields a path of `folder` that does not contain `PATTERN`, for use inside the block.
+    """Yields a path of `folder` that does not match `PATTERN`, for use inside the block.
 
     If necessary, the path leads through a symbolic link in a temporary directory.
     """

@@ -1,4 +1,4 @@
-"""Errors of file systems, named as what they are, with advice for the user."""
+"""The causes of file system errors, such as a full disk, and advice for the user."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ ADVICE = {
         *(errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EXDEV),
     ),
 }
-"""What the user can do about errors of file systems, with the numbers of these errors."""
+"""Causes of file system errors and what the user can do, with the numbers of the errors."""
 CAUSES = {number: text for text, numbers in ADVICE.items() for number in numbers}
 
 
 def describe_cause(error: BaseException) -> str:
-    """Returns the cause of an error of a file system and what to do; "" if not known.
+    """Returns the cause of a file system error and what to do; "" if not known.
 
     TensorFlow and HDF5 report the text of the operating system without its number.
     """

@@ -137,7 +137,7 @@ def test_every_scale_benchmark_returns_results(
         num_images = 40 if name == "near_duplicates" else 300
         setting = scale.Setting(num_images, num_resamples=100, folder=tmp_path)
         results |= {result.name: result.value for result in run(setting)}
-    assert results.pop("search of near-duplicates: share found") == 1
+    assert results.pop("search for near-duplicates: share found") == 1
     assert len(results) == 9
     assert all(0 < value < 10 for value in results.values())
 

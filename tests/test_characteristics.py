@@ -149,7 +149,7 @@ def test_the_baseline_table_counts_each_value_and_what_is_missing() -> None:
     assert described.num_patients is None
     without = describe_images(table.drop(columns="age"), ["mel", "nv"])
     assert without.age_quartiles is None
-    # The malignancy of own classes can be declared.
+    # The malignancy of unknown classes can be declared.
     own = table.assign(label=table["label"].replace("mel", "own"))
     declared = {"own": LesionClass("own", "own", True)}
     assert describe_images(own, ["own", "nv"]).malignant_by == {UNKNOWN: 0}

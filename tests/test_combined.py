@@ -64,7 +64,7 @@ def build(
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two datasets that share two images and a near-duplicate, and a third one.
+    """Two datasets that share two images and a near-duplicate.
 
     Images 4, 5 and 6 of clinic_b are a copy, a copy and a changed copy of images 0, 9 and
     12 of clinic_a. Its labels have other names, and "scar" has no class.
@@ -207,7 +207,7 @@ def test_near_duplicates_with_different_classes_are_listed(data_dir: Path) -> No
         ("clinic_a/0", "clinic_b/4", "mel", "melanoma"),
         ("clinic_a/12", "clinic_b/6", "mel", "melanoma"),
     ]
-    # With the same classes, names of labels do not matter.
+    # Different names of labels of the same class are no contradiction.
     assert open_both(data_dir).label_conflicts() == []
 
 

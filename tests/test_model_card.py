@@ -43,7 +43,7 @@ def read_metadata(card: str) -> dict[str, Any]:
 
 
 def read_checklist(card: str) -> dict[str, str]:
-    """Returns the answers of the checklist by what they are about."""
+    """Returns the answers of the checklist by topic."""
     rows = card.split("| item | about |")[1].splitlines()[2:]
     cells = [row.strip("| ").split(" | ") for row in rows if not row.startswith("| | **")]
     return {about: answer for _, about, answer, _ in cells}

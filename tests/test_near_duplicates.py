@@ -229,7 +229,7 @@ def test_images_without_local_features_are_compared_by_hash_only() -> None:
 
 
 def test_the_most_similar_images_share_the_rarest_features() -> None:
-    """Compares the pairs with those of a direct computation of tf-idf for few images."""
+    """The expected pairs are those with a positive product of the tf-idf vectors."""
     rng = np.random.default_rng(0)
     centers = rng.integers(0, 256, (40, 128), np.uint8)
     drawn = [centers[rng.choice(40, 12, replace=False)] for _ in range(6)]

@@ -506,7 +506,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no class": (
         "PH2",
         lambda d: edit(d / "PH2Dataset" / "PH2_dataset.txt", "||  2  ||", "||  3  ||"),
-        r"row 4: IMD058 has not exactly one of the classes .* Received: '3'",
+        r"row 4: IMD058 must have exactly one of the classes .* Received: '3'",
     ),
     "the training set is there too": (
         "ISIC 2018 test",

@@ -51,7 +51,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> RunResults:
 
 
 def load(workdir: Path, **tables: tuple[int, ...]) -> RunResults:
-    """Returns results of splits whose labels are these indices of classes."""
+    """Returns the results of a run; `tables` contains the class indices of each split."""
     predictions = {"val": make_table(0)}
     predictions |= {split: make_table(1, classes) for split, classes in tables.items()}
     return load_results(write_run(workdir, predictions))

@@ -79,7 +79,7 @@ def test_an_undefined_difference_has_no_interval() -> None:
 
 @pytest.mark.parametrize("seed_deviation", [0.0, 0.02])
 def test_the_interval_covers_the_difference_of_the_recipes(seed_deviation: float) -> None:
-    """The scores vary with the sampled images, with the seeds, and with both together."""
+    """The scores vary with the sampled images, the seeds, and their interaction."""
     rng = np.random.default_rng(3)
     shared, own = 0.015, 0.01  # of a recipe, and of a run, on the sampled images
     covered = []

@@ -1,4 +1,4 @@
-"""Errors of file systems have a cause and advice, in every command."""
+"""Every command reports the cause of a file system error, and advice."""
 
 from __future__ import annotations
 

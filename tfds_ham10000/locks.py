@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
-"""Errors of locks on file systems without locks, such as some network file systems."""
+"""Error numbers of file systems without locks, such as some network file systems."""
 
 
 @contextlib.contextmanager

@@ -102,6 +102,7 @@ def read_source(folder: Path, dataset: str, options: TableOptions = NO_OPTIONS) 
     Raises:
         SourceError: The directory does not exist, contains no complete layout of this
             dataset, or contains invalid files.
+        OptionError: An option does not fit the files.
     """
     if not folder.is_dir():
         known = "; or ".join(", ".join(layout.required) for layout in _layouts_of(dataset))
@@ -177,7 +178,7 @@ def _missing(layout: Layout, files: Files) -> list[str]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Returns the sorted entries of a directory; none if it cannot be read."""
+    """Returns the sorted entries of a directory; [] if it cannot be read."""
     try:
         return sorted(folder.iterdir())
     except OSError:

@@ -223,9 +223,9 @@ def targets(simulation: Simulation, rng: np.random.Generator, seed: int) -> Iter
 def decisions(
     simulation: Simulation, rng: np.random.Generator, seed: int
 ) -> Iterator[Case]:
-    """Yields the scores of the referral rule and of prediction sets, and of subgroups.
+    """Yields the scores of the referral rule, of prediction sets and of subgroups.
 
-    The thresholds are fixed: the true scores are those at the chosen thresholds.
+    The true scores are those at the thresholds that are chosen on validation.
     """
     test, validation = simulation.draw(rng), simulation.draw(rng)
     y_prob, chosen_on = (part.probabilities(calibrated=True) for part in (test, validation))

@@ -62,8 +62,8 @@ Parsed = TypeVar("Parsed", bound=ConfigArguments)
 def main(command: Callable[[], None]) -> None:
     """Runs a command. After an error, exits with the exit code of the error.
 
-    The exit codes are listed in `skincnn.errors`. An error of a file system, such as a full
-    disk, is printed with its cause. Any other exception without an exit code is raised
+    The exit codes are listed in `skincnn.errors`. A file system error, such as a full disk,
+    is printed with its cause. Any other exception without an exit code is raised
     again, so that Python prints a traceback and exits with 1.
     """
     signal.signal(signal.SIGTERM, _terminate)
@@ -96,7 +96,7 @@ def main(command: Callable[[], None]) -> None:
 def _prepare_streams() -> None:
     """Opens streams that are closed, and lets standard output print any character."""
     for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:  # the next file would get its number
+        if getattr(sys, name) is None:  # otherwise, the next file gets its descriptor
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         # The locale may not contain all characters of a name.

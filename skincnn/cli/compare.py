@@ -21,13 +21,13 @@ class Arguments:
     resamples. Significant differences between the trained models are bold (p < 0.05; in
     a table of more than five differences, with a false discovery rate of 5 %). The
     intervals do not cover the variance between training runs: to compare two recipes,
-    train several seeds of each
-    and use --average-seeds. An additional table then has intervals that also cover the
-    sampling of seeds. Runs with different images, with synthetic images, or with
-    lesions in several splits (--data.split-by image) are in separate tables. Each table
-    is followed by a table of scores of the calibrated probabilities (melanoma AUC,
-    sensitivity and specificity at the threshold with 90 % specificity on validation,
-    log loss). The last table lists the commands that reproduce the runs.
+    train several seeds of each, and use --average-seeds. An additional table then has
+    intervals that also cover the sampling of seeds. Runs with different images, with
+    synthetic images, or with lesions in several splits (--data.split-by image) are in
+    separate tables. Each table is followed by a table of scores of the calibrated
+    probabilities (melanoma AUC, sensitivity and specificity at the threshold with 90 %
+    specificity on validation, log loss). The last table lists the commands that
+    reproduce the runs.
 
     For example:
       python scripts/compare.py runs/a runs/b

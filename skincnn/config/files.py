@@ -19,7 +19,7 @@ def parse(path: Path, text: str) -> Any:
 
     Raises:
         ConfigError: The syntax is invalid, or a key occurs twice. The message begins with
-            path:line:column.
+            the path and, if they are known, :line:column.
     """
     if path.suffix in YAML_SUFFIXES:
         return _parse_yaml(path, text)
@@ -33,9 +33,9 @@ def parse(path: Path, text: str) -> Any:
 
 
 def locate(text: str, keys: Sequence[int | str]) -> str:
-    """Returns ":line:column" of the last of nested `keys` that a YAML or JSON text has.
+    """Returns ":line:column" of the innermost of nested `keys` in a YAML or JSON text.
 
-    The result is "" if none of the keys is in the text.
+    Inner keys that the text lacks are ignored. The result is "" if it lacks all keys.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError

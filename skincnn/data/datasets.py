@@ -47,7 +47,7 @@ def class_names(dataset: str, data_dir: Path | None = None) -> tuple[str, ...]:
 
     Raises:
         ConfigError: There is no dataset of this name.
-        DataError: The dataset is "folder" or "table", and has not been built.
+        DataError: The dataset is the user's own, and has not been built.
     """
     builder = _builder(dataset, data_dir)
     if builder.builder_config.own:

@@ -9,7 +9,7 @@ import pandas as pd
 from skincnn.records import Part
 
 Unit = Literal["patient", "lesion", "image"]
-"""What images are grouped by. Near-duplicates are in the same group in any case."""
+"""What images are grouped by. Near-duplicates are always in the same group."""
 ID_COLUMNS = {"lesion": "lesion_id", "patient": "patient_id"}
 """Column of a table of images with the IDs of each unit; "" where the ID is not known."""
 

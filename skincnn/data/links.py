@@ -70,12 +70,12 @@ class StoredImages:
 
 
 class MergedGroup(Part):
-    """What becomes of a group of a dataset that is linked to groups of other datasets.
+    """The merged group to which a group of a dataset belongs.
 
     Attributes:
         group_id: ID of the merged group.
-        fold: Its fold; None if all its images are in official splits.
-        stored_fold: The fold in which the dataset stores the images of the group; None if
+        fold: Fold of the merged group; None if all its images are in official splits.
+        stored_fold: The fold in which the dataset stores the images of its group; None if
             they are in official splits only.
     """
 

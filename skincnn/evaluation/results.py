@@ -322,8 +322,8 @@ class OodResult(Record):
 
     The OOD images in `sets` are compared with those of <split> (by default, the test split)
     in `splits`. An image is rejected if its distance from the reference images
-    (`ReferenceFeatures`) exceeds `limit`. The share of the validation images that do not
-    exceed the limit is `accepted_validation`.
+    (`ReferenceFeatures`) exceeds `limit`. `accepted_validation` is the share of the
+    validation images that are not rejected.
 
     Attributes:
         min_rejected: Share of each built-in set that must be rejected, 0..1.

@@ -43,7 +43,7 @@ def predictions_table(
 ) -> pd.DataFrame:
     """Returns `table` with class names as labels, a probability per class, and the energy.
 
-    `table` is from `skincnn.data.pipeline.read_table`; its column `sha256` is dropped. The
+    `table` is from `CombinedDataset.read_table`; its column `sha256` is dropped. The
     logits, [num_images, num_classes], are in the order of the rows.
     """
     columns = probability_columns(scipy.special.softmax(logits, axis=1), class_names)

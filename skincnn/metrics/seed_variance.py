@@ -7,12 +7,12 @@ with the seeds. Its variance is estimated as
     resampled variance + (1 / first + 1 / second) * (between - within)
 
 and is at least half of the resampled variance. `first` and `second` are the numbers of runs
-of the two recipes. The resampled
-variance is that of the difference over bootstrap resamples of the images, for these runs.
-`between` is the variance of the scores between the runs of a recipe. Part of it, `within`,
-arises because the runs err on different images; the resampled variance already contains
-this part. To estimate `within`, the change of each run's score from all images to a
-resample is computed. The variance of these changes between runs is averaged over resamples.
+of the two recipes. The resampled variance is that of the difference over bootstrap
+resamples of the images, for these runs. `between` is the variance of the scores between the
+runs of a recipe. Part of it, `within`, arises because the runs err on different images; the
+resampled variance already contains this part. To estimate `within`, the change of each
+run's score from all images to a resample is computed. The variance of these changes between
+runs is averaged over resamples.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ UNSUITABLE = {
     "out_of_distribution": "the image differs strongly from the images for which the model "
     "was developed (out-of-distribution), so its probabilities may not be reliable",
 }
-"""Why the probabilities of an image cannot be used, by reason."""
+"""Why the probabilities of an image are missing or unreliable, by reason."""
 MARKED = (
     "images that differ strongly from those for which it was developed "
     "(out-of-distribution); this check misses some unsuitable images."

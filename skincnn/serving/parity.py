@@ -144,7 +144,7 @@ def measure_parity(
 def find_ood_fault(model: Output, export: Output, rule: DecisionRule) -> str:
     """Returns why OOD detection must be off in an export; "" if there is no reason."""
     difference = _distance_difference(model, export, rule) or 0.0
-    # This condition also finds NaN.
+    # A NaN is not <= the maximum, and is therefore reported.
     if rule.max_distance is None or difference <= MAX_OOD_DIFFERENCE:
         return ""
     return (
@@ -187,7 +187,7 @@ def require_parity(
         ("probability", result.largest_difference, tolerance),
         ("OOD distance (as a fraction of the OOD limit)", distance, distance_tolerance),
     ):
-        # This condition also rejects NaN.
+        # Unlike `difference > limit`, this condition is true for NaN.
         if not difference <= (math.inf if limit is None else limit):
             raise DataError(
                 f"The predictions of the {result.name} export differ from those of the "

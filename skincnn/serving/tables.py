@@ -77,8 +77,8 @@ def select_clinical_metadata(
     """Returns the `CLINICAL_COLUMNS` of the files in `paths`, one row per file.
 
     Missing ages are NaN; other missing values are `UNKNOWN`. `table` is the result of
-    `read_clinical_metadata`. The row of a file has its name or the end of its path, with or
-    without the suffix, in any case.
+    `read_clinical_metadata`. The row of a file contains its name or the end of its path,
+    with or without the suffix; case is ignored.
     """
     if table is None:
         table = pd.DataFrame(columns=list(CLINICAL_COLUMNS), dtype=object)

@@ -76,7 +76,7 @@ def predict_teacher(
         ConfigError: A directory contains no finished run of this dataset, or a model of the
             teacher was trained on validation or test images, or validated on test images.
         DataError: A model file has changed, or the classes or the training images of a
-            model are not those of `builder`.
+            model are not those of `dataset`.
     """
     models, predictions, seen = {}, [], []
     for name in config.distillation.teacher:

@@ -1,4 +1,4 @@
-"""Search of pairs of images with similar perceptual hashes."""
+"""Search for pairs of images with similar perceptual hashes."""
 
 from __future__ import annotations
 

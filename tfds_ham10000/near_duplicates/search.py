@@ -1,4 +1,4 @@
-"""Search of near-duplicates by local features and by perceptual hashes."""
+"""Search for near-duplicates by local features and by perceptual hashes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tfds_ham10000.near_duplicates.words import (
 )
 
 MAX_DESCRIPTORS = 16_000_000
-"""Maximum number of local features for the search of candidates. If there are more, only
+"""Maximum number of local features for the search for candidates. If there are more, only
 the strongest features of each image are used."""
 
 MAX_PAIRS = 4_000_000

@@ -25,7 +25,7 @@ class TableFile:
     names: tuple[str, ...]
 
     def has_name(self, pattern: str) -> bool:
-        """Returns whether the file name matches a regular expression, in any case."""
+        """Returns whether the file name matches a regular expression, ignoring case."""
         return re.fullmatch(pattern, self.path.name, re.IGNORECASE) is not None
 
 
@@ -64,16 +64,16 @@ class TableLayout:
     `file_name`.
 
     Attributes:
-        title: The name of the dataset and of its form; "" for a user's own table.
+        title: The name of the dataset and of its edition; "" for a user's own table.
         name: The name of the built dataset, unless --name is given.
         files: What has to be in the directory, for messages.
         reference: The publication.
-        header: Columns of its table that no other table has together.
-        file_name: Regular expression of the whole file name, in any case.
+        header: Columns of the table that together occur in no other table.
+        file_name: Regular expression of the whole file name; case is ignored.
         other_tables: Regular expression of the names of further tables that `read` uses.
-        columns: The column of each field that has not a usual name; "" for a field that is
-            left out. A column that the table lacks is ignored.
-        cells: By column, what replaces a cell. None leaves the image out.
+        columns: The column of each field whose column has no usual name; "" for a field
+            that is left out. A column that the table lacks is ignored.
+        cells: By column, the replacement of each cell. None leaves the image out.
         image_columns: Further columns that name images of the same lesions, which are then
             not listed as unused.
         other_images: Regular expression of the names, without suffixes, of images in the
@@ -111,7 +111,7 @@ def read_frame(table: TableFile, columns: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def find_one(tables: Sequence[TableFile], name: str, title: str) -> TableFile:
-    """Returns the only table with this file name, in any case.
+    """Returns the only table with this file name, ignoring case.
 
     Raises:
         SourceError: There is none, or there are several.

@@ -28,7 +28,7 @@ def read_ph2(tables: Sequence[TableFile], _: Sequence[TableFile]) -> Table:
     """Returns the names and diagnoses from the text file, or else from the Excel file.
 
     Raises:
-        SourceError: The file has no rows, or an image has not exactly one class.
+        SourceError: The file has no rows, or an image does not have exactly one class.
     """
     path = min((table.path for table in tables), key=lambda p: p.name.endswith("x"))
     if isinstance(path, Path) and path.suffix.lower() in EXCEL_SUFFIXES:
@@ -71,7 +71,7 @@ def _to_table(path: TablePath, cells: dict[int, tuple[str, str]]) -> Table:
     for number, (name, diagnosis) in cells.items():
         if diagnosis not in CLASSES:
             raise SourceError(
-                f"{path}, row {number}: {name} has not exactly one of the classes "
+                f"{path}, row {number}: {name} must have exactly one of the classes "
                 f"{', '.join(CLASSES.values())}. Received: {diagnosis!r}."
             )
     frame = pd.DataFrame.from_dict(cells, orient="index", columns=[NAME, DIAGNOSIS])

@@ -115,7 +115,7 @@ def recognize(folder: Path, table: Path | None = None) -> Recognized | None:
 
 
 def _table_files(folder: Path) -> Iterator[TableFile]:
-    """Yields the tables in a directory, and those in archives that it does not contain."""
+    """Yields the tables in a directory, and tables with other names in its archives."""
     paths = find_files(folder, (*TABLE_SUFFIXES, ARRAYS, ".zip")).files
     names = {path.name for path in paths}
     for path in paths:
@@ -134,7 +134,7 @@ def _table_files(folder: Path) -> Iterator[TableFile]:
 
 
 def _read_names(path: TablePath) -> tuple[str, ...]:
-    """Returns the names of the columns or arrays; none if they cannot be read cheaply."""
+    """Returns the names of the columns or arrays; () if they cannot be read cheaply."""
     suffix = path.suffix.lower()
     try:
         if isinstance(path, Path) and suffix == ARRAYS:

@@ -90,8 +90,8 @@ class TableImages(ImageFiles):
         Args:
             folder: The directory.
             stored: Further images, by name.
-            other: Regular expression of the names without a suffix, in any case, of images
-                that are not listed, such as masks.
+            other: Regular expression of the names, without a suffix and ignoring case, of
+                images that do not count as `unused`, such as masks.
 
         Raises:
             SourceError: An archive cannot be read.

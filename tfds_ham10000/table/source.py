@@ -227,7 +227,7 @@ def _parse_values(
         cells = frame[field].rename(name)
         if field in PARSERS:
             parse, expected = PARSERS[field]
-            advice = f"leave the column out, as in --columns {field}="
+            advice = f"use --columns {field}= to leave out the column"
             parsed = parse_column(cells, parse, str(path), expected, advice)
         elif field in ("lesion_id", "patient_id"):
             parsed = [parse_id(cell) for cell in cells]
@@ -271,8 +271,8 @@ def _check_lesions(values: pd.DataFrame, path: TablePath) -> None:
     raise SourceError(
         f"{path}: {len(lesions)} lesion(s) have several labels: "
         f"{join_first(lesions, '; ')}. Expected the same label for all images of a "
-        "lesion. Correct the labels or the lesion_ids, or leave the column out with "
-        "--columns lesion_id=."
+        "lesion. Correct the labels or the lesion_ids, or use --columns lesion_id= to "
+        "leave out the column."
     )
 
 

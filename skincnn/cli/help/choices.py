@@ -30,7 +30,7 @@ TABLES = {
 
 
 def choices(setting: str) -> dict[str, str]:
-    """Returns the valid names of a setting with a phrase each; {} if it has no table."""
+    """Returns a phrase for each valid name of a setting; {} if it has no table."""
     if setting == "data.datasets":
         from tfds_ham10000.configs import CONFIGS
 

@@ -25,7 +25,7 @@ class Arguments:
     """
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Presets whose whole description is shown, such as what a report does not state."""
+    """Presets whose whole description is shown, such as the sources of their settings."""
 
 
 def command() -> None:

@@ -25,7 +25,7 @@ from skincnn.lookup import suggest
 T = TypeVar("T")
 
 MIN_WIDTH, MAX_WIDTH = 60, 100
-"""Smallest and largest number of characters in a line, whatever the terminal has."""
+"""Smallest and largest number of characters in a line, for any width of the terminal."""
 MAX_LINES = 70
 """Maximum number of lines of the help of a group."""
 INDENT = 30
@@ -140,7 +140,7 @@ def _find_flag(flags: Mapping[str, Flag], groups: Iterable[str], topic: str) -> 
     if topic in flags:
         return flags[topic]
     raise ConfigError(
-        f"--help must be followed by nothing, by a flag or by one of: {', '.join(groups)}. "
+        f"--help may be followed by a flag or by one of: {', '.join(groups)}. "
         f"Received: {topic!r}.{suggest([*groups, *flags], topic)}"
     )
 

@@ -183,7 +183,7 @@ def check_prevalences(prevalences: Mapping[str, float], info: RunInfo) -> None:
     """Checks that each prevalence is that of a target of the model and between 0 and 1.
 
     Raises:
-        ConfigError: A target has no classes, or a prevalence is out of range.
+        ConfigError: The model does not have a target, or a prevalence is out of range.
     """
     targets = find_targets(info.class_names, info.declared)
     for name, prevalence in prevalences.items():

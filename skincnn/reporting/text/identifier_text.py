@@ -1,4 +1,4 @@
-"""Sentences on lesions and patients: for which images they are known, and what follows."""
+"""Sentences on lesions and patients: where they are known, and which ones splits share."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class FileRef(NamedTuple):
 class ImageFile(NamedTuple):
     """Name and content of an image file. In an archive, the name is <archive>/<member>.
 
-    The content of a file that cannot be read is the reason, as in `serving.prefetch`.
+    For a file that cannot be read, `content` is the reason, as in `serving.prefetch`.
     """
 
     name: str

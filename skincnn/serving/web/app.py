@@ -172,7 +172,7 @@ async def predict(request: Request) -> PredictResponse:
     """Predicts one or more images.
 
     An unreadable file has a status other than "ok" and does not affect the other files. The
-    clinical metadata hold for all images of the request.
+    clinical metadata apply to all images of the request.
     """
     service: Service = request.app.state.service
     service.require_ready()

@@ -64,7 +64,7 @@ class Batcher:
     ) -> Predictions:
         """Returns the predictions for the images of one request, as `Predict` does.
 
-        The clinical metadata hold for all of its images. An exception of the model is
+        The clinical metadata apply to all of its images. An exception of the model is
         raised for all requests of the batch.
         """
         job = _Job(contents, clinical_metadata)

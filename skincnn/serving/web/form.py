@@ -36,7 +36,7 @@ async def discard_body(request: Request) -> None:
     Most clients read the response only after they have sent the whole body.
     """
     size = 0
-    # The body may already be complete, which is a RuntimeError.
+    # `stream` raises a RuntimeError if the body has already been read.
     with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):
         async with asyncio.timeout(READ_SECONDS):
             async for part in request.stream():
