@@ -80,6 +80,17 @@ def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
+def test_changelog_and_citation_name_the_version() -> None:
+    heading = re.compile(r"^## (\S+) \((\d{4}-\d\d-\d\d)\)$", re.M)
+    release = heading.search((ROOT / "CHANGELOG.md").read_text())
+    assert release is not None
+    citation = (ROOT / "CITATION.cff").read_text()
+    cited = re.search(r'^version: (.+)\ndate-released: "(.+)"$', citation, re.M)
+    assert cited is not None
+    assert cited.groups() == release.groups()
+    assert cited[1] == skincnn.__version__
+
+
 def test_images_are_small() -> None:
     images = list((ROOT / "docs/images").iterdir())
     assert {image.suffix for image in images} == {".png"}
