@@ -294,22 +294,27 @@ def test_intervals_at_an_operating_point_cover_the_choice_of_the_threshold() -> 
     melanoma = sample.targets["melanoma"]
     score_of_melanoma = melanoma.score(choices.calibration_map.apply(y_prob))
     widths: list[list[float]] = [[], []]
-    for key, point in result.operating_points.items():
+    for point in result.operating_points.values():
         fixed = sample.rates(melanoma.positive(y_true), score_of_melanoma, point.threshold)
         for name, rate in point.rates.items():
             assert rate.value == fixed[name].value
             for column, estimate in zip(widths, (rate, fixed[name]), strict=True):
                 column.append(estimate.high - estimate.low)
-        metric, minimum = key.split("=")
-        assert point.missed == (round(point.rates[metric].value, 3) < float(minimum))
     assert np.mean(widths[0]) > 1.1 * np.mean(widths[1])
-    flags = [point.missed for point in result.operating_points.values()]
-    assert not any(
-        point.missed
-        for target in score(tables)["val"].targets.values()
-        for point in target.operating_points.values()
-    )
-    assert any(flags)
+
+
+def test_a_goal_is_missed_if_the_whole_interval_is_below_it() -> None:
+    test = make_table(1)
+    wrong = test.assign(label=np.roll(test["label"], 1))
+    values_below = []
+    for table in (test, wrong):
+        result = score({"val": make_table(0), "test": table})["test"].targets["melanoma"]
+        for key, point in result.operating_points.items():
+            metric, minimum = key.split("=")
+            rate = point.rates[metric]
+            assert point.missed == (rate.high < float(minimum))
+            values_below += [point.missed] * (rate.value < float(minimum))
+    assert set(values_below) == {False, True}
 
 
 def test_groups_are_resampled_not_lesions() -> None:

@@ -98,8 +98,9 @@ class OperatingPointScores(Part):
 
     Attributes:
         threshold: Chosen on validation; None if `choose_threshold` finds none.
-        missed: Whether the sensitivity or specificity that the operating point requires was
-            reached on validation, but not (to three decimals) on these images.
+        missed: Whether the whole interval (to three decimals) of the sensitivity or
+            specificity that the operating point requires is below the required value; False
+            without an interval.
         rates: Value of each of `RATES` (sensitivity, specificity, PPV, NPV); empty if the
             threshold is None. The intervals include the uncertainty of the threshold.
         outcomes: Numbers of images from which the rates are computed; None if the threshold

@@ -333,10 +333,10 @@ def _score_operating_point(
 ) -> OperatingPointScores:
     point, rates = parse_operating_point(key), sample.rates(positive, score, thresholds)
     threshold = float(thresholds[0]) if rates else None
-    value = rates[point.metric].value if rates else None
+    high = rates[point.metric].high if rates else None
     return OperatingPointScores(
         threshold=threshold,
-        missed=value is not None and round(value, 3) < point.minimum,
+        missed=high is not None and round(high, 3) < point.minimum,
         rates=rates,
         outcomes=count_outcomes(positive, score, threshold),
         by_prevalence=sample.by_prevalence(positive, score, thresholds),
