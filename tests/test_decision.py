@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import tensorflow as tf
 from web_models import RULE
 
+from skincnn.config import DataConfig
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.serving.decision import (
     distinguish,
@@ -17,6 +24,10 @@ from skincnn.serving.decision import (
     percent,
 )
 from skincnn.serving.images import OK, UNREADABLE
+from skincnn.serving.postprocessing import postprocess
+from skincnn.serving.predictor import Predictor, predict_files
+from skincnn.serving.saved_model import Predictions
+from skincnn.serving.tables import csv_line, to_lines
 from skincnn.serving.web.schemas import to_predictions
 
 
@@ -121,6 +132,35 @@ def in_batch(prediction: dict[str, Any]) -> dict[str, Any]:
         "ood_distance": 0.1,
     }
     return {name: [values] for name, values in outputs.items()}
+
+
+@pytest.mark.parametrize(
+    ("max_distance", "expected"), [(None, [None] * 3), (0.6, [False, True, None])]
+)
+def test_nothing_is_said_about_ood_without_detection_and_for_unreadable_files(
+    max_distance: float | None, expected: list[bool | None]
+) -> None:
+    rule = RULE.model_copy(update={"max_distance": max_distance})
+
+    def predict(contents: Sequence[bytes], metadata: pd.DataFrame) -> Predictions:
+        is_readable = tf.constant([content != b"" for content in contents])
+        distances = tf.constant([0.1, 0.9, 0.9])
+        outputs = postprocess([tf.zeros((3, 2))], [distances], is_readable, rule)
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    predictor = Predictor("keras", rule, DataConfig(), False, False, predict)
+    names, contents = ["a", "b", "c"], [b"a", b"b", "unreadable: text"]
+    table = predict_files(predictor, list(map(Path, names)), contents, pd.DataFrame())
+    lines = list(map(json.loads, to_lines(table, as_json=True)))
+    assert [line["out_of_distribution"] for line in lines] == expected
+    text = "\n".join([csv_line(table), *to_lines(table, as_json=False)])
+    cells = pd.read_csv(io.StringIO(text), dtype={"out_of_distribution": "boolean"})
+    pd.testing.assert_series_equal(
+        cells["out_of_distribution"], table["out_of_distribution"]
+    )
+    outputs = predictor.predict([b"a", b"b", b""], pd.DataFrame())
+    results = to_predictions(names, outputs, rule)
+    assert [result.out_of_distribution for result in results] == expected
 
 
 @pytest.mark.parametrize("max_distance", [None, 0.6])

@@ -55,6 +55,7 @@ def test_the_rule_is_the_same_for_arrays_and_tensors(
     referral = {"malignant_probability", "refer"}
     # The class "own" may be malignant or benign.
     assert outputs.keys() & referral == (set() if "own" in names else referral)
+    assert ("out_of_distribution" in outputs) == (max_distance is not None)
     in_graph = decide(
         tf.constant(PROBABILITIES, tf.float32), tf.constant(DISTANCES, tf.float32)
     )

@@ -75,7 +75,8 @@ def test_predictions_are_those_of_the_predict_command(model: ServedModel) -> Non
         assert prediction["file"] == row["file"]
         assert prediction["status"] == row["status"]
         assert prediction["refer"] == row["refer"]
-        assert prediction["out_of_distribution"] == row["out_of_distribution"]
+        is_ood = row["out_of_distribution"]
+        assert prediction["out_of_distribution"] is (None if is_ood is pd.NA else is_ood)
         assert (prediction["predicted_class"] or "") == row["predicted_class"]
         assert "; ".join(prediction["prediction_set"]) == row["prediction_set"]
         probabilities = prediction["probabilities"] or {}

@@ -61,8 +61,9 @@ class Model:
     ) -> pd.DataFrame:
         """Returns a table with one row per image: probabilities, decision, status.
 
-        Unreadable images have a `status` other than "ok" and no numbers. The columns are
-        described by `python scripts/predict.py --help`. Not a medical device.
+        Unreadable images have a `status` other than "ok" and no numbers. The column
+        `out_of_distribution` is NA if OOD detection is switched off for the model. All
+        columns are described by `python scripts/predict.py --help`. Not a medical device.
 
         Args:
             images: One of the following, or a list of them: a file, a directory (searched

@@ -55,7 +55,8 @@ class Arguments:
                              malignant probability reaches the threshold, or the image is
                              out-of-distribution or unreadable. The threshold was chosen on
                              the validation split and is printed at the end
-      out_of_distribution    whether ood_distance exceeds the OOD limit
+      out_of_distribution    whether ood_distance exceeds the OOD limit; empty if OOD
+                             detection is switched off for this model
       ood_distance           cosine distance between the features of the image and those of
                              its 10th nearest validation image
 

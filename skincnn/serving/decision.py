@@ -40,7 +40,7 @@ def find_reason(prediction: Prediction, rule: DecisionRule) -> Reason:
     """Returns the reason for the referral decision of the model."""
     if prediction["status"].decode() != OK:
         return "unreadable"
-    if prediction["out_of_distribution"]:
+    if prediction.get("out_of_distribution"):
         return "out_of_distribution"
     if rule.target is None:
         return "no_target"

@@ -84,7 +84,7 @@ def served_output(batches: Sequence[Mapping[str, npt.NDArray[Any]]]) -> Output:
         outputs["uncalibrated_probabilities"],
         outputs["ood_distance"],
         outputs.get("refer"),
-        outputs["out_of_distribution"],
+        outputs.get("out_of_distribution", np.zeros(len(outputs["ood_distance"]), bool)),
     )
 
 

@@ -47,7 +47,7 @@ def postprocess(
         ood_distance: OOD distance, averaged over models, float32 [batch]; NaN without
             `distances`.
         out_of_distribution: Whether the distance exceeds `rule.max_distance`, bool [batch];
-            always false if OOD detection is switched off.
+            only if OOD detection is switched on.
         status: `OK` or `UNREADABLE`, string [batch].
     """
     log_mean = tf.reduce_logsumexp(
@@ -64,12 +64,12 @@ def postprocess(
     predicted = tf.gather(names, tf.argmax(log_mean, axis=-1))
     rows = is_readable[:, None]
     decisions = {}
+    if rule.max_distance is not None:
+        decisions["out_of_distribution"] = is_readable & out_of_distribution
     if rule.target is not None:
         malignant = sum(probabilities[:, index] for index in rule.target.classes)
-        decisions = {
-            "malignant_probability": tf.where(is_readable, malignant, math.nan),
-            "refer": ~is_readable | refer,
-        }
+        decisions["malignant_probability"] = tf.where(is_readable, malignant, math.nan)
+        decisions["refer"] = ~is_readable | refer
     return decisions | {
         "probabilities": tf.where(rows, probabilities, math.nan),
         "uncalibrated_probabilities": tf.where(rows, uncalibrated, math.nan),
@@ -77,6 +77,5 @@ def postprocess(
         "predicted_class": tf.where(is_readable, predicted, ""),
         "in_prediction_set": rows & rule.prediction_set(probabilities),
         "ood_distance": tf.where(is_readable, distance, math.nan),
-        "out_of_distribution": is_readable & out_of_distribution,
         "status": tf.where(is_readable, OK, UNREADABLE),
     }

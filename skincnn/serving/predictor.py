@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,7 @@ from skincnn.serving.export_info import (
     info_path,
     read_export_info,
 )
-from skincnn.serving.images import convert_file, read_images
+from skincnn.serving.images import OK, convert_file, read_images
 from skincnn.serving.network import LOGITS, OOD_DISTANCE
 from skincnn.serving.postprocessing import postprocess
 from skincnn.serving.runtimes import Infer, Inputs, Outputs, find_runtime
@@ -143,14 +144,23 @@ def predict_files(
         table[f"{PROBABILITY_PREFIX}{name}"] = predictions["probabilities"][:, index]
     names = np.array(predictor.rule.class_names, object)
     sets = ["; ".join(names[row]) for row in predictions["in_prediction_set"]]
-    texts = {
+    converted: dict[str, Any] = {
         "predicted_class": decode_strings(predictions["predicted_class"]),
         "prediction_set": sets,
+        "out_of_distribution": _find_ood(predictions, predictor.rule),
     }
     for name in columns(predictor.rule):
         if name not in table:
-            table[name] = texts[name] if name in texts else predictions[name]
+            table[name] = converted[name] if name in converted else predictions[name]
     return table
+
+
+def _find_ood(predictions: Predictions, rule: DecisionRule) -> pd.Series:
+    """Returns which images are OOD; NA if this is not checked, and for unreadable files."""
+    if rule.max_distance is None:
+        return pd.Series(pd.NA, range(len(predictions["status"])), "boolean")
+    is_ood = pd.Series(predictions["out_of_distribution"], dtype="boolean")
+    return is_ood.where(predictions["status"] == OK.encode())
 
 
 def columns(rule: DecisionRule) -> tuple[str, ...]:

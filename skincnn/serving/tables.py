@@ -143,7 +143,7 @@ def to_lines(table: pd.DataFrame, *, as_json: bool) -> list[str]:
         return [json.dumps(row, allow_nan=False) for row in values.to_dict("records")]
     columns = [table[name].to_numpy() for name in table]
     rows = zip(*columns, strict=True)
-    return [csv_line("" if cell != cell else cell for cell in row) for row in rows]
+    return [csv_line("" if pd.isna(cell) else cell for cell in row) for row in rows]
 
 
 def csv_line(cells: Iterable[object]) -> str:
@@ -202,5 +202,7 @@ def isic_submission(predictions: pd.DataFrame, rule: DecisionRule) -> pd.DataFra
     for name in ISIC_COLUMNS[year]:
         table[name] = y_prob[:, classes.index(name)]
     if year == "2019":
-        table["UNK"] = predictions["out_of_distribution"].astype(float)
+        table["UNK"] = (
+            predictions["out_of_distribution"].astype("boolean").fillna(False).astype(float)
+        )
     return table

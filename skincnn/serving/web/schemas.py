@@ -66,7 +66,8 @@ class ImagePrediction(Part):
             classes are not known.
         reason: The reason for this decision.
         explanation: The decision and its reason as a sentence.
-        out_of_distribution: Whether the distance exceeds the OOD limit.
+        out_of_distribution: Whether the distance exceeds the OOD limit; None if OOD
+            detection is switched off, and for an unreadable file.
         ood_distance: Distance of the features from those of the reference images.
     """
 
@@ -79,7 +80,7 @@ class ImagePrediction(Part):
     refer: bool | None
     reason: Reason
     explanation: str
-    out_of_distribution: bool
+    out_of_distribution: bool | None
     ood_distance: float | None
 
 
@@ -181,6 +182,7 @@ def _to_prediction(name: str, output: Prediction, rule: DecisionRule) -> ImagePr
     probabilities = dict(zip(rule.class_names, values, strict=True))
     in_set = zip(rule.class_names, output["in_prediction_set"], strict=True)
     status = output["status"].decode()
+    checked = status == OK and rule.max_distance is not None
     return ImagePrediction(
         file=name,
         status=status,
@@ -191,7 +193,7 @@ def _to_prediction(name: str, output: Prediction, rule: DecisionRule) -> ImagePr
         refer=None if rule.target is None else bool(output["refer"]),
         reason=find_reason(output, rule),
         explanation=explain_decision(output, rule),
-        out_of_distribution=bool(output["out_of_distribution"]),
+        out_of_distribution=bool(output["out_of_distribution"]) if checked else None,
         ood_distance=_finite(output["ood_distance"]),
     )
 
