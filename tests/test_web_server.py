@@ -311,6 +311,8 @@ def test_the_page_in_a_browser(browser: Any, server: Server, tmp_path: Path) -> 
     assert PREDICTION.search(shown)
     (prediction,) = server.predict(good.read_bytes())
     assert prediction["explanation"] in shown
+    # The demo data have few lesions of each class.
+    assert "therefore in every set: actinic" in shown
     assert page.evaluate(fits)
     # With the keyboard alone: choose another class, and show its heat map.
     select = page.get_by_label("Heat map (Grad-CAM) for")

@@ -147,7 +147,7 @@ function show(prediction, file, metadata) {
   const names = prediction.prediction_set.map(fullName).join(", ");
   const none = "no class; the image is unlike most validation images of every class";
   find(".set", article).textContent = `Prediction set: ${names || none}. For about 90 of 100 images of each diagnosis, `
-    + "if they are like the validation images, the set contains that diagnosis.";
+    + "if they are like the validation images, the set contains that diagnosis." + explainSet(prediction.prediction_set);
   find("tbody", article).replaceChildren(...rows.map(showClass));
   const image = find(".image", article);
   image.src = URL.createObjectURL(file);
@@ -156,6 +156,14 @@ function show(prediction, file, metadata) {
   image.onerror = () => image.remove(); // The browser cannot show the format.
   showExplanation(find(".explain", article), best, file, metadata);
   return article;
+}
+
+// A class with the threshold 0 is in every set.
+function explainSet(set) {
+  const always = model.classes.filter((one, i) => model.rule.set_thresholds[i] === 0).map((one) => one.full_name);
+  const all = set.length === model.classes.length ? " This set contains every class: the model rules out no diagnosis for this image." : "";
+  const few = always.length ? ` Too few validation images show these classes, which are therefore in every set: ${always.join(", ")}.` : "";
+  return all + few;
 }
 
 function showClass([name, probability]) {
