@@ -273,6 +273,23 @@ def test_an_unreadable_file_does_not_affect_the_others(name: str) -> None:
     assert not batch[1].numpy().any()
 
 
+def test_converted_files_give_the_same_images_with_a_smaller_graph() -> None:
+    contents = [convert_file(FILES[name]) for name in sorted(FILES)]
+    contents.append(convert_file(encode(IMAGE, "JPEG", exif=exif(6))))
+    files = tf.constant([file for file in contents if isinstance(file, bytes)] + [b""])
+    graphs = [
+        tf.function(lambda c, flag=flag: read_images(c, CONFIG, converted=flag))
+        for flag in (False, True)
+    ]
+    for general, converted in zip(*(graph(files) for graph in graphs), strict=True):
+        np.testing.assert_array_equal(general, converted)
+    sizes = [
+        len(graph.get_concrete_function(files).graph.as_graph_def().SerializeToString())
+        for graph in graphs
+    ]
+    assert sizes[1] < sizes[0] / 4
+
+
 def test_an_empty_batch_and_a_batch_of_unreadable_files() -> None:
     batch, is_readable = read_images(tf.constant([], tf.string), CONFIG)
     assert batch.shape == (0, 32, 32, 3)

@@ -45,7 +45,7 @@ class Explainer:
         self.grad_cam = GradCam(load_model(workdir, info))
         # Compiled once: each graph of an eager call would take memory and a second.
         self._read = tf.function(
-            lambda contents: read_images(contents, self.config.data)[0],
+            lambda contents: read_images(contents, self.config.data, converted=True)[0],
             input_signature=[tf.TensorSpec((None,), tf.string)],
         )
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from skincnn.config import DataConfig
+from skincnn.data import preprocess as preprocessing
 from skincnn.data.preprocess import decode, preprocess
 from skincnn.model.orientations import orient
 from tfds_ham10000 import image_files
@@ -58,24 +59,30 @@ def convert_file(content: bytes | str) -> bytes | str:
         return f"unreadable: {error}"
 
 
-def read_images(contents: tf.Tensor, config: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
+def read_images(
+    contents: tf.Tensor, config: DataConfig, *, converted: bool = False
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Reads a batch of image files; unreadable files do not affect the others.
 
     Args:
         contents: File contents, string [batch]; see `read_image`.
         config: See `data.preprocess.read_image`.
+        converted: Whether all files are from `convert_file`, which makes images upright and
+            checks their size. A graph without these steps is traced in a quarter of the
+            time.
 
     Returns:
         Images, uint8 [batch, image_size, image_size, 3], black for unreadable files; and
         whether each file is readable, bool [batch].
     """
+    read = preprocessing.read_image if converted else read_image
     count = tf.size(contents, tf.int64)
     blank = tf.zeros((config.image_size, config.image_size, 3), tf.uint8)
     dataset = (
         tf.data.Dataset.from_tensor_slices(contents)
         .enumerate()
         .map(
-            lambda index, content: (index, read_image(content, config)),
+            lambda index, content: (index, read(content, config)),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         .ignore_errors()

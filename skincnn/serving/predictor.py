@@ -271,11 +271,11 @@ def _load_export(path: Path) -> Predictor:
 def _predict_with(
     infer: Infer, data: DataConfig, rule: DecisionRule, *, clinical_metadata: bool
 ) -> Predict:
-    """Returns a function that decodes image files and predicts them with `infer`."""
+    """Returns a function that predicts files from `convert_file` with `infer`."""
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])
     def read(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return read_images(contents, data)
+        return read_images(contents, data, converted=True)
 
     def predict(contents: Sequence[bytes], metadata: pd.DataFrame) -> Predictions:
         images, is_readable = read(tf.constant(list(contents), tf.string))
