@@ -51,7 +51,7 @@ _MODULES = {
     "skincnn.config": ("Config",),
     "skincnn.presets": ("preset",),
 }
-_WITH_TENSORFLOW = ("skincnn.api.data", "skincnn.api.model", "skincnn.api.run")
+_WITH_TENSORFLOW = tuple(name for name in _MODULES if name.startswith("skincnn.api."))
 
 
 def __getattr__(name: str) -> object:

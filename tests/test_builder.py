@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -153,6 +154,8 @@ def test_prepare_data_builds_once_and_prints_the_folder(
     first = prepare("isic2018", data_dir, "--manual-dir", manual_dir)
     assert first.returncode == 0, first.stderr
     assert f"is in {data_dir}/ham10000/isic2018" in first.stdout
+    assert re.search(rf"^Building ham10000/isic2018/.* in {data_dir}", first.stderr, re.M)
+    assert "Downloading" not in first.stdout + first.stderr
     assert "fold_9: 21 images" in first.stdout
     assert "0 image(s) are not stored byte for byte" in first.stdout
     assert "missing values: dx_type 0, age 5, sex 0, localization 0" in first.stdout

@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from PIL import Image
+
+import skincnn
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 UNUSED = ("sklearn.cluster", "keras_tuner", "skincnn.training", "skincnn.reporting.plots")
@@ -20,6 +23,15 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done
+
+
+def test_commands_start_tensorflow_before_they_import_the_api() -> None:
+    """Otherwise, TensorFlow prints its messages."""
+    paths = [path for path in (ROOT / "skincnn/cli").glob("*.py") if path.stem != "common"]
+    texts = [text for path in paths if "from skincnn.api" in (text := path.read_text())]
+    assert len(texts) >= 3
+    assert all("    common.load_tensorflow()\n" in text for text in texts)
+    assert {"skincnn.api.compare", "skincnn.api.run"} < set(skincnn._WITH_TENSORFLOW)
 
 
 @pytest.mark.slow
@@ -35,19 +47,22 @@ def test_api_prints_no_messages_of_tensorflow(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("model", ["export/skincnn/1", "model.keras"])
 def test_prediction_costs_little_more_than_loading_the_model(
-    run: Run, tmp_path: Path
+    model: str, run: Run, tmp_path: Path
 ) -> None:
-    """The CPU time is at most 1.3 times that of importing TensorFlow and the SavedModel."""
-    workdir, _ = run
+    """The CPU time is at most 1.3 times that of importing TensorFlow and the model."""
+    path = run[0] / model
     image = tmp_path / "image.jpg"
     Image.new("RGB", (600, 450), (200, 150, 140)).save(image)
     load = (
         "import tensorflow as tf\n"
-        f"tf.saved_model.load('{workdir}/export/skincnn/1').signatures['serving_default']"
+        f"tf.saved_model.load({str(path)!r}).signatures['serving_default']"
     )
+    if model == "model.keras":
+        load = f"import keras, skincnn.model.layers; keras.saving.load_model({str(path)!r})"
     predict = (
-        f"import sys; sys.argv = ['skincnn predict', {str(workdir)!r}, {str(image)!r}]\n"
+        f"import sys; sys.argv = ['skincnn predict', {str(path)!r}, {str(image)!r}]\n"
         "from skincnn.cli.predict import command; command()\n"
         f"print([x for x in {UNUSED} if x in sys.modules], file=sys.stderr)"
     )

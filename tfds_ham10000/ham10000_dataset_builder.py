@@ -151,6 +151,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """Returns the report of the build."""
         return BuildReport.model_validate_json(Path(self.data_dir, REPORT).read_bytes())
 
+    def _log_download_bytes(self) -> None:
+        """Prints one line; TFDS prints "Downloading" even if nothing is downloaded."""
+        print(f"Building {self.info.full_name} in {self.data_dir}", file=sys.stderr)
+
+    def _log_download_done(self) -> None:
+        """Prints nothing, unlike TFDS."""
+
     def _create_builder_config(
         self, builder_config: str | Ham10000Config | None, version: str | None
     ) -> Ham10000Config:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tyro
 
+from skincnn.cli import common
 from skincnn.cli.help.text import parse_arguments
 from skincnn.files import replacing, write_text
 
@@ -65,6 +66,7 @@ class Arguments:
 def command() -> None:
     """Parses the arguments, prints the tables, and writes the tables and a chart."""
     arguments = parse_arguments(Arguments)
+    common.load_tensorflow()
     from skincnn.api.compare import compare
 
     options = dataclasses.asdict(arguments)
