@@ -17,6 +17,9 @@ class Part(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def __str__(self) -> str:
+        return repr(self)
+
 
 class Record(Part):
     """The content of one JSON file."""

@@ -12,6 +12,7 @@ from run_dirs import make_member, predict_lesions, score_test
 
 from skincnn.config import Config
 from skincnn.data.label_maps import LabelMap
+from skincnn.evaluation.aggregate import MemberScores, MembersResult
 from skincnn.evaluation.external.result import (
     ChosenPrevalence,
     ExternalResult,
@@ -20,8 +21,6 @@ from skincnn.evaluation.external.result import (
 )
 from skincnn.evaluation.mistakes import Mistakes
 from skincnn.evaluation.results import (
-    MemberScores,
-    MembersResult,
     OodResult,
     OodSet,
     OodSplit,

@@ -64,7 +64,7 @@ def test_all_public_names_exist_and_are_documented() -> None:
         skincnn.trian  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["config", "presets", "metrics"])
+@pytest.mark.parametrize("name", ["config", "presets", "metrics", "metrics.bootstrap"])
 def test_examples_in_docstrings(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"skincnn.{name}"))
     assert result.attempted > 0
@@ -248,6 +248,12 @@ def test_an_evaluation_returns_the_result_that_it_writes(
     assert result.metrics["accuracy"].value == stored["metrics"]["accuracy"]["value"]
     assert copy.report().read_text().startswith("<!doctype html>")
     assert "balanced accuracy" in copy._repr_html_()
+    text = str(result)
+    assert text == repr(result)
+    assert len(text.splitlines()) < 12
+    assert f"  {result.metrics['accuracy']}  accuracy" in text
+    assert f"  {result.targets['melanoma'].auc}  melanoma AUC" in text
+    assert "\n| run | macro F1 |" in repr(skincnn.compare([copy]))
     predictions = copy.predictions()
     compared = skincnn.compare([copy], variants=True).to_frame()
     row = compared.set_index("run").loc["run"]

@@ -14,8 +14,13 @@ from sklearn.metrics import balanced_accuracy_score
 
 from skincnn.config import FINAL_TEST_FOLD, Config
 from skincnn.errors import ConfigError
-from skincnn.evaluation.aggregate import cross_validation_configs, pool, write_aggregate
-from skincnn.evaluation.results import MembersResult, SplitResult, read_result
+from skincnn.evaluation.aggregate import (
+    MembersResult,
+    cross_validation_configs,
+    pool,
+    write_aggregate,
+)
+from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.inference.predictions import read_predictions, table_path
 from skincnn.inference.run_dir import read_run_info
 from skincnn.records import write_record

@@ -15,9 +15,8 @@ from skincnn.config import Config, EvaluateConfig, StageConfig, TrainConfig
 from skincnn.data.leakage import SplitLeakage
 from skincnn.errors import ConfigError
 from skincnn.evaluation import results, robustness
+from skincnn.evaluation.aggregate import MemberScores, MembersResult
 from skincnn.evaluation.results import (
-    MemberScores,
-    MembersResult,
     OodResult,
     OodSet,
     OodSplit,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from skincnn.api.model import Model
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Scores of runs with intervals, and paired differences from the first run.
 
@@ -49,8 +49,10 @@ class Comparison:
         """Returns a chart of the metric `sort`."""
         return to_image(comparison_tables.plot_comparison(self.tables, self.sort))
 
-    def _repr_markdown_(self) -> str:
+    def __repr__(self) -> str:
         return self.to_markdown()
+
+    _repr_markdown_ = __repr__
 
 
 def compare(

@@ -19,8 +19,6 @@ from skincnn.data.leakage import LeakageAudit, SplitLeakage
 from skincnn.errors import ConfigError
 from skincnn.evaluation.ood import distance_limit
 from skincnn.evaluation.results import (
-    MemberScores,
-    MembersResult,
     SplitResult,
     read_split_results,
     result_path,
@@ -34,7 +32,7 @@ from skincnn.inference.predictions import (
 )
 from skincnn.inference.run_dir import CONFIG_FILE, RUN_FILE, Member, RunInfo, read_run
 from skincnn.metrics.bootstrap import Estimate
-from skincnn.records import Record, write_record
+from skincnn.records import Part, Record, write_record
 
 PRODUCTS = (
     *("predictions", "results", "figures", "report.html", "README.md", "checklists"),
@@ -62,6 +60,25 @@ class EvaluatedRun:
     def name(self) -> str:
         """Name of the directory."""
         return self.workdir.resolve().name
+
+
+class MemberScores(Part):
+    """The test scores of one model of an ensemble or a cross-validation.
+
+    `differences` are paired, ensemble minus model; a cross-validation has none, because its
+    models are tested on different images.
+    """
+
+    name: str
+    metrics: dict[str, Estimate]
+    differences: dict[str, Estimate]
+
+
+class MembersResult(Record):
+    """results/members.json: scores of the models, in the order of `RunInfo.members`."""
+
+    split: str
+    members: tuple[MemberScores, ...]
 
 
 @dataclass(frozen=True)

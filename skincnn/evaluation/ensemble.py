@@ -12,6 +12,7 @@ from skincnn.errors import ConfigError
 from skincnn.evaluation.aggregate import (
     Aggregate,
     EvaluatedRun,
+    MembersResult,
     combine_info,
     describe_member,
     read_evaluated_run,
@@ -19,7 +20,7 @@ from skincnn.evaluation.aggregate import (
 )
 from skincnn.evaluation.ood import choose_max_distance, score_all_ood
 from skincnn.evaluation.resampled import Resampled
-from skincnn.evaluation.results import InferenceCost, MembersResult, split_name
+from skincnn.evaluation.results import InferenceCost, split_name
 from skincnn.evaluation.scoring import InferenceVariant, score_differences, score_variants
 from skincnn.inference.ood_images import OOD_TABLE
 from skincnn.inference.predictions import mean_predictions, read_predictions, table_path

@@ -16,7 +16,9 @@ from skincnn.data.identifiers import Unit
 from skincnn.data.leakage import SplitLeakage
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.calibration import CalibrationMap
+from skincnn.metrics.classification import SUMMARY_METRICS
 from skincnn.metrics.conformal import PredictionSetScores
+from skincnn.metrics.operating_points import HEADLINE_POINT
 from skincnn.metrics.predictive_values import PrevalenceScores
 from skincnn.records import Part, Record, read_record, write_record
 
@@ -295,6 +297,20 @@ class SplitResult(Record):
         """The unit by which images are grouped; see `Identifiers`."""
         return self.characteristics.identifiers.unit
 
+    def __repr__(self) -> str:
+        """Returns the main scores with their intervals."""
+        scores = {name: self.metrics[name] for name in SUMMARY_METRICS}
+        for name, target in self.targets.items():
+            scores[f"{name} AUC"] = target.auc
+            if rates := target.operating_points[HEADLINE_POINT.key].rates:
+                text = f"{name} sensitivity, {HEADLINE_POINT.text} on validation"
+                scores[text] = rates["sensitivity"]
+        name, level = split_name(self.split, self.variant), 100 * self.confidence
+        lines = [f"{name}: {self.num_images:,} images of {self.stored_in}"]
+        lines += [f"  {score}  {text}" for text, score in scores.items()]
+        end = "all scores: the fields, and report.html of run.report()"
+        return "\n".join([*lines, f"  ({level:.0f} % intervals; {end})"])
+
 
 class OodSet(Part):
     """Detection of one set of OOD images.
@@ -338,25 +354,6 @@ class OodResult(Record):
     is_on: bool
     splits: dict[str, OodSplit]
     sets: tuple[OodSet, ...]
-
-
-class MemberScores(Part):
-    """The test scores of one model of an ensemble or a cross-validation.
-
-    `differences` are paired, ensemble minus model; a cross-validation has none, because its
-    models are tested on different images.
-    """
-
-    name: str
-    metrics: dict[str, Estimate]
-    differences: dict[str, Estimate]
-
-
-class MembersResult(Record):
-    """results/members.json: scores of the models, in the order of `RunInfo.members`."""
-
-    split: str
-    members: tuple[MemberScores, ...]
 
 
 def result_path(workdir: Path, name: str) -> Path:

@@ -35,8 +35,8 @@ def bootstrap_ci(
     >>> y_prob = [[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.3, 0.7], [0.2, 0.8], [0.6, 0.4]]
     >>> bootstrap_ci(y_true, y_prob, "accuracy").value
     0.666667
-    >>> bootstrap_ci(y_true, y_prob, "recall", label=1).value
-    0.666667
+    >>> print(bootstrap_ci(y_true, y_prob, "recall", label=1))
+    0.667 [0.188, 0.945]
 
     Args:
         y_true: Integer labels, [num_images].

@@ -20,6 +20,10 @@ Resamples = npt.NDArray[np.uint8]
 Returned = TypeVar("Returned")
 BLOCK_CELLS = 50_000
 """Approximate number of weights in a block of resamples, which fit the CPU cache."""
+UNDEFINED = "not defined"
+"""Shown for an undefined score, such as the recall of a class without images."""
+NO_INTERVAL = "no interval"
+"""Shown instead of an interval that cannot be computed."""
 MIN_ROWS = 16
 """Minimum number of resamples in a block: metrics sort all images once for each block."""
 
@@ -31,11 +35,31 @@ class Estimate:
     `value` is None if the score is undefined, for example that of a class without images.
     `low` and `high` are None if the score is undefined on the full sample or in more than
     half of the resamples, or if it is estimated from fewer than two groups.
+
+    >>> print(Estimate(0.6366, 0.5481, 0.7272))
+    0.637 [0.548, 0.727]
+    >>> f"{Estimate(0.0431, 0.012, 0.0713):+.2f}"
+    '+0.04 [+0.01, +0.07]'
     """
 
     value: float | None
     low: float | None
     high: float | None
+
+    def __str__(self) -> str:
+        return format(self)
+
+    def __format__(self, spec: str) -> str:
+        """Returns the score with its interval; `spec` formats each number."""
+        if self.value is None:
+            return UNDEFINED
+        return f"{self.value:{spec or '.3f'}} [{self.ends(spec)}]"
+
+    def ends(self, spec: str = "") -> str:
+        """Returns the ends of the interval, such as "0.548, 0.727"."""
+        if self.low is None or self.high is None:
+            return NO_INTERVAL
+        return f"{self.low:{spec or '.3f'}}, {self.high:{spec or '.3f'}}"
 
 
 class Weights:

@@ -257,6 +257,8 @@ def find_metric(name: str, what: str = "`train.monitor`") -> Metric:
     return replace(metric, function=score) if isinstance(metric, Metric) else Metric(score)
 
 
+SUMMARY_METRICS = ("balanced_accuracy", "macro_f1", "accuracy", "macro_auc")
+"""The main metrics, which summaries show."""
 PER_CLASS_METRICS: dict[str, MetricFunction] = {
     "recall": recall_per_class,
     "specificity": specificity_per_class,

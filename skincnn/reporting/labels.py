@@ -7,14 +7,10 @@ from collections.abc import Mapping
 from skincnn.classes import NOTHING_DECLARED, LesionClass, describe
 from skincnn.evaluation.results import ProbabilityBand, SplitResult
 from skincnn.inference.logit_adjustment import ADJUSTED, unadjusted_name
-from skincnn.metrics.bootstrap import Estimate
+from skincnn.metrics.bootstrap import NO_INTERVAL, UNDEFINED, Estimate
 
-UNDEFINED = "not defined"
-"""Shown for an undefined score, such as the recall of a class without images."""
 TOO_FEW = "too few to score"
 """Shown instead of the scores of a subgroup of too few patients, lesions or images."""
-NO_INTERVAL = "no interval"
-"""Shown instead of an interval that cannot be computed."""
 METRIC_LABELS = {
     "macro_auc_above_80_sensitivity": "macro AUC above 80 % sensitivity",
     "isic_score": "ISIC 2018 score",
@@ -156,21 +152,12 @@ def corruption_label(name: str) -> str:
 
 def interval(score: Estimate, spec: str = ".3f") -> str:
     """Returns a score with its interval, such as "0.637 [0.548, 0.727]"."""
-    if score.value is None:
-        return UNDEFINED
-    return f"{score.value:{spec}} [{interval_ends(score, spec)}]"
+    return format(score, spec)
 
 
 def signed(difference: Estimate) -> str:
     """Returns a difference with its interval, such as "+0.043 [+0.012, +0.071]"."""
     return interval(difference, "+.3f")
-
-
-def interval_ends(score: Estimate, spec: str = ".3f") -> str:
-    """Returns the interval of a score, such as "0.548, 0.727"."""
-    if score.low is None or score.high is None:
-        return NO_INTERVAL
-    return f"{score.low:{spec}}, {score.high:{spec}}"
 
 
 def percent(score: Estimate) -> str:

@@ -14,10 +14,10 @@ from skincnn.commands import command_line
 from skincnn.config import Config, read_config
 from skincnn.data.leakage import LeakageAudit, SplitLeakage
 from skincnn.errors import ConfigError
+from skincnn.evaluation.aggregate import MembersResult
 from skincnn.evaluation.external.result import ExternalResult, read_external
 from skincnn.evaluation.results import (
     FOLDER,
-    MembersResult,
     OodResult,
     SplitResult,
     read_result,

@@ -8,7 +8,7 @@ from skincnn import classes
 from skincnn.evaluation.results import SplitResult
 from skincnn.reporting.checklist import complete_checklist
 from skincnn.reporting.html import report_environment
-from skincnn.reporting.labels import interval_ends, metric_label
+from skincnn.reporting.labels import metric_label
 from skincnn.reporting.load import RunResults
 from skincnn.reporting.text.dataset_text import data_label
 from skincnn.reporting.text.report_text import find_melanoma
@@ -91,7 +91,7 @@ def _result(results: RunResults, result: SplitResult) -> dict[str, object]:
         "metrics": [
             {
                 "type": hub_name,
-                "name": f"{label} [{interval_ends(score)}]",
+                "name": f"{label} [{score.ends()}]",
                 "value": score.value,
             }
             for hub_name, label, score in scores

@@ -16,6 +16,7 @@ from skincnn.evaluation.results import SplitResult
 from skincnn.files import replacing, write_text
 from skincnn.inference.predictions import arrays
 from skincnn.metrics.calibration import reliability
+from skincnn.metrics.classification import SUMMARY_METRICS
 from skincnn.metrics.operating_points import HEADLINE_POINT, decision_curve
 from skincnn.metrics.sample import Sample
 from skincnn.reporting import evaluation_plots as plots
@@ -35,7 +36,6 @@ from skincnn.reporting.text.dataset_text import data_label, describe_datasets
 from skincnn.reporting.text.external_text import describe_images, describe_overlap
 from skincnn.reporting.text.identifier_text import describe_counts, describe_identifiers
 from skincnn.reporting.text.report_text import (
-    SUMMARY_METRICS,
     SYNTHETIC,
     describe_missed,
     describe_missing_classes,

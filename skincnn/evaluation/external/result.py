@@ -101,6 +101,11 @@ class ExternalResult(Record):
     out_of_distribution: Estimate | None
     prevalences: tuple[ChosenPrevalence, ...]
 
+    def __repr__(self) -> str:
+        """Returns the main scores with their intervals."""
+        counted = f"{self.scores.num_images:,} of {self.num_images:,} images were scored"
+        return f"{self.dataset}: {counted}\n{self.scores}"
+
 
 def external_name(dataset: str) -> str:
     """Returns the name of the table and the result of a dataset: "external.<dataset>"."""

@@ -27,6 +27,7 @@ from skincnn.evaluation.robustness import (
 from skincnn.evaluation.scoring import MELANOMA_RECALL
 from skincnn.inference.logit_adjustment import unadjusted_name
 from skincnn.metrics.bootstrap import Estimate
+from skincnn.metrics.classification import SUMMARY_METRICS
 from skincnn.metrics.operating_points import HEADLINE_POINT
 from skincnn.reporting.labels import (
     ATTRIBUTE_LABELS,
@@ -54,7 +55,6 @@ from skincnn.reporting.text.training_text import (
     is_leaky,
 )
 
-SUMMARY_METRICS = ("balanced_accuracy", "macro_f1", "accuracy", "macro_auc")
 INTERVAL_METHOD = "score intervals with the variance of a bootstrap"
 COVERAGE = "The measured coverage of the intervals is in docs/coverage.md."
 SYNTHETIC = (
