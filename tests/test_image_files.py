@@ -13,11 +13,13 @@ from tfds_ham10000.image_files import (
     HIDDEN,
     LOOP,
     NO_SUFFIX,
+    SPECIAL,
     ImageFiles,
     describe_skipped,
     find_files,
     find_members,
     printable,
+    read_file,
 )
 from tfds_ham10000.records import SourceError
 
@@ -79,13 +81,14 @@ def test_links_are_followed_but_loops_are_not(tmp_path: Path) -> None:
     found = find_files(tmp_path / "root")
     names = [str(path.relative_to(tmp_path / "root")) for path in found.files]
     # What is not a readable file is reported when it is read.
-    assert names == ["a/link/deep/1.jpg", "lost.png", "pipe.jpg"]
+    assert names == ["a/link/deep/1.jpg", "lost.png"]
     reasons = {str(p.relative_to(tmp_path / "root")): r for p, r in found.skipped.items()}
     assert reasons == {
         "a/link/deep/back": LOOP,
         "a/b/up": LOOP,
         "a/b/self": BROKEN_LINK,
         "lost": BROKEN_LINK,
+        "pipe.jpg": SPECIAL,
     }
 
 
@@ -121,9 +124,12 @@ def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "zeros.jpg").symlink_to("/dev/zero")
     (tmp_path / "broken.jpg").symlink_to("nowhere")
     files = ImageFiles([tmp_path])
-    for image_id in ("pipe", "zeros"):
+    assert files.skipped == {
+        f"{tmp_path.name}/{name}": SPECIAL for name in ("pipe.jpg", "zeros.jpg")
+    }
+    for name in ("pipe.jpg", "zeros.jpg", "."):
         with pytest.raises(SourceError, match="pipe or device"):
-            files.read(image_id)
+            read_file(tmp_path / name)
     with pytest.raises(SourceError, match="No such file"):
         files.read("broken")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,7 @@ def test_a_folder_is_read_recursively(tmp_path: Path) -> None:
     for number in range(2):
         Image.new("RGB", (40, 30), (number, 200, 0)).save(folder / f"sub/{number}.PNG")
     (folder / "notes.txt").write_text("not an image")
+    os.mkfifo(folder / "pipe.jpg")  # reading it would block
     rows, images = read_ood_folder(folder, DATA)
     expected = {"set": ["cats"] * 2, "image_id": ["cats/sub/0.PNG", "cats/sub/1.PNG"]}
     pd.testing.assert_frame_equal(rows, pd.DataFrame(expected))

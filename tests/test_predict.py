@@ -30,13 +30,14 @@ from skincnn.inference.predictions import arrays, read_predictions
 from skincnn.inference.run_dir import RUN_FILE, read_run_info
 from skincnn.metrics.calibration import CalibrationMap
 from skincnn.records import write_record
-from skincnn.serving import conversion, prefetch
+from skincnn.serving import conversion
 from skincnn.serving.decision import explain_rule
 from skincnn.serving.export import ExportSpec
 from skincnn.serving.images import OK, TOO_LARGE, UNREADABLE
 from skincnn.serving.predictor import columns, load_predictor, predict_files
 from skincnn.serving.prefetch import read_file
 from skincnn.serving.tables import select_clinical_metadata
+from tfds_ham10000 import image_files
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 NAMES = ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]
@@ -388,7 +389,7 @@ def test_only_files_are_opened(tmp_path: Path) -> None:
 def test_a_file_without_a_known_size_is_read_up_to_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prefetch, "MAX_BYTES", 4)
+    monkeypatch.setattr(image_files, "MAX_BYTES", 4)
     paths = [Path("/proc/self/stat"), tmp_path / "four.jpg", tmp_path / "five.jpg"]
     paths[1].write_bytes(b"1234")
     paths[2].write_bytes(b"12345")

@@ -31,8 +31,10 @@ NO_SUFFIX = "no supported suffix"
 ARCHIVE = "an archive"
 LOOP = "a link to a directory that contains it"
 BROKEN_LINK = "a broken link"
+SPECIAL = "a pipe or device"
 MAX_BYTES = 30_000_000
 """Maximum size of an image file in bytes. Larger files are not read."""
+TOO_LARGE = f"expected at most {MAX_BYTES} bytes"
 ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
 """Errors that reading an archive can raise. `zipfile` raises RuntimeError if the archive is
 encrypted or the compression is not supported."""
@@ -58,10 +60,10 @@ class Found:
 def find_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Found:
     """Returns the files at any depth of a directory.
 
-    Hidden files and directories, and those in `SYSTEM_NAMES`, are skipped. Links are
-    followed, except to a directory that contains the link. A name with one of the suffixes
-    that is neither a directory nor a readable file, such as a broken link, is among the
-    files, so that reading it reports the reason.
+    Hidden files and directories, those in `SYSTEM_NAMES`, pipes and devices are skipped.
+    Links are followed, except to a directory that contains the link. A broken link with one
+    of the suffixes, and a file that is not readable, are among the files, so that reading
+    them reports the reason.
 
     Args:
         folder: The directory. If it cannot be read, the result is empty.
@@ -78,12 +80,14 @@ def find_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Foun
                 found.skipped[path] = LOOP
                 continue
             with os.scandir(path) as entries:
-                names = [(entry.name, _is_dir(entry)) for entry in entries]
+                names = [(entry.name, *_kind(entry)) for entry in entries]
         except OSError as error:
             found.skipped[path] = f"cannot be read ({error.strerror})"
             continue
-        for name, is_dir in names:
-            reason = skip_reason(PurePath(name), suffixes)
+        for name, is_dir, is_special in names:
+            reason = skip_reason(PurePath(name), suffixes) or (
+                SPECIAL if is_special else ""
+            )
             if is_dir and reason != HIDDEN:
                 pending.append((path / name, parents | {identity}))
             elif not reason:
@@ -184,6 +188,32 @@ def printable(name: str | os.PathLike[str]) -> str:
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
+def read_file(path: Path) -> bytes:
+    """Returns the content of an image file.
+
+    Raises:
+        SourceError: The path is a directory, pipe or device, or the file is too large.
+        OSError: The file cannot be read.
+    """
+    require_file(path)
+    if path.stat().st_size > MAX_BYTES:
+        raise SourceError(TOO_LARGE)
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)  # The file may have grown.
+    if len(content) > MAX_BYTES:
+        raise SourceError(TOO_LARGE)
+    return content
+
+
+def require_file(path: Path) -> None:
+    """Raises a `SourceError` if `path` exists, but is not a regular file.
+
+    Opening a pipe blocks until it has a writer; a device can be endless.
+    """
+    if path.exists() and not path.is_file():
+        raise SourceError("expected a file. Received: a directory, pipe or device")
+
+
 class Images(Protocol):
     """Encoded images by image_id."""
 
@@ -268,10 +298,7 @@ class ImageFiles:
             if isinstance(file, tuple):
                 archive, member = file
                 return archive.read(member)
-            # Opening a pipe blocks until it has a writer; a device can be endless.
-            if file.exists() and not file.is_file():
-                raise SourceError("expected a file, not a directory, pipe or device")
-            return file.read_bytes()
+            return read_file(file)
         except ARCHIVE_ERRORS as error:
             raise SourceError(f"cannot be read ({error})") from error
 
@@ -318,8 +345,10 @@ class ImageFiles:
             yield str(name), (archive, archive.infolist()[index])
 
 
-def _is_dir(entry: os.DirEntry[str]) -> bool:
+def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
+    """Returns whether an entry is a directory, and whether it is a pipe or device."""
     try:
-        return entry.is_dir()
+        is_dir = entry.is_dir()
+        return is_dir, not is_dir and not entry.is_file() and os.path.exists(entry.path)
     except OSError:  # a link to itself
-        return False
+        return False, False

@@ -19,7 +19,7 @@ from skincnn.data.preprocess import preprocess, read_image
 from skincnn.errors import ConfigError, DataError
 from skincnn.paths import real_path
 from tfds_ham10000.image_decoding import convert
-from tfds_ham10000.image_files import IMAGE_SUFFIXES, find_files
+from tfds_ham10000.image_files import IMAGE_SUFFIXES, find_files, read_file
 from tfds_ham10000.records import SourceError
 
 OOD_SET = "set"
@@ -207,7 +207,7 @@ def read_ood_folder(folder: Path, config: DataConfig) -> tuple[pd.DataFrame, Ima
 
 def _read_file(path: Path, config: DataConfig) -> Images:
     try:
-        content = convert(path.read_bytes())
+        content = convert(read_file(path))
         return np.asarray(read_image(tf.constant(content), config))
     except (OSError, SourceError, tf.errors.OpError) as error:
         reason = getattr(error, "message", error)  # exceptions of TensorFlow have one

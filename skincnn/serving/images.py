@@ -31,7 +31,7 @@ UNREADABLE = (
     "unreadable: expected a complete image file (JPEG, PNG, BMP, WebP) of at most "
     f"{MAX_PIXELS} pixels"
 )
-TOO_LARGE = f"unreadable: expected at most {MAX_BYTES} bytes"
+TOO_LARGE = f"unreadable: {image_files.TOO_LARGE}"
 HEADER_BYTES = 34
 """Number of leading bytes that contain the image size in all formats except JPEG."""
 EXIF_MARKER = b"Exif\0\0"

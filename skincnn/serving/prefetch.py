@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import stat
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from skincnn.serving.images import MAX_BYTES, TOO_LARGE
 from skincnn.serving.predictor import Predictor, predict_files
 from skincnn.serving.tables import select_clinical_metadata
+from tfds_ham10000 import image_files
 from tfds_ham10000.image_files import printable
 
 NUM_IN_FLIGHT = 2
@@ -88,19 +87,8 @@ def predict_sources(
 
 
 def read_file(path: Path) -> bytes | str:
-    """Returns the content of a file, or the reason why it cannot be read.
-
-    A file larger than `MAX_BYTES` is not read.
-    """
+    """Returns the content of an image file, or the reason why it cannot be read."""
     try:
-        status = path.stat()
-        # Opening a pipe blocks until it has a writer; a device reports a size of 0.
-        if not stat.S_ISREG(status.st_mode):
-            return "unreadable: expected a file. Received: a directory, pipe or device"
-        if status.st_size > MAX_BYTES:
-            return TOO_LARGE
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)  # The file may have grown.
+        return image_files.read_file(path)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         return f"unreadable: {getattr(error, 'strerror', None) or error}"
-    return content if len(content) <= MAX_BYTES else TOO_LARGE

@@ -27,6 +27,7 @@ from tfds_ham10000.image_files import (
     find_files,
     find_members,
     printable,
+    require_file,
     skip_reason,
 )
 
@@ -235,5 +236,7 @@ def _match(pattern: str, limit: int | None = None) -> list[str]:
 
 
 def _open(name: str) -> IO[bytes]:
+    if "://" not in name:
+        require_file(Path(name))
     file: IO[bytes] = FileSystems.open(name, compression_type=CompressionTypes.UNCOMPRESSED)
     return file
