@@ -251,7 +251,9 @@ def test_a_batch_that_fails_loses_one_image(
                 raise MemoryError("out of\nmemory")
             return super()._predict(batch, model)
 
-    handler = Handler(model, None, 9, "jsonl")
+    metadata = tmp_path / "metadata.csv"
+    metadata.write_text('image_id,age,sex,localization\n"1, an image",50,male,back\n')
+    handler = Handler(model, metadata, 9, "jsonl")
     paths = sorted(images.rglob("*.JPG"))
     batch = [io.ImageFile(str(path), path.read_bytes()) for path in paths]
     lines = handler.run_inference(batch, handler.load_model())
@@ -264,7 +266,7 @@ def test_a_batch_that_fails_loses_one_image(
     # The same in the pipeline; ** matches any directories.
     pattern, output = f"{images.parent}/**/*an image*", tmp_path / "out"
     counts = pipeline.run(handler, [pattern], None, str(output), ("file",), ())
-    assert counts == {"predictions": 8, "unreadable": 1, "without_metadata": 0}
+    assert counts == {"predictions": 8, "unreadable": 1, "without_metadata": 8}
     (unreadable,) = output.glob("unreadable-*")
     assert json.loads(unreadable.read_text()) == {"file": failed, "status": reason}
 

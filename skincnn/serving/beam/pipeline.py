@@ -97,17 +97,26 @@ class ImageHandler(ModelHandler[io.ImageFile, str | UnreadableFile, LoadedModel]
         If the batch fails, for example because it does not fit into memory, each image is
         predicted separately.
         """
-        try:
-            return self._predict(batch, model)
-        except Exception as error:
-            if len(batch) > 1:
-                return [self.run_inference([image], model)[0] for image in batch]
-            text = " ".join(f"{type(error).__name__}: {error}".split())
-            return [UnreadableFile(batch[0].name, f"not predicted: {text[:500]}")]
+        if model.clinical_metadata is not None:
+            paths = [Path(image.name) for image in batch]
+            missing = tables.find_rows(paths, model.clinical_metadata).count(None)
+            Metrics.counter("skincnn", WITHOUT_METADATA).inc(missing)
+        return self._try_predict(batch, model)
 
     def get_num_bytes(self, batch: Sequence[io.ImageFile]) -> int:
         """Returns the total size of the files in bytes, for the metrics of Beam."""
         return sum(len(image.content) for image in batch)
+
+    def _try_predict(
+        self, batch: Sequence[io.ImageFile], model: LoadedModel
+    ) -> list[str | UnreadableFile]:
+        try:
+            return self._predict(batch, model)
+        except Exception as error:
+            if len(batch) > 1:
+                return [self._try_predict([image], model)[0] for image in batch]
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            return [UnreadableFile(batch[0].name, f"not predicted: {text[:500]}")]
 
     @own_settings()
     def _predict(
@@ -116,9 +125,6 @@ class ImageHandler(ModelHandler[io.ImageFile, str | UnreadableFile, LoadedModel]
         names, contents = zip(*batch, strict=True)
         paths = [Path(name) for name in names]
         metadata = tables.select_clinical_metadata(paths, model.clinical_metadata)
-        if model.clinical_metadata is not None:
-            missing = tables.find_rows(paths, model.clinical_metadata).count(None)
-            Metrics.counter("skincnn", WITHOUT_METADATA).inc(missing)
         table = predict_files(model.predictor, paths, contents, metadata)
         table = table.assign(file=names)  # `Path` changes gs:// into gs:/.
         lines = tables.to_lines(table, as_json=self.format_name == "jsonl")
