@@ -1,9 +1,9 @@
 """Errors that a user can cause, and the exit codes of the commands.
 
 Exit codes: 0 success, 1 unexpected error, 2 `ConfigError` or invalid flags, 3 invalid data,
-4 training diverged, 130 Ctrl-C, 141 closed output pipe, 143 SIGTERM. If an exception has an
-integer `exit_code`, `skincnn.cli.common` prints its message without a traceback and exits
-with this code.
+4 training diverged, 130 Ctrl-C, 141 closed output pipe, 143 SIGTERM or SIGHUP. If an
+exception has an integer `exit_code`, `skincnn.cli.common` prints its message without a
+traceback and exits with this code.
 """
 
 from __future__ import annotations
@@ -32,4 +32,4 @@ class DivergedError(RuntimeError):
 
 
 class Terminated(KeyboardInterrupt):
-    """Raised on SIGTERM. Handlers of `KeyboardInterrupt` also handle this exception."""
+    """Raised on SIGTERM and SIGHUP. Handlers of `KeyboardInterrupt` also handle it."""

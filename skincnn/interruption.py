@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,15 +13,20 @@ from types import FrameType
 
 from skincnn.errors import Terminated
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+TERMINATION: tuple[signal.Signals, ...] = (signal.SIGTERM,)
+"""Signals that end a command: those of `kill` and, except on Windows, of a terminal or a
+network connection that is closed."""
+if sys.platform != "win32":
+    TERMINATION = (signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequest:
-    """Records SIGTERM and Ctrl-C inside a `with` block instead of raising an exception.
+    """Records Ctrl-C and `TERMINATION` in a `with` block instead of raising an exception.
 
     The caller checks `requested` and calls `exit`. A second signal takes effect at once.
-    In a thread other than the main thread, no signals are recorded, because Python handles
-    signals only in the main thread.
+    Signals that are ignored, such as SIGHUP after `nohup`, remain ignored. In a thread
+    other than the main thread, no signals are recorded, because Python handles signals only
+    in the main thread.
     """
 
     def __init__(self) -> None:
@@ -29,12 +36,12 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        """Whether SIGTERM or Ctrl-C was received."""
+        """Whether a signal was received."""
         return self.signal is not None
 
     def exit(self) -> None:
-        """Raises `Terminated` after SIGTERM, and `KeyboardInterrupt` after Ctrl-C."""
-        raise Terminated if self.signal == signal.SIGTERM else KeyboardInterrupt
+        """Raises `KeyboardInterrupt` after Ctrl-C, and otherwise `Terminated`."""
+        raise KeyboardInterrupt if self.signal == signal.SIGINT else Terminated
 
     @contextlib.contextmanager
     def immediate(self) -> Iterator[None]:
@@ -47,8 +54,9 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                self._previous[number] = signal.signal(number, self._record)
+            for number in (*TERMINATION, signal.SIGINT):
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._record)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -61,4 +69,16 @@ class StopRequest:
             # `exit` of a subclass would wait for other processes.
             StopRequest.exit(self)
         self.signal = number
+        leave_closed_terminal()
         print("\nfinishing the step, then saving ...", file=sys.stderr)
+
+
+def leave_closed_terminal() -> None:
+    """Redirects the output to the null device if it went to a terminal that was closed.
+
+    Otherwise, the next output would be an error.
+    """
+    for number in (1, 2):
+        with contextlib.suppress(OSError):  # a closed stream
+            if stat.S_ISCHR(os.fstat(number).st_mode) and not os.isatty(number):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), number)

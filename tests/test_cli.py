@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -71,15 +72,49 @@ def test_closed_standard_output_prints_no_error(
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
-def test_sigterm_exits_with_143() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_termination_exits_with_143(number: int) -> None:
     code = f"{START}def command():\n    print('ready', flush=True); time.sleep(60)\n"
     with subprocess.Popen(
         [sys.executable, "-c", code + "common.main(command)"], stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         assert process.wait(timeout=30) == 143
+
+
+@pytest.mark.parametrize(("is_ignored", "expected"), [(False, 143), (True, 0)])
+def test_a_closed_terminal_ends_a_command_after_the_step(
+    is_ignored: bool, expected: int
+) -> None:
+    """Output to the closed terminal is no error. After `nohup`, the command continues."""
+    reading, writing = os.pipe()
+    terminal, side = pty.openpty()
+    ignore = "signal.signal(signal.SIGHUP, signal.SIG_IGN)" if is_ignored else "pass"
+    code = (
+        f"{START}import os, signal\nfrom skincnn.interruption import StopRequest\n"
+        "os.open(os.ttyname(0), os.O_RDWR)  # becomes the terminal that sends SIGHUP\n"
+        f"{ignore}\ndef command():\n"
+        "    with StopRequest() as stop:\n"
+        f"        os.write({writing}, b'ready')\n"
+        f"        for _ in range({10 if is_ignored else 1000}):\n"
+        "            time.sleep(0 if stop.requested else 0.05)\n"
+        "    if stop.requested: print('x' * 9999, flush=True); stop.exit()\n"
+        "common.main(command)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        **{"stdin": side, "stdout": side, "stderr": side},
+        start_new_session=True,
+        pass_fds=[writing],
+    ) as process:
+        os.close(side)
+        assert os.read(reading, 5) == b"ready"
+        os.close(terminal)
+        assert process.wait(timeout=30) == expected
+    os.close(reading)
+    os.close(writing)
 
 
 def test_only_known_startup_messages_are_dropped() -> None:

@@ -95,7 +95,7 @@ def run_search(
         DataError: The dataset has not been built or is damaged, or the splits do not pass
             the leakage audit or are too small.
         DivergedError: No trial was completed.
-        Terminated, KeyboardInterrupt: SIGTERM or Ctrl-C stopped the search; the same call
+        Terminated, KeyboardInterrupt: A signal or Ctrl-C stopped the search; the same call
             resumes the search.
     """
     objective = search.objective or config.train.monitor

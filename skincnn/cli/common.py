@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import select
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, NoReturn, TypeVar
 
 import tyro
 from tyro.constructors import (
@@ -24,6 +25,7 @@ from skincnn import presets, startup
 from skincnn.cli.help.text import parse_arguments
 from skincnn.config import Config, read_config
 from skincnn.errors import ConfigError, Terminated
+from skincnn.interruption import TERMINATION, leave_closed_terminal
 from skincnn.parts import file_name
 from skincnn.paths import to_path
 from skincnn.write_errors import describe_cause
@@ -66,7 +68,9 @@ def main(command: Callable[[], None]) -> None:
     is printed with its cause. Any other exception without an exit code is raised
     again, so that Python prints a traceback and exits with 1.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in TERMINATION:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as after `nohup`
+            signal.signal(number, _terminate)
     startup.set_command_environment()
     _prepare_streams()
     try:
@@ -74,11 +78,9 @@ def main(command: Callable[[], None]) -> None:
         with path_flags():
             _run_and_flush(command)
     except Terminated:
-        print("terminated", file=sys.stderr)
-        sys.exit(143)
+        _exit("terminated", 143)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _exit("interrupted", 130)
     except Exception as error:
         closed = isinstance(error, BrokenPipeError) and _stdout_is_closed()
         _discard_unwritten()
@@ -89,8 +91,7 @@ def main(command: Callable[[], None]) -> None:
             code, text = ConfigError.exit_code, f"{error}. {cause}"
         if not isinstance(code, int):
             raise
-        print(f"error: {text}", file=sys.stderr)
-        sys.exit(code)
+        _exit(f"error: {text}", code)
 
 
 def _prepare_streams() -> None:
@@ -152,6 +153,13 @@ def _run_and_flush(command: Callable[[], None]) -> None:
     sys.stdout.flush()
 
 
+def _exit(text: str, code: int) -> NoReturn:
+    """Prints a message, also if standard error cannot be written, and exits."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr)
+    sys.exit(code)
+
+
 def _discard_unwritten() -> None:
     """Prevents a second error when Python flushes standard output at exit."""
     try:
@@ -203,6 +211,7 @@ def find_flag(argv: Sequence[str], name: str) -> str:
 
 
 def _terminate(signum: int, frame: object) -> None:
+    leave_closed_terminal()
     raise Terminated
 
 

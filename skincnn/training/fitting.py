@@ -94,7 +94,7 @@ def fit(
         DataError: A checkpoint does not match the setup, the file with the best weights is
             missing or damaged, or the dataset is damaged.
         DivergedError: The loss has diverged, or the weights or outputs are not finite.
-        Terminated, KeyboardInterrupt: SIGTERM or Ctrl-C stopped training; the run can be
+        Terminated, KeyboardInterrupt: A signal or Ctrl-C stopped training; the run can be
             resumed.
     """
     checkpoints = setup.checkpoints(workdir)

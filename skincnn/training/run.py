@@ -86,7 +86,7 @@ def train(
             leakage audit or are too small, required clinical metadata is missing or
             invalid, or the run to resume is damaged or has other data, software or devices.
         DivergedError: The loss has diverged, or the weights or outputs are not finite.
-        Terminated, KeyboardInterrupt: SIGTERM or Ctrl-C stopped training; the run can be
+        Terminated, KeyboardInterrupt: A signal or Ctrl-C stopped training; the run can be
             resumed.
     """
     check(config)
