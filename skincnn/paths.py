@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,13 @@ def require_usable_path(path: Path, flag: str) -> None:
     would fail only when its longest file is written, after training.
     """
     name = os.fsencode(path).decode(errors="backslashreplace")
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8" and not str(path.absolute()).isascii():
+        raise ConfigError(
+            f"{flag} must be a path in ASCII, because your settings (LANG, LC_ALL) encode "
+            f"names as {encoding}, and TensorFlow encodes them as UTF-8. Received: {name}. "
+            "Set PYTHONUTF8=1, or use another directory."
+        )
     try:
         str(path.absolute()).encode()
     except UnicodeEncodeError as error:

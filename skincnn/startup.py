@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 
 from skincnn.errors import ConfigError
+from skincnn.write_errors import describe_cause
 
 BACKENDS = ("tensorflow", "jax")
 """Keras backends with which this package works."""
@@ -26,6 +29,10 @@ KERAS_SETTINGS = {
 }
 """Names and values in `keras.config` that this package requires: the defaults of Keras.
 The precision of training is `train.precision`."""
+LIMITS = (
+    "Check the installation, the directories HOME and TMPDIR, and the limits that "
+    "`ulimit -a` prints."
+)
 NOISE = (
     "All log messages before absl::InitializeLog"
     "|oneDNN custom operations are on"
@@ -144,9 +151,13 @@ def _import_keras() -> str:
         import tensorflow  # noqa: F401, I001
 
         import keras
-    # The cause may be any error in a package that Keras imports.
+    # The cause may be any error in a package that TensorFlow or Keras imports.
     except Exception as error:
-        cause = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        cause = f"{type(error).__name__}: {error}".strip().splitlines()[0].rstrip(".:")
+        if not _is_raised_by_settings(error):
+            advice = describe_cause(error) or LIMITS
+            text = f"TensorFlow and Keras cannot be imported: {cause}. {advice}"
+            raise ConfigError(text) from error
         raise ConfigError(
             f"Keras cannot be imported with KERAS_BACKEND={backend} and the settings in "
             f"{_keras_json()}: {cause}. {fix}; you may delete the file."
@@ -155,6 +166,15 @@ def _import_keras() -> str:
     if name not in BACKENDS:
         raise ConfigError(f"The Keras backend {name} is not supported. {fix}.")
     return name
+
+
+def _is_raised_by_settings(error: BaseException) -> bool:
+    """Returns whether Keras raised an error when it read keras.json or loaded a backend.
+
+    TensorFlow contains an earlier version of Keras, which reads the file, too.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(re.search(r"\bkeras\W(src\W)?backend\b", x.filename) for x in frames)
 
 
 def _keras_json() -> str:

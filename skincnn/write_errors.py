@@ -31,6 +31,8 @@ ADVICE = {
     ),
 }
 """Causes of file system errors and what the user can do, with the numbers of the errors."""
+NO_TEMPORARY = "No usable temporary directory"
+"""Beginning of the text of `tempfile.gettempdir`, whose error has a misleading number."""
 CAUSES = {number: text for text, numbers in ADVICE.items() for number in numbers}
 
 
@@ -41,6 +43,8 @@ def describe_cause(error: BaseException) -> str:
     """
     if not isinstance(error, OSError) and not _is_from_tensorflow(error):
         return ""
+    if NO_TEMPORARY in str(error):
+        return "Set TMPDIR to a writable directory on a disk that is not full."
     number = getattr(error, "errno", None)
     if number is not None:
         return CAUSES.get(number, "")

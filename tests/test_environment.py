@@ -192,6 +192,25 @@ def test_an_unusable_setting_of_keras_is_one_line(
     assert message in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ("-f 0", "No usable temporary directory found in"),
+        ("-v 500000", "and the limits that `ulimit -a` prints."),
+    ],
+)
+def test_a_cause_other_than_the_settings_of_keras_is_named(
+    limit: str, message: str
+) -> None:
+    code = "from skincnn.cli import common; common.main(common.load_tensorflow)"
+    shell = ["sh", "-c", f'ulimit {limit}; exec "$0" -c "$1"', sys.executable, code]
+    done = subprocess.run(shell, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: TensorFlow and Keras cannot be imported: ")
+    assert message in done.stderr
+    assert "keras.json" not in done.stderr
+
+
 def test_messages_are_shown_if_tensorflow_ends_the_process() -> None:
     code = (
         "import os; from skincnn.startup import _without_noise\n"
@@ -207,6 +226,33 @@ def test_output_does_not_depend_on_the_locale() -> None:
     code = "from skincnn.cli import common; common.main(lambda: print('é \\udce9 5 €'))"
     done = run_code(code, PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout) == (0, "\\xe9 \\udce9 5 \\u20ac\n")
+
+
+def test_names_that_tensorflow_would_encode_differently_are_rejected(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; from skincnn.cli import common\n"
+        "from skincnn.paths import require_usable_path\n"
+        "common.main(lambda: require_usable_path(Path(sys.argv[1]), '--workdir'))"
+    )
+    env = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    for name, expected in (("a", 0), ("é", 2)):
+        command = [sys.executable, "-c", code, str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, env={**os.environ, **env})
+        assert done.returncode == expected
+    assert b"--workdir must be a path in ASCII" in done.stderr
+    assert b"Set PYTHONUTF8=1" in done.stderr
+
+
+def test_the_exit_code_is_correct_if_standard_error_is_full() -> None:
+    code = (
+        "from skincnn.cli import common; from skincnn.errors import ConfigError\n"
+        "def command(): raise ConfigError('x')\n"
+        "common.main(command)"
+    )
+    shell = ["sh", "-c", 'exec "$0" -c "$1" 2> /dev/full', sys.executable, code]
+    assert subprocess.run(shell).returncode == 2
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
