@@ -64,7 +64,7 @@ def write_published_layout(files: list[bytes], folder: Path) -> None:
     for part, name in enumerate(ARCHIVES):
         with zipfile.ZipFile(folder / name, "w") as archive:
             for record, content in zip(records[part::2], files[part::2], strict=True):
-                archive.writestr(f"{record.image_id}.jpg", content)
+                archive.writestr(zipfile.ZipInfo(f"{record.image_id}.jpg"), content)
 
 
 def write_class_folders(files: list[bytes], folder: Path) -> None:

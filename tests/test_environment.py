@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,8 @@ from skincnn.paths import (
     require_usable_path,
     to_path,
 )
+from skincnn.serving.runtimes import RUNTIMES
+from skincnn.training.run import save_model
 
 KERAS_JSON = {
     "floatx": "float16",
@@ -98,6 +102,30 @@ def test_training_under_other_settings_gives_the_same_network(
     assert {layer.data_format for layer in model._flatten_layers() if is_conv(layer)} == {
         "channels_last"
     }
+
+
+def test_models_are_written_if_the_clock_is_before_1980(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ZIP archive cannot store such dates."""
+    config = skincnn.Config().replace(
+        **{
+            "data.image_size": 32,
+            "model.backbone": "small_cnn",
+            "model.weights": "none",
+            "model.width_multiplier": 0.1,
+            "train.scenario": "from_scratch",
+        }
+    )
+    model = skincnn.build_model(config, 3)
+    monkeypatch.setattr(time, "localtime", lambda *_: time.gmtime(0))
+    save_model(config, model, tmp_path / "model.keras")
+    RUNTIMES["litert"].embed(tmp_path / "x.tflite", {"rule": {"class_names": ["a"]}})
+    loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    for expected, received in zip(model.weights, loaded.weights, strict=True):
+        assert np.array_equal(expected, received)
+    assert zipfile.ZipFile(tmp_path / "x.tflite").read("labels.txt") == b"a\n"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.keras", "x.tflite"]
 
 
 def is_conv(layer: keras.Layer) -> bool:

@@ -120,10 +120,17 @@ def _write_litert_int8(model: keras.Model, inputs: Inputs, path: Path) -> None:
 
 
 def _embed_litert(path: Path, metadata: Mapping[str, Any]) -> None:
-    """Appends a ZIP archive, as TensorFlow Lite metadata does for associated files."""
+    """Appends a ZIP archive, as TensorFlow Lite metadata does for associated files.
+
+    The files in it have a fixed date; see `skincnn.training.run.save_model`.
+    """
+    texts = {
+        "labels.txt": labels_text(metadata["rule"]["class_names"]),
+        "metadata.json": json.dumps(metadata, indent=2),
+    }
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("labels.txt", labels_text(metadata["rule"]["class_names"]))
-        archive.writestr("metadata.json", json.dumps(metadata, indent=2))
+        for name, text in texts.items():
+            archive.writestr(zipfile.ZipInfo(name), text)
 
 
 def labels_text(class_names: Sequence[str]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import shutil
+import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -110,7 +112,11 @@ def train(
 
 
 def save_model(config: Config, classifier: keras.Model, path: Path) -> None:
-    """Saves a classifier in float32 to a file that Keras can load without this package."""
+    """Saves a classifier in float32 to a file that Keras can load without this package.
+
+    Unlike the archive that Keras writes, this one has fixed dates: a ZIP archive cannot
+    store dates before 1980, which a computer without a battery-backed clock may show.
+    """
     untrained = dataclasses.replace(config.model, weights="none")
     with dtype_policy("float32"):
         model = build_classifier(
@@ -120,8 +126,16 @@ def save_model(config: Config, classifier: keras.Model, path: Path) -> None:
             image_size=config.data.image_size,
         )
     model.set_weights(classifier.get_weights())
-    with replacing(path) as temporary:
-        model.save(temporary)
+    with (
+        replacing(path) as temporary,
+        tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as folder,
+    ):
+        model.save(folder, zipped=False)
+        with zipfile.ZipFile(temporary, "w") as archive:
+            for file in sorted(Path(folder).rglob("*")):
+                if file.is_file():
+                    info = zipfile.ZipInfo(file.relative_to(folder).as_posix())
+                    archive.writestr(info, file.read_bytes())
 
 
 def check_workdir(
