@@ -207,32 +207,18 @@ def test_orientations_of_other_formats_are_applied_as_by_the_builder(
     )
 
 
-def test_exif_is_found_after_the_pixels_and_after_a_marker() -> None:
+def test_exif_is_found_after_the_pixels_and_after_other_segments() -> None:
     png = encode(IMAGE, "PNG", exif=exif(6))
     start = png.index(b"eXIf") - 4
     size = 12 + int.from_bytes(png[start : start + 4], "big")
     moved = png[:start] + png[start + size : -12] + png[start : start + size] + png[-12:]
     assert moved.index(b"IDAT") < moved.index(b"eXIf")
     assert exif_orientation(moved) == 6
-    webp = encode(IMAGE, "WEBP", exif=exif(6))
-    start = webp.index(b"EXIF")
-    size = int.from_bytes(webp[start + 4 : start + 8], "little") + 6
-    marked = webp[: start + 4] + size.to_bytes(4, "little") + b"Exif\0\0"
-    marked += webp[start + 8 :]
-    assert exif_orientation(webp) == exif_orientation(marked) == 6
+    content = encode(IMAGE, "JPEG", exif=exif(6), icc_profile=b"x" * 3000, comment=b"Exif")
+    assert exif_orientation(content) == 6
 
 
-def test_invalid_chunk_sizes_are_tolerated() -> None:
-    for format_name in ("PNG", "WEBP", "JPEG"):
-        content = encode(IMAGE, format_name, exif=exif(6))
-        for offset in range(2, 60):
-            damaged = content[:offset] + b"\xff" * 4 + content[offset + 4 :]
-            assert 1 <= exif_orientation(damaged) <= 8
-            assert 1 <= exif_orientation(content[:offset]) <= 8
-    assert exif_orientation(b"") == 1
-
-
-@pytest.mark.parametrize("length", [12, 16, 20, 22, 30, 36, 40, 50])
+@pytest.mark.parametrize("length", [0, 12, 30, 40])
 def test_a_truncated_tag_is_read_as_by_pillow(length: int) -> None:
     content = encode(IMAGE, "JPEG", exif=exif(6)[:length])
     with warnings.catch_warnings(action="ignore"):
@@ -243,21 +229,14 @@ def test_a_truncated_tag_is_read_as_by_pillow(length: int) -> None:
     assert read_image(content, CONFIG).shape == (32, 32, 3)
 
 
-@pytest.mark.parametrize("value", [0, 9, 65535])
-def test_an_invalid_orientation_is_ignored(value: int) -> None:
-    assert exif_orientation(encode(IMAGE, "JPEG", exif=exif(value))) == 1
-
-
-def test_random_exif_data_is_tolerated() -> None:
-    rng = np.random.default_rng(1)
-    for _ in range(50):
-        noise = b"Exif\0\0" + rng.choice([b"II*\0", b"MM\0*"]) + rng.bytes(40)
-        assert 1 <= exif_orientation(encode(IMAGE, "JPEG", exif=noise)) <= 8
-
-
-def test_exif_is_found_after_other_segments() -> None:
-    content = encode(IMAGE, "JPEG", exif=exif(6), icc_profile=b"x" * 3000, comment=b"Exif")
-    assert exif_orientation(content) == 6
+def test_files_without_a_valid_orientation_are_upright() -> None:
+    for value in (0, 9, 65535):
+        assert exif_orientation(encode(IMAGE, "JPEG", exif=exif(value))) == 1
+    assert exif_orientation(b"") == 1
+    tag = exif(6, ">") + exif(6)
+    assert exif_orientation(tag) == 6
+    assert exif_orientation(tag[: tag.index(b"\x06")]) == 1
+    assert exif_orientation(b"BM" + tag) == 1, "pixels, not a tag"
 
 
 @pytest.mark.parametrize("name", UNREADABLE_FILES)

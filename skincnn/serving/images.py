@@ -10,7 +10,6 @@ profiles and orientations in XMP, and rejects other files.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -34,10 +33,15 @@ UNREADABLE = (
 TOO_LARGE = f"unreadable: {image_files.TOO_LARGE}"
 HEADER_BYTES = 34
 """Number of leading bytes that contain the image size in all formats except JPEG."""
-EXIF_MARKER = b"Exif\0\0"
-MAX_EXIF_BYTES = 1 << 16
-"""Maximum number of bytes of EXIF data that are read."""
-ORIENTATION_TAG = 0x0112
+NUM_FIRST, NUM_LAST = 1 << 14, 1 << 17
+"""Numbers of bytes at the ends of a file that are searched for its EXIF orientation."""
+ORIENTATION_TAGS = (b"\x12\x01\x03\0\x01\0\0\0", b"\x01\x12\0\x03\0\0\0\x01\0")
+"""The EXIF tag of the orientation in both byte orders, up to the byte of its value: the
+number 0x0112, the type (3, for 16 bits) and the number of values.
+
+References:
+    CIPA DC-008, Exchangeable image file format (Exif) 2.32, 4.6.2 and 4.6.4.
+"""
 EXIF_ORIENTATIONS = (0, 1, 3, 2, 4, 6, 7, 5)
 """Arguments of `orient` that make an image upright, for EXIF orientations 1 to 8."""
 
@@ -152,34 +156,23 @@ def num_pixels(content: tf.Tensor) -> tf.Tensor:
 
 
 def exif_orientation(content: tf.Tensor) -> tf.Tensor:
-    """Returns the EXIF orientation of an image file, int64 in 1..8.
+    """Returns the EXIF orientation of an image file, int64 in 1..8; 1 if it has none.
 
-    The result is 1 (upright) for files without an orientation and for formats other than
-    JPEG, PNG and WebP.
-
-    References:
-        CIPA DC-008, Exchangeable image file format (Exif) 2.32, 4.5.4 to 4.6.4; W3C, PNG
-        (third edition), 11.3.3.5; RFC 9649, WebP, 2.7.1.4.
+    The file is searched for the tag. In JPEG files, EXIF data are among the first segments;
+    in PNG and WebP files, they are near one of the ends. BMP files contain no EXIF data,
+    but uncompressed pixels, which could look like a tag.
     """
-    header = _read_bytes(content, 0, 12)
-    end = tf.strings.length(content)
-    formats = [
-        (_equals(header, b"\xff\xd8"), 2, _jpeg_segment),
-        (_equals(header, b"\x89PNG"), 8, _png_chunk),
-        (_equals(header, b"WEBP", 8), 12, _webp_chunk),
-    ]
-    start = tf.case(
-        [
-            (is_format, functools.partial(_find_exif, content, end, first, read_chunk))
-            for is_format, first, read_chunk in formats
-        ],
-        default=lambda: end,
-    )
-    return tf.cond(
-        start < end,
-        lambda: _read_orientation(_read_bytes(content, start, MAX_EXIF_BYTES)),
-        lambda: tf.constant(1, tf.int64),
-    )
+    magic = tf.strings.substr(content, 0, 2)
+    is_bmp, is_jpeg = magic == b"BM", magic == b"\xff\xd8"
+    first = tf.where(is_bmp, 0, NUM_FIRST)
+    last = tf.where(is_bmp | is_jpeg, 0, NUM_LAST)
+    start = tf.maximum(tf.strings.length(content) - last, 0)
+    ends = ((0, first), (start, last))
+    searched = tf.strings.join([tf.strings.substr(content, *end) for end in ends])
+    after = [tf.strings.split(searched, tag, maxsplit=1)[1:] for tag in ORIENTATION_TAGS]
+    value = tf.concat([*after, [b"\x01"]], axis=0)[0]
+    number = tf.cast(_read_bytes(value, 0, 1)[0], tf.int64)
+    return tf.where((number >= 1) & (number <= 8), number, 1)
 
 
 def apply_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
@@ -200,11 +193,6 @@ def apply_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(upright, (None, None, 3))
 
 
-Chunk = tuple[tf.Tensor, tf.Tensor]
-"""Size of a chunk in bytes, and offset of the EXIF data from the start of the chunk. The
-offset is 0 if the chunk contains no EXIF data."""
-
-
 def _webp_pixels(header: tf.Tensor) -> tf.Tensor:
     """Returns the number of pixels of an extended, lossless or lossy WebP file."""
     extended = (1 + _little_endian(header, 24, 3)) * (1 + _little_endian(header, 27, 3))
@@ -214,74 +202,6 @@ def _webp_pixels(header: tf.Tensor) -> tf.Tensor:
     lossy = (width % 2**14) * (height % 2**14)
     simple = tf.where(_equals(header, b"VP8L", 12), lossless, lossy)
     return tf.where(_equals(header, b"VP8X", 12), extended, simple)
-
-
-def _find_exif(
-    content: tf.Tensor,
-    end: tf.Tensor,
-    start: int,
-    read_chunk: Callable[[tf.Tensor], Chunk],
-) -> tf.Tensor:
-    """Returns the offset of the EXIF data in a file of `end` bytes, or `end` if missing.
-
-    `start` is the offset of the first chunk. `read_chunk` maps the first 16 bytes of a
-    chunk to a `Chunk`.
-    """
-
-    def is_searching(offset: tf.Tensor, exif_offset: tf.Tensor) -> tf.Tensor:
-        return (offset < end) & (exif_offset == 0)
-
-    def next_chunk(offset: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        size, exif_offset = read_chunk(_read_bytes(content, offset, 16))
-        # The size in a damaged file may overflow int32.
-        remaining = tf.cast(end - offset, tf.int64)
-        step = tf.cast(tf.minimum(size, remaining), tf.int32)
-        offset = tf.where(exif_offset > 0, offset, offset + step)
-        return offset, tf.cast(exif_offset, tf.int32)
-
-    offset, exif_offset = tf.while_loop(
-        is_searching, next_chunk, (tf.minimum(start, end), tf.constant(0))
-    )
-    return tf.minimum(offset + exif_offset, end)
-
-
-def _jpeg_segment(header: tf.Tensor) -> Chunk:
-    # The marker 0xDA starts the pixel data, which have no size field.
-    is_segment = (header[0] == 0xFF) & (header[1] != 0xDA)
-    size = tf.where(is_segment, 2 + _big_endian(header, 2, 2), tf.int64.max)
-    return size, tf.where((header[1] == 0xE1) & _equals(header, EXIF_MARKER, 4), 10, 0)
-
-
-def _png_chunk(header: tf.Tensor) -> Chunk:
-    size = 12 + _big_endian(header, 0, 4)
-    return size, tf.where(_equals(header, b"eXIf", 4), 8, 0)
-
-
-def _webp_chunk(header: tf.Tensor) -> Chunk:
-    size = _little_endian(header, 4, 4)
-    # Some programs write the EXIF marker of JPEG files here, too.
-    start = tf.where(_equals(header, EXIF_MARKER, 8), 8 + len(EXIF_MARKER), 8)
-    return 8 + size + size % 2, tf.where(_equals(header, b"EXIF"), start, 0)
-
-
-def _read_orientation(tiff: tf.Tensor) -> tf.Tensor:
-    """Returns the orientation in EXIF data, int64 in 1..8; 1 if missing or invalid."""
-    is_big_endian = tiff[0] == ord("M")
-
-    def integer(offset: tf.Tensor | int, size: int) -> tf.Tensor:
-        values = (read(tiff, offset, size) for read in (_big_endian, _little_endian))
-        return tf.where(is_big_endian, *values)
-
-    size = tf.size(tiff, tf.int64)
-    start = tf.minimum(integer(4, 4), size - 2)
-    count = tf.minimum(integer(start, 2), (size - start - 2) // 12)
-    entries = tf.reshape(tiff[start + 2 : start + 2 + 12 * count], (count, 12))
-    entries = tf.cast(entries, tf.int64)
-    powers = tf.cast(tf.where(is_big_endian, [256, 1], [1, 256]), tf.int64)
-    is_orientation = tf.linalg.matvec(entries[:, :2], powers) == ORIENTATION_TAG
-    values = tf.boolean_mask(tf.linalg.matvec(entries[:, 8:10], powers), is_orientation)
-    value = tf.concat([values, tf.constant([1], tf.int64)], axis=0)[0]
-    return tf.where((value >= 1) & (value <= 8), value, 1)
 
 
 def _read_bytes(content: tf.Tensor, offset: tf.Tensor | int, size: int) -> tf.Tensor:
