@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -65,7 +64,7 @@ def explain_decision(prediction: Prediction, rule: DecisionRule) -> str:
             f"refers no image because of its probabilities; {NOT_RULED_OUT}."
         )
     probability = float(prediction["probabilities"][list(rule.target.classes)].sum())
-    text, threshold = distinguish(probability, rule.threshold)
+    text, threshold = percent(probability), percent(rule.threshold)
     # The graph may round the sum differently, so the decision is that of the model.
     if reason == "malignant":
         return (
@@ -110,26 +109,14 @@ def explain_rule(rule: DecisionRule) -> str:
     return f"{text} {others} and {MARKED}"
 
 
-def percent(share: float, digits: int = 1) -> str:
-    """Returns a share in 0..1 as a percentage with `digits` decimal places.
+def percent(share: float) -> str:
+    """Returns a share in 0..1 as a percentage with one decimal place.
 
-    A share strictly between 0 and 1 is never rounded to 0 % or 100 %; the result is then,
-    for example, "< 0.1 %" or "> 99.9 %".
+    A share strictly between 0 and 1 is never rounded to 0 % or 100 %; the result is then
+    "< 0.1 %" or "> 99.9 %".
     """
-    smallest = 10.0**-digits
-    if 0 < 100 * share < smallest:
-        return f"< {smallest:.{digits}f} %"
-    if 100 - smallest < 100 * share < 100:
-        return f"> {100 - smallest:.{digits}f} %"
-    return f"{100 * share:.{digits}f} %"
-
-
-def distinguish(first: float, second: float) -> tuple[str, str]:
-    """Formats two shares with the fewest digits, at most 6, that distinguish them.
-
-    Shares that are equal up to float32 rounding errors are not distinguished.
-    """
-    pairs = [(percent(first, digits), percent(second, digits)) for digits in range(1, 7)]
-    if math.isclose(first, second, rel_tol=1e-6):
-        return pairs[0]
-    return next((pair for pair in pairs if pair[0] != pair[1]), pairs[0])
+    if 0 < share < 0.001:
+        return "< 0.1 %"
+    if 0.999 < share < 1:
+        return "> 99.9 %"
+    return f"{100 * share:.1f} %"
