@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import lzma
-import os
-import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from apache_beam.io.filesystem import CompressionTypes, FileMetadata
+from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from skincnn.errors import ConfigError
@@ -84,17 +81,15 @@ def list_files(pattern: str, limit: int | None = None) -> list[str]:
         limit: Maximum number of files to return for a pattern; None for all.
     """
     if Path(pattern).is_dir():
-        # Beam would skip broken links.
         return list(map(str, find_files(Path(pattern)).files))
     if pattern.endswith("/"):
         folder = f"{pattern.rstrip('/')}/"
-        # The directory name may contain wildcard characters.
-        names = _match(re.sub(r"[][*?]", "?", folder) + "**")
-        inside = [name for name in names if name.startswith(folder)]
-        return [x for x in inside if not skip_reason(PurePosixPath(x.removeprefix(folder)))]
+        names = _match(f"{folder}**")
+        return [x for x in names if not skip_reason(PurePosixPath(x.removeprefix(folder)))]
     if FileSystems.exists(pattern):
         return [pattern]
-    return _match(pattern, limit) if "://" in pattern else _list_local(pattern, limit)
+    # Beam would not search the working directory.
+    return _match(pattern if "/" in pattern else f"./{pattern}", limit)
 
 
 def list_members(ref: FileRef) -> Iterator[FileRef]:
@@ -200,14 +195,11 @@ def _read(open_file: Callable[[], IO[bytes]]) -> bytes | str:
 
 
 def _read_archive(name: str, members: Sequence[tuple[int, str]]) -> Iterator[ImageFile]:
-    """Yields the given images of an archive after checking that it has not changed."""
+    """Yields the given images of an archive."""
     with contextlib.ExitStack() as stack:
         try:
             archive = zipfile.ZipFile(stack.enter_context(_open(name)))
             stack.enter_context(archive)
-            names = find_members(archive)[0]
-            if any(str(names.get(index)) != member for index, member in members):
-                raise OSError("the archive changed while the pipeline was running")
         except READ_ERRORS as error:
             for _, member in members:
                 yield ImageFile(f"{name}/{member}", f"unreadable: {error}")
@@ -215,20 +207,6 @@ def _read_archive(name: str, members: Sequence[tuple[int, str]]) -> Iterator[Ima
         for index, member in members:
             open_file = functools.partial(archive.open, archive.infolist()[index])
             yield ImageFile(f"{name}/{member}", _read(open_file))
-
-
-def _list_local(pattern: str, limit: int | None) -> list[str]:
-    """Returns the matching local files, including broken links, which Beam would skip."""
-    if os.path.islink(pattern):
-        return [pattern]
-    # Paths from os.walk start with a directory, so the pattern must contain one, too.
-    pattern = pattern if "/" in pattern else f"./{pattern}"
-    start = re.split(r"[*?[]", pattern, maxsplit=1)[0]
-    walk = os.walk(os.path.dirname(start)) if start != pattern else ()
-    existing = (os.path.join(folder, name) for folder, _, names in walk for name in names)
-    files = (FileMetadata(path, 0) for path in existing)
-    matches = FileSystems.get_filesystem(pattern).match_files(files, pattern)
-    return [file.path for file in itertools.islice(matches, limit)]
 
 
 def _match(pattern: str, limit: int | None = None) -> list[str]:
