@@ -14,17 +14,13 @@ from skincnn.errors import DataError
 from tfds_ham10000.records import UNKNOWN as UNKNOWN
 from tfds_ham10000.records import SourceError
 from tfds_ham10000.table.values import (
-    MISSING,
     PARSERS,
-    SEXES,
-    SITE_OF,
     SITES,
     parse_column,
 )
 
 CLINICAL_COLUMNS = ("age", "sex", "localization")
-"""Columns of clinical metadata: age in years; sex and body site as words. An exported model
-that uses clinical metadata has inputs with these names."""
+"""Columns of clinical metadata: age in years; sex and body site as words."""
 
 SEX_NAMES = ("female", "male")
 REGIONS = {
@@ -45,11 +41,6 @@ REGIONS = {
 }
 """Body regions and the sites in each, as named by HAM10000 (`localization`) and ISIC 2019
 (`anatom_site_general`). The two datasets share no finer grouping."""
-VOCABULARIES = {
-    "sex": {**dict.fromkeys(MISSING, UNKNOWN), **SEXES},
-    "localization": {**dict.fromkeys(MISSING, UNKNOWN), **SITE_OF},
-}
-"""Valid lower-case words of `sex` and `localization`, and the names that they stand for."""
 FORM_VALUES = {"sex": (*SEX_NAMES, UNKNOWN), "localization": (*SITES, UNKNOWN)}
 """These names, in the order in which a form lists them."""
 FIELDS = {"age": "age", "sex": "sex", "localization": "site"}

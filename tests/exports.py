@@ -54,7 +54,6 @@ def make_info(
         preprocessing=(preprocessing,),
         inputs=IMAGE_INPUTS,
         clinical_features=(),
-        vocabularies={},
         models_sha256=("0" * 64,),
         predictions_sha256="0" * 64,
         files={},

@@ -26,7 +26,7 @@ from skincnn.inference.run_dir import read_run
 from skincnn.metrics.decision_rule import TARGET
 from skincnn.model.orientations import ORIENTATIONS
 from skincnn.reporting.parity_result import read_parity
-from skincnn.serving.export_info import OOD_LEFT_OUT, info_path, read_export_info
+from skincnn.serving.export_info import OOD_LEFT_OUT, read_export_info
 from skincnn.serving.network import with_variant
 from skincnn.serving.predictor import load_predictor
 
@@ -107,7 +107,7 @@ def test_variants_are_exported_and_served_as_evaluated(
     result = read_result(workdir, f"test.{VARIANT}", SplitResult)
     assert result.logit_adjustment
     table = read_predictions(table_path(workdir, f"test.{VARIANT}"))
-    info = read_export_info(info_path(workdir / f"export/skincnn_{VARIANT}/1"))
+    info = read_export_info(workdir / f"export/skincnn_{VARIANT}/1")
     assert info.variant == VARIANT
     table_file = table_path(workdir, f"test.{VARIANT}")
     assert info.predictions_sha256 == sha256(table_file)
@@ -158,7 +158,7 @@ def test_runs_of_an_ensemble_are_adjusted_by_their_own_strengths(
     assert run_here("evaluate.py", *runs, "--ensemble", ensemble).returncode == 0
     done = run_here("export.py", *runs, "--ensemble", ensemble, *flags)
     assert done.returncode == 0, done.stderr
-    info = read_export_info(info_path(ensemble / "export/skincnn_adjusted/1"))
+    info = read_export_info(ensemble / "export/skincnn_adjusted/1")
     strengths = [
         read_result(run, "test.adjusted", SplitResult).logit_adjustment for run in runs
     ]
@@ -185,7 +185,7 @@ def test_ood_detection_can_be_left_out(workdir: Path, data_dir: Path) -> None:
     num_bytes = path.stat().st_size
     table = read_predictions(table_path(workdir, "test"))
     contents = open_datasets(["demo_tiny"], data_dir).read_files(table)
-    for model in (workdir, path):  # the run directory uses its SavedModel
+    for model in (workdir / "export/skincnn", path):
         predictor = load_predictor(model)
         assert predictor.rule.max_distance is None
         outputs = predictor.predict(contents[:5], pd.DataFrame())

@@ -1,6 +1,6 @@
 """The requests and programs that export/README.md documents.
 
-`model_server` replaces TensorFlow Serving, which is not installed.
+TensorFlow Serving is not installed: the requests are sent to the SavedModel itself.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ import json
 import re
 import shutil
 import subprocess
-import sys
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,67 +21,28 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from exports import CONFIG, make_info, make_rule, run_example, with_distance
-from tensorflow_serving.apis import prediction_log_pb2, prediction_service_pb2_grpc
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from skincnn.classes import HAM10000
 from skincnn.clinical_metadata import CLINICAL_FEATURES, encode_clinical_metadata
-from skincnn.data.combined import open_datasets
-from skincnn.evaluation.results import SplitResult, read_result
-from skincnn.inference.predictions import arrays, read_predictions
 from skincnn.model.classifier import build_classifier
 from skincnn.records import to_json
 from skincnn.serving.export_info import IMAGE_INPUTS, METADATA_INPUTS, render_usage
 from skincnn.serving.images import OK, UNREADABLE
 from skincnn.serving.network import Network
 from skincnn.serving.runtimes import RUNTIMES, with_fixed_size
-from skincnn.serving.saved_model import WARMUP_FILE, write_saved_model, write_warmup
+from skincnn.serving.saved_model import write_saved_model
 
-Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 NAMES = tuple(lesion.name for lesion in HAM10000)
 RULE = make_rule(*NAMES)
-WITH_METADATA = "skincnn_d4"
-"""Name of a model that requires clinical metadata."""
 INFO = make_info(
     RULE, inputs=IMAGE_INPUTS | METADATA_INPUTS, clinical_features=CLINICAL_FEATURES
 )
-TENSORFLOW_ONLY = """
-import runpy, sys
-sys.modules.update(dict.fromkeys(("skincnn", "tfds_ham10000", "keras")))  # not importable
-runpy.run_path(sys.argv.pop(1), run_name="__main__")
-"""
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running model server.
-
-    Attributes:
-        rest: Port of the REST API.
-        grpc: Port of the gRPC API.
-        models: Maps each model name to its SavedModel.
-        usage: Maps each model name to its documentation.
-    """
-
-    rest: int
-    grpc: int
-    models: dict[str, Path]
-    usage: dict[str, str]
-
-    def example(self, pattern: str, name: str) -> str:
-        """Returns a documented example with the ports of this server."""
-        examples = re.findall(pattern, self.usage[name], re.DOTALL)
-        (code,) = (code for code in examples if "localhost:850" in code)
-        code = code.replace("localhost:8501", f"127.0.0.1:{self.rest}")
-        return str(code.replace("localhost:8500", f"127.0.0.1:{self.grpc}"))
-
-    def post(self, body: object) -> Any:
-        """Returns the predictions in the REST response to a JSON body."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.rest}/v1/models/skincnn:predict",
-            json.dumps(body).encode(),
-        )
-        with urllib.request.urlopen(request) as response:
-            return json.load(response)["predictions"]
+MODEL = "skincnn_d4"
+USAGE = render_usage(INFO, MODEL)
+PNG = tf.io.encode_png(np.full((40, 50, 3), 99, np.uint8)).numpy()
+ROW = pd.DataFrame({"age": [50], "sex": ["female"], "localization": ["back"]})
+Call = Callable[..., dict[str, np.ndarray]]
 
 
 @pytest.fixture(scope="module")
@@ -95,115 +54,75 @@ def network() -> Network:
 
 
 @pytest.fixture(scope="module")
-def server(
-    run: Run, network: Network, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
+def saved_model(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("with_metadata") / "1"
     write_saved_model([network], RULE, folder)
-    write_warmup(folder, WITH_METADATA, clinical_metadata=True)
-    usage = {
-        "skincnn": (run[0] / "export/README.md").read_text(),
-        WITH_METADATA: render_usage(INFO, WITH_METADATA),
-    }
-    models = {"skincnn": run[0] / "export/skincnn/1", WITH_METADATA: folder}
-    arguments = [f"{name}={path}" for name, path in models.items()]
-    script = Path(__file__).with_name("model_server.py")
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-c", TENSORFLOW_ONLY, script, *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=folder.parent,
-    )
-    try:
-        assert process.stdout is not None
-        ports = json.loads(process.stdout.readline())
-        yield Server(**ports, models=models, usage=usage)
-    finally:
-        process.kill()
-        process.communicate()
+    return folder
 
 
 @pytest.fixture(scope="module")
-def images(run: Run, data_dir: Path) -> tuple[list[bytes], np.ndarray]:
-    """Returns three files of the test split, and their calibrated probabilities."""
-    table = read_predictions(run[0] / "predictions/test.csv").head(3)
-    files = open_datasets(["demo_tiny"], data_dir).read_files(table)
-    calibration_map = read_result(run[0], "test", SplitResult).calibration_map
-    return files, calibration_map.apply(arrays(table, NAMES)[1])
+def call(saved_model: Path) -> Call:
+    """Returns a function that calls the default signature with arrays by name."""
+    signature = tf.saved_model.load(str(saved_model)).signatures["serving_default"]
+
+    def predict(**inputs: np.ndarray) -> dict[str, np.ndarray]:
+        tensors = {name: tf.constant(value) for name, value in inputs.items()}
+        return {name: value.numpy() for name, value in signature(**tensors).items()}
+
+    return predict
 
 
-@pytest.mark.parametrize("name", ["skincnn", WITH_METADATA])
-def test_the_documented_rest_example_works(
-    name: str, server: Server, images: tuple[list[bytes], np.ndarray], tmp_path: Path
-) -> None:
-    if shutil.which("curl") is None:
-        pytest.skip("curl is not installed")
-    files, expected = images
-    (tmp_path / "x.jpg").write_bytes(files[0])
-    command = server.example(r"\n    (printf '[^\n]*\n[^\n]*)\n", name)
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True
+def test_the_documented_rest_example_works(call: Call, tmp_path: Path) -> None:
+    """`cat` receives the body in place of curl."""
+    if shutil.which("bash") is None:
+        pytest.skip("bash is not installed")
+    (tmp_path / "x.jpg").write_bytes(PNG)
+    (command,) = re.findall(r"\n    (printf '[^\n]*\n)", USAGE)
+    command = command.replace("|", "| cat")
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True)
+    assert f"http://localhost:8501/v1/models/{MODEL}:predict" in USAGE
+    (row,) = json.loads(done.stdout)["instances"]
+    content = base64.b64decode(row["image_bytes"]["b64"])
+    assert content == PNG
+    np.testing.assert_allclose(row["metadata"], encode_clinical_metadata(ROW)[0])
+    outputs = call(
+        image_bytes=np.array([content, b"not an image"]),
+        metadata=np.float32([row["metadata"]] * 2),
     )
-    (prediction,) = json.loads(done.stdout)["predictions"]
-    assert prediction["status"] == OK
-    assert prediction["class_names"] == list(NAMES)
-    assert sum(prediction["probabilities"]) == pytest.approx(1, abs=1e-5)
-    if name == "skincnn":
-        np.testing.assert_allclose(prediction["probabilities"], expected[0], atol=1e-5)
+    assert outputs["status"].tolist() == [OK.encode(), UNREADABLE.encode()]
+    assert outputs["probabilities"][0].sum() == pytest.approx(1, abs=1e-5)
+    assert [name.decode() for name in outputs["class_names"][0]] == list(NAMES)
 
 
-@pytest.mark.parametrize("name", ["skincnn", WITH_METADATA])
 def test_the_documented_grpc_example_works(
-    name: str,
-    server: Server,
-    images: tuple[list[bytes], np.ndarray],
+    call: Call,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    files, expected = images
-    (tmp_path / "x.jpg").write_bytes(files[1])
+    class Stub:
+        """Calls the model instead of a server."""
+
+        def __init__(self, channel: grpc.Channel) -> None:
+            channel.close()
+
+        def Predict(self, request: Any, timeout: float) -> Any:
+            assert request.model_spec.name == MODEL
+            assert request.model_spec.signature_name == "serving_default"
+            inputs = {key: tf.make_ndarray(one) for key, one in request.inputs.items()}
+            outputs = call(**inputs)
+            protos = {key: tf.make_tensor_proto(one) for key, one in outputs.items()}
+            return predict_pb2.PredictResponse(outputs=protos)
+
+    monkeypatch.setattr(prediction_service_pb2_grpc, "PredictionServiceStub", Stub)
+    (tmp_path / "x.jpg").write_bytes(PNG)
     monkeypatch.chdir(tmp_path)
-    exec(server.example(r"```python\n(.*?)```", name), {})
-    probabilities = np.array(capsys.readouterr().out.strip().strip("[]").split(), float)
-    assert probabilities.sum() == pytest.approx(1, abs=1e-5)
-    if name == "skincnn":
-        np.testing.assert_allclose(probabilities, expected[1], atol=1e-5)
-
-
-def test_a_request_may_contain_several_images(
-    server: Server, images: tuple[list[bytes], np.ndarray]
-) -> None:
-    files, expected = images
-    encoded = [base64.b64encode(file).decode() for file in (*files, b"not an image")]
-    rows = server.post({"instances": [{"image_bytes": {"b64": text}} for text in encoded]})
-    assert [row["status"] for row in rows] == [OK] * 3 + [UNREADABLE]
-    probabilities = [row["probabilities"] for row in rows[:3]]
-    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
-
-
-def test_pixels_are_predicted_through_rest(server: Server) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 6, 5, 3)).tolist()
-    instances = [{"images": image} for image in pixels]
-    for row in server.post({"signature_name": "images", "instances": instances}):
-        assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-5)
-
-
-@pytest.mark.parametrize("name", ["skincnn", WITH_METADATA])
-def test_warm_up_requests_work(name: str, server: Server) -> None:
-    path = server.models[name] / "assets.extra" / WARMUP_FILE
-    sizes = []
-    channel = grpc.insecure_channel(f"127.0.0.1:{server.grpc}")
-    predict = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict
-    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-        log = prediction_log_pb2.PredictionLog.FromString(record)
-        assert log.WhichOneof("log_type") == "predict_log"
-        assert log.predict_log.request.model_spec.name == name
-        outputs = predict(log.predict_log.request, 30.0).outputs
-        assert set(outputs["status"].string_val) == {OK.encode()}
-        sizes.append(len(outputs["status"].string_val))
-    channel.close()
-    assert sizes == [1, 8]
+    examples = re.findall(r"```python\n(.*?)```", USAGE, re.DOTALL)
+    (code,) = (example for example in examples if "localhost:8500" in example)
+    exec(code, {})
+    printed = np.array(capsys.readouterr().out.strip().strip("[]").split(), float)
+    expected = call(image_bytes=np.array([PNG]), metadata=encode_clinical_metadata(ROW))
+    np.testing.assert_allclose(printed, expected["probabilities"][0], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["onnx", "litert"])
@@ -211,17 +130,16 @@ def test_the_documented_examples_encode_the_clinical_metadata(
     name: str, network: Network, tmp_path: Path
 ) -> None:
     runtime = RUNTIMES[name]
-    path = tmp_path / f"{WITH_METADATA}{runtime.suffix}"
+    path = tmp_path / f"{MODEL}{runtime.suffix}"
     image = np.full((40, 50, 3), 99, np.uint8)
-    row = pd.DataFrame({"age": [50], "sex": ["female"], "localization": ["back"]})
     inputs = {
         "images": np.float32([image[:32, :32]]),
-        "metadata": encode_clinical_metadata(row),
+        "metadata": encode_clinical_metadata(ROW),
     }
     model = with_fixed_size(network.model, 32, RULE.calibration_map)
     runtime.write(model, inputs, path)
     runtime.embed(path, to_json(INFO))
-    printed = run_example(render_usage(INFO, WITH_METADATA), path, image)
+    printed = run_example(USAGE, path, image)
     assert list(printed) == list(NAMES)
     probabilities = model(inputs)["probabilities"][0]
     np.testing.assert_allclose(list(printed.values()), probabilities, atol=1e-5)

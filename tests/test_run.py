@@ -19,7 +19,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 from test_tensorboard import read_images
 
 from skincnn.classes import HAM10000
-from skincnn.clinical_metadata import CLINICAL_COLUMNS, CLINICAL_FEATURES
+from skincnn.clinical_metadata import CLINICAL_FEATURES, encode_clinical_metadata
 from skincnn.config import Config
 from skincnn.data import datasets, pipeline
 from skincnn.data.combined import open_datasets
@@ -31,7 +31,7 @@ from skincnn.inference.run_dir import read_run_info
 from skincnn.reporting.load import load_results
 from skincnn.reporting.parity_result import read_parity
 from skincnn.serving.export import ExportSpec, read_rule
-from skincnn.serving.export_info import info_path, read_export_info
+from skincnn.serving.export_info import read_export_info
 from skincnn.training.tensorboard import draw_confusion_matrix
 
 NAMES = [lesion.name for lesion in HAM10000]
@@ -113,7 +113,7 @@ def test_synthetic_images_are_marked_everywhere(run: Run) -> None:
     for name in ("README.md", "report.html"):
         assert "SYNTHETIC images, rendered by code" in (workdir / name).read_text()
     assert read_run_info(workdir).synthetic
-    assert read_export_info(info_path(workdir / "export/skincnn/1")).synthetic
+    assert read_export_info(workdir / "export/skincnn/1").synthetic
     table = pd.read_csv(workdir / "predictions/test.csv")
     assert (table["dataset"] == "synthetic").all()
 
@@ -200,7 +200,8 @@ class RejectProject:
 sys.meta_path.insert(0, RejectProject())
 import numpy as np, tensorflow as tf
 model = tf.saved_model.load(sys.argv[1])
-metadata = {name: tf.constant(cells) for name, cells in json.loads(sys.argv[2]).items()}
+rows = json.loads(sys.argv[2])
+metadata = {"metadata": tf.constant(rows)} if rows else {}
 files = [open(name, "rb").read() for name in sys.argv[3:]]
 outputs = model.signatures["serving_default"](image_bytes=tf.constant(files), **metadata)
 print(json.dumps({
@@ -214,7 +215,7 @@ def serve_outside_the_project(
     saved_model: Path,
     images: dict[str, bytes],
     folder: Path,
-    metadata: dict[str, list[object]],
+    metadata: list[list[float]],
 ) -> dict[str, np.ndarray]:
     """Returns the outputs of a process that has TensorFlow but not this project."""
     paths = []
@@ -241,7 +242,7 @@ def serve_outside_the_project(
 
 
 def check_export(
-    workdir: Path, data_dir: Path, folder: Path, columns: tuple[str, ...] = ()
+    workdir: Path, data_dir: Path, folder: Path, *, clinical_metadata: bool = False
 ) -> None:
     """Compares 20 test images, served outside the project, with predictions/test.csv."""
     import tensorflow_datasets as tfds
@@ -256,7 +257,7 @@ def check_export(
     table = read_predictions(workdir / "predictions/test.csv").set_index("image_id")
     table = table.loc[list(images)]
     saved_model = workdir / "export/skincnn/1"
-    metadata = {name: table[name].tolist() for name in columns}
+    metadata = encode_clinical_metadata(table).tolist() if clinical_metadata else []
     outputs = serve_outside_the_project(saved_model, images, folder, metadata)
     expected = table[PROBABILITIES].to_numpy()
     assert np.abs(outputs["uncalibrated_probabilities"] - expected).max() < 1e-3
@@ -314,31 +315,19 @@ def test_a_model_with_clinical_metadata_is_trained_and_served(
     done = run_here("train.py", *where, *ONE_EPOCH, *flags.split())
     assert done.returncode == 0, done.stderr
     (tmp_path / "client").mkdir()
-    check_export(workdir, data_dir, tmp_path / "client", CLINICAL_COLUMNS)
+    check_export(workdir, data_dir, tmp_path / "client", clinical_metadata=True)
 
     saved_model = workdir / "export/skincnn/1"
-    info = read_export_info(info_path(saved_model))
+    info = read_export_info(saved_model)
     assert info.clinical_features == CLINICAL_FEATURES
-    assert {"image_bytes", "images", *CLINICAL_COLUMNS} == set(info.inputs)
-    assert {"female", "male", "unknown"} <= set(info.vocabularies["sex"])
-    assert {"back", "head/neck"} <= set(info.vocabularies["localization"])
+    assert {"image_bytes", "images", "metadata"} == set(info.inputs)
     # Clinical metadata changes the prediction for image tensors as well as for files.
     model = tf.saved_model.load(str(saved_model))
-
-    def predict(age: float, sex: str, site: str) -> np.ndarray:
-        outputs = model.signatures["images"](
-            images=tf.zeros((1, 40, 40, 3), tf.uint8),
-            age=tf.constant([age]),
-            sex=tf.constant([sex]),
-            localization=tf.constant([site]),
-        )
-        return outputs["probabilities"].numpy()
-
-    unknown = predict(np.nan, "", "")
-    np.testing.assert_array_equal(unknown, predict(np.nan, "Unknown", "unknown"))
-    assert np.abs(predict(80.0, "male", "face") - unknown).max() > 1e-4
-    with pytest.raises(tf.errors.InvalidArgumentError, match="localization must be one of"):
-        predict(80.0, "male", "knee")
+    images = tf.zeros((2, 40, 40, 3), tf.uint8)
+    rows = np.eye(2, len(CLINICAL_FEATURES), dtype=np.float32)
+    outputs = model.signatures["images"](images=images, metadata=tf.constant(rows))
+    first, second = outputs["probabilities"].numpy()
+    assert np.abs(first - second).max() > 1e-4
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, run_here
+from conftest import run_here
 from exports import CONFIG, make_rule, with_distance
 from keras.src.applications import mobilenet
 from keras.src.backend import config as keras_config
@@ -27,7 +27,8 @@ from skincnn.inference.run_dir import RUN_FILE
 from skincnn.metrics.calibration import CalibrationMap
 from skincnn.model.backbones import build_backbone
 from skincnn.model.classifier import POOLING_LAYER, build_classifier
-from skincnn.serving.export_info import info_path, read_export_info, write_export_info
+from skincnn.records import write_record
+from skincnn.serving.export_info import info_path, read_export_info
 from skincnn.serving.network import Network
 from skincnn.serving.postprocessing import postprocess
 from skincnn.serving.predictor import load_predictor
@@ -149,14 +150,12 @@ def test_another_number_of_classes_is_rejected(workdir: Path) -> None:
 
 
 def test_an_export_with_another_order_of_classes_is_rejected(workdir: Path) -> None:
-    """The export is rejected even if its metadata has a valid seal."""
     exported = workdir / "export/skincnn/1"
-    path = info_path(exported)
     image = workdir / "figures" / "examples.png"
-    info = read_export_info(path)
+    info = read_export_info(exported)
     names = info.rule.class_names[::-1]
     rule = info.rule.model_copy(update={"class_names": names})
-    write_export_info(path, info.model_copy(update={"rule": rule}))
+    write_record(info_path(exported), info.model_copy(update={"rule": rule}))
     done = run_here("predict.py", exported, image)
     assert done.returncode == 3, done.stderr
     assert "has the classes akiec, bcc" in done.stderr
@@ -167,14 +166,14 @@ def test_a_converted_model_of_another_preprocessing_is_rejected(
 ) -> None:
     path = tmp_path / "x.onnx"
     path.write_bytes(b"12345678")
-    info = read_export_info(info_path(workdir / "export/skincnn/1"))
+    info = read_export_info(workdir / "export/skincnn/1")
     (preprocessing,) = info.preprocessing
     updates = {
         "format": "onnx",
         "files": {"x.onnx": sha256(path)},
         "preprocessing": (preprocessing.model_copy(update={"version": 0}),),
     }
-    write_export_info(info_path(path), info.model_copy(update=updates))
+    write_record(info_path(path), info.model_copy(update=updates))
     message = "for version 0 of the preprocessing. Expected version 1. Export the run again"
     with pytest.raises(ConfigError, match=message):
         load_predictor(path)
@@ -207,15 +206,6 @@ def test_unusable_weights_are_rejected_before_training(
     # Neither data, nor a run, nor an incomplete file remains.
     for name in ("run", "data", "keras/models/*"):
         assert not list(tmp_path.glob(name))
-
-
-def test_mismatched_weights_are_never_skipped() -> None:
-    folders = ("skincnn", "scripts", "tuning", "tfds_ham10000")
-    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
-    text = "".join(path.read_text() for path in paths)
-    assert "load_weights(" in text
-    for word in ("skip_mismatch", "by_name=", "safe_mode"):
-        assert word not in text
 
 
 class Proxy(http.server.BaseHTTPRequestHandler):

@@ -84,7 +84,7 @@ def command() -> None:
     from skincnn.reporting.report import render_report
     from skincnn.serving.conversion import export
     from skincnn.serving.export import ExportSpec, find_runs
-    from skincnn.serving.export_info import info_path, read_export_info
+    from skincnn.serving.export_info import read_export_info
 
     workdir = arguments.ensemble or arguments.workdirs[0]
     spec = ExportSpec(
@@ -100,7 +100,7 @@ def command() -> None:
         for name, path in export(spec, arguments.formats, arguments.data_dir):
             exported = True
             print(f"{name:<15} {path}", flush=True)
-            if reason := read_export_info(info_path(path)).ood_off:
+            if reason := read_export_info(path).ood_off:
                 print(
                     f"{name}: out-of-distribution detection is off: {reason}",
                     file=sys.stderr,

@@ -16,7 +16,7 @@ from skincnn.files import replacing, sha256, write_text
 from skincnn.inference.predictions import arrays, table_path
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.metrics.sample import Floats
-from skincnn.records import to_json
+from skincnn.records import to_json, write_record
 from skincnn.reporting.parity_result import write_parity
 from skincnn.serving import parity
 from skincnn.serving.export import (
@@ -28,7 +28,7 @@ from skincnn.serving.export import (
     read_parity_images,
     read_rule,
 )
-from skincnn.serving.export_info import describe_export, info_path, write_export_info
+from skincnn.serving.export_info import describe_export, info_path
 from skincnn.serving.images import read_image
 from skincnn.serving.network import LOGITS, OOD_DISTANCE, RunNetwork
 from skincnn.serving.runtimes import (
@@ -147,7 +147,7 @@ def _convert(
     write_text(path.with_name("labels.txt"), labels_text(rule.class_names))
     # Written last, because the file cannot be loaded without its metadata.
     files = {path.name: sha256(path)}
-    write_export_info(info_path(path), info.model_copy(update={"files": files}))
+    write_record(info_path(path), info.model_copy(update={"files": files}))
     return path
 
 

@@ -33,12 +33,11 @@ from skincnn.inference.predictions import arrays, read_predictions, table_path
 from skincnn.inference.run_dir import (
     MODEL_FILE,
     find_members,
-    read_run,
     read_run_info,
 )
 from skincnn.metrics.decision_rule import DEFAULT_OPERATING_POINT, TARGET, DecisionRule
 from skincnn.model.orientations import ORIENTATIONS
-from skincnn.records import read_record
+from skincnn.records import read_record, write_record
 from skincnn.reporting.labels import variant_flags
 from skincnn.reporting.parity_result import write_parity
 from skincnn.serving import parity
@@ -49,7 +48,6 @@ from skincnn.serving.export_info import (
     info_path,
     read_export_info,
     render_usage,
-    write_export_info,
 )
 from skincnn.serving.network import (
     RunNetwork,
@@ -152,7 +150,7 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
             predictions_sha256=sha256(spec.predictions),
             files={name: sha256(temporary / name) for name in _files(temporary)},
         )
-        write_export_info(info_path(temporary), info)
+        write_record(info_path(temporary), info)
         version = _rename_to_next_version(temporary, spec.folder)
         usage = f"README_{spec.name}.md" if spec.variant else "README.md"
         write_text(spec.folder.with_name(usage), render_usage(info, spec.name))
@@ -263,13 +261,17 @@ def find_runs(workdir: Path) -> tuple[Path, ...]:
 
 
 def find_current_export(workdir: Path) -> Path | None:
-    """Returns the latest SavedModel (without TTA) of a run's current model, or None."""
-    info, _ = read_run(workdir)
-    folder = ExportSpec(workdir=workdir).folder
-    for path in reversed(list_versions(folder)):
+    """Returns the latest SavedModel of a run's current model and rule, or None.
+
+    Raises:
+        ConfigError: The run was not evaluated.
+    """
+    spec = ExportSpec(workdir=workdir)
+    rule, models = read_rule(spec), (sha256(workdir / MODEL_FILE),)
+    for path in reversed(list_versions(spec.folder)):
         with contextlib.suppress(ConfigError, DataError):
-            exported = read_export_info(info_path(path)).models_sha256
-            if exported == (info.sha256[MODEL_FILE],):
+            info = read_export_info(path)
+            if (info.models_sha256, info.rule) == (models, rule):
                 return path
     return None
 

@@ -1,27 +1,25 @@
-"""The metadata file of an export, with a SHA-256 that detects changes."""
+"""The metadata file and the usage of an export."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from skincnn.clinical_metadata import CLINICAL_FEATURES, REGIONS, VOCABULARIES
+import pandas as pd
+
+from skincnn.clinical_metadata import CLINICAL_FEATURES, REGIONS, encode_clinical_metadata
 from skincnn.config import DataConfig
 from skincnn.data.preprocessing_spec import FIELDS, describe_preprocessing
-from skincnn.errors import ConfigError, DataError
-from skincnn.files import write_json
 from skincnn.inference.run_dir import MODEL_FILE
 from skincnn.metrics.decision_rule import DecisionRule
-from skincnn.records import Part, Record, parse_record, to_json
+from skincnn.records import Part, Record, read_record
 from skincnn.reporting.templates import environment
 from skincnn.serving.decision import explain_rule
 from skincnn.serving.network import RunNetwork, use_clinical_metadata
 
 EXPORT_AGAIN = "Export the run again (scripts/export.py)."
-CHECKSUM = "sha256_of_other_fields"
 OOD_FAILED = "it missed too many unsuitable images in the evaluation"
 OOD_LEFT_OUT = "it was left out of the export"
 """Reasons for `ExportInfo.ood_off`."""
@@ -31,9 +29,7 @@ IMAGE_INPUTS = {
     "images": "uint8 [batch, height, width, 3]: RGB pixels in 0..255 (signature `images`)",
 }
 METADATA_INPUTS = {
-    "age": "float32 [batch]: age in years; NaN if unknown",
-    "sex": "string [batch]: one of `vocabularies.sex` in metadata.json",
-    "localization": "string [batch]: site on the body, one of `vocabularies.localization`",
+    "metadata": f"float32 [batch, {len(CLINICAL_FEATURES)}]: {', '.join(CLINICAL_FEATURES)}"
 }
 
 
@@ -83,7 +79,6 @@ class ExportInfo(Record):
         preprocessing: The preprocessing of each network.
         inputs: Maps the name of each input of a SavedModel to its type and meaning.
         clinical_features: `CLINICAL_FEATURES`; empty for a model without them.
-        vocabularies: Maps the name of each categorical input to its valid values.
         models_sha256: SHA-256 of the model.keras of each network.
         predictions_sha256: SHA-256 of the predictions table that the export reproduces.
         files: SHA-256 of each file that is verified before loading, by relative path.
@@ -101,7 +96,6 @@ class ExportInfo(Record):
     preprocessing: tuple[Preprocessing, ...]
     inputs: dict[str, str]
     clinical_features: tuple[str, ...]
-    vocabularies: dict[str, tuple[str, ...]]
     models_sha256: tuple[str, ...]
     predictions_sha256: str
     files: dict[str, str]
@@ -126,7 +120,6 @@ def describe_export(
     """Returns the metadata of an export of these networks; see `ExportInfo`."""
     first = networks[0].info
     clinical_metadata = use_clinical_metadata(networks)
-    vocabularies = {name: tuple(words) for name, words in VOCABULARIES.items()}
     return ExportInfo(
         format=format_name,
         synthetic=first.synthetic,
@@ -149,7 +142,6 @@ def describe_export(
         ),
         inputs=IMAGE_INPUTS | (METADATA_INPUTS if clinical_metadata else {}),
         clinical_features=CLINICAL_FEATURES if clinical_metadata else (),
-        vocabularies=vocabularies if clinical_metadata else {},
         models_sha256=tuple(network.info.sha256[MODEL_FILE] for network in networks),
         predictions_sha256=predictions_sha256,
         files=dict(files),
@@ -163,28 +155,13 @@ def info_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def write_export_info(path: Path, info: ExportInfo) -> None:
-    """Writes the metadata of an export and their SHA-256 to a JSON file."""
-    content = to_json(info)
-    write_json(path, {**content, CHECKSUM: _checksum(content)})
-
-
 def read_export_info(path: Path) -> ExportInfo:
-    """Returns the metadata of an export from its JSON file; see `info_path` for the path.
+    """Returns the metadata of the SavedModel, LiteRT or ONNX export at a path.
 
     Raises:
         ConfigError: The file is missing or damaged, or has a different schema version.
-        DataError: The file has changed since it was written.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}. {EXPORT_AGAIN}") from error
-    checksum = content.pop(CHECKSUM, None) if isinstance(content, dict) else None
-    info = parse_record(content, ExportInfo, str(path), EXPORT_AGAIN)
-    if checksum != _checksum(content):
-        raise DataError(f"{path} has changed since it was written. {EXPORT_AGAIN}")
-    return info
+    return read_record(info_path(path), ExportInfo, EXPORT_AGAIN)
 
 
 def render_usage(info: ExportInfo, name: str) -> str:
@@ -192,9 +169,10 @@ def render_usage(info: ExportInfo, name: str) -> str:
 
     `name` is the name of the model on the server.
     """
-    example = {"age": 50.0, "sex": "female", "localization": "back"}
-    clinical_metadata = example if info.clinical_metadata else {}
-    row = {"image_bytes": {"b64": "%s"}, **clinical_metadata}
+    example = pd.DataFrame({"age": [50], "sex": ["female"], "localization": ["back"]})
+    features = encode_clinical_metadata(example)[0].tolist()
+    metadata = {"metadata": features} if info.clinical_metadata else {}
+    row = {"image_bytes": {"b64": "%s"}, **metadata}
     template = environment("skincnn.serving", autoescape=False).get_template("usage.md.j2")
     return template.render(
         info=info,
@@ -204,11 +182,6 @@ def render_usage(info: ExportInfo, name: str) -> str:
         rule_text=explain_rule(info.rule),
         name=name,
         regions="; ".join(f"{name}: {', '.join(sites)}" for name, sites in REGIONS.items()),
-        clinical_metadata=clinical_metadata,
+        metadata=metadata,
         body=json.dumps({"instances": [row]}),
     )
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()

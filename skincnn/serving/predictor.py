@@ -19,20 +19,16 @@ from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.files import sha256
 from skincnn.inference.predictions import PROBABILITY_PREFIX
 from skincnn.inference.run_dir import MODEL_FILE, RUN_FILE, advise_run_below
-from skincnn.metrics.decision_rule import DEFAULT_OPERATING_POINT, DecisionRule
+from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.serving.export import (
     MODEL_NAME,
     ExportSpec,
+    find_current_export,
     list_versions,
     load_networks,
     read_rule,
 )
-from skincnn.serving.export_info import (
-    EXPORT_AGAIN,
-    OOD_LEFT_OUT,
-    info_path,
-    read_export_info,
-)
+from skincnn.serving.export_info import EXPORT_AGAIN, info_path, read_export_info
 from skincnn.serving.images import OK, convert_file, read_images
 from skincnn.serving.network import LOGITS, OOD_DISTANCE
 from skincnn.serving.postprocessing import postprocess
@@ -46,8 +42,7 @@ from skincnn.serving.saved_model import (
 
 REFERRAL_COLUMNS = ("malignant_probability", "refer")
 """Columns of models whose classes are known to be malignant or benign."""
-
-
+SAVED_MODEL_FILE = "saved_model.pb"
 PART_BYTES = 200 << 20
 """Size of the converted files that are predicted together, unless one file is larger."""
 
@@ -77,33 +72,24 @@ def load_predictor(path: Path) -> Predictor:
     """Loads the model at a path. The format is detected from the content.
 
     Args:
-        path: A SavedModel, a directory of SavedModel versions, a run directory (whose
-            SavedModel, if any, is loaded), its model.keras, or a LiteRT or ONNX file.
+        path: A SavedModel, a directory of SavedModel versions, the directory of a run or an
+            ensemble, the model.keras of a run, or a LiteRT or ONNX file.
 
     Raises:
         ConfigError: The path contains no model, the run was not evaluated, the metadata of
             an export are missing or invalid, or required packages are not installed.
-        DataError: A file is missing or has changed since it was written, or the export in a
-            run directory does not match the model or the results of the run.
+        DataError: A file is missing or has changed since it was written, or an ensemble
+            was evaluated again after its export.
     """
-    saved_model = find_saved_model(path)
-    if saved_model is not None:
-        if any((path / name).is_file() for name in (MODEL_FILE, RUN_FILE)):
-            _check_up_to_date(saved_model, path)
-        return _load_export(saved_model)
-    if path.is_dir() and (path / MODEL_FILE).is_file():
-        return _load_run(path)
-    if path.is_file():
-        with path.open("rb") as file:
-            is_zip = file.read(8).startswith(b"PK")
-        model = path.parent / MODEL_FILE
-        if is_zip and model.is_file():
-            # The calibration and the thresholds are valid for this model only.
-            if sha256(path) != sha256(model):
-                raise DataError(f"{path} differs from the model of the run. Use {model}.")
-            return _load_run(path.parent)
-        if info_path(path).is_file():
-            return _load_export(path)
+    model = find_model(path)
+    if (model / SAVED_MODEL_FILE).is_file():
+        if (path / RUN_FILE).is_file() and not (path / MODEL_FILE).is_file():
+            _check_ensemble(model, path)
+        return _load_export(model)
+    if model.is_file() and model.name == MODEL_FILE:
+        return _load_run(model.parent)
+    if model.is_file() and info_path(model).is_file():
+        return _load_export(model)
     raise ConfigError(
         "MODEL must be a SavedModel, a run directory or its model.keras, or a LiteRT or "
         f"ONNX file from scripts/export.py with its .json file. Received: {path}. "
@@ -173,60 +159,30 @@ def columns(rule: DecisionRule) -> tuple[str, ...]:
     )
 
 
-def find_saved_model(path: Path) -> Path | None:
-    """Returns `path` if it is a SavedModel, else the latest SavedModel in it, or None."""
+def find_model(path: Path) -> Path:
+    """Returns the file or the SavedModel that `load_predictor` loads for a path.
+
+    For a run directory, this is the SavedModel of its current model and results, or else
+    model.keras; for other directories, the latest SavedModel; otherwise, `path`.
+    """
+    if (path / MODEL_FILE).is_file():
+        return find_current_export(path) or path / MODEL_FILE
     for folder in (path, path / "export" / MODEL_NAME):
-        if (folder / "saved_model.pb").is_file():
-            return folder
-        for version in reversed(list_versions(folder)):
-            if (version / "saved_model.pb").is_file():
+        for version in (folder, *reversed(list_versions(folder))):
+            if (version / SAVED_MODEL_FILE).is_file():
                 return version
-    return None
+    return path
 
 
-def _check_up_to_date(saved_model: Path, workdir: Path) -> None:
-    """Raises a `DataError` unless an export matches the model and results of its run."""
-    info = read_export_info(info_path(saved_model))
-    spec = ExportSpec(
-        workdir=workdir,
-        ood=info.ood_off != OOD_LEFT_OUT,
-        operating_point=info.rule.operating_point or DEFAULT_OPERATING_POINT,
-    )
-    rule = read_rule(spec)
-    model = workdir / MODEL_FILE
-    if model.is_file():
-        what, alternative = "model", f"a version in {saved_model.parent}, or {model},"
-        is_same = info.models_sha256 == (sha256(model),)
-    else:  # An ensemble is identified by its predictions table.
-        what, alternative = "predictions table", f"a version in {saved_model.parent}"
-        result = read_result(workdir, "test", SplitResult)
-        is_same = info.predictions_sha256 == result.predictions_sha256
-    if not (is_same and _is_close(rule, info.rule)):
+def _check_ensemble(saved_model: Path, workdir: Path) -> None:
+    """Raises a `DataError` unless an export has the predictions of its ensemble."""
+    expected = read_result(workdir, "test", SplitResult).predictions_sha256
+    if read_export_info(saved_model).predictions_sha256 != expected:
         raise DataError(
-            f"{saved_model} was exported from a different "
-            f"{'evaluation' if is_same else what} than {workdir} contains now. "
-            f"{EXPORT_AGAIN} Or use {alternative} as MODEL."
+            f"{saved_model} was exported from a different predictions table than {workdir} "
+            f"contains now. {EXPORT_AGAIN} Or use a version in {saved_model.parent} as "
+            "MODEL."
         )
-
-
-def _is_close(rule: DecisionRule, other: DecisionRule) -> bool:
-    """Returns whether two rules are equal up to rounding errors."""
-    first, second = (
-        np.array(
-            [
-                each.calibration_map.temperature,
-                *each.calibration_map.bias,
-                *each.set_thresholds,
-                each.threshold,
-                each.max_distance,
-            ],
-            np.float64,
-        )
-        for each in (rule, other)
-    )
-    if (rule.class_names, rule.declared) != (other.class_names, other.declared):
-        return False
-    return np.allclose(first, second, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 def _load_run(workdir: Path) -> Predictor:
@@ -248,7 +204,7 @@ def _load_run(workdir: Path) -> Predictor:
 
 def _load_export(path: Path) -> Predictor:
     """Loads a SavedModel directory, or a LiteRT or ONNX file."""
-    info = read_export_info(info_path(path))
+    info = read_export_info(path)
     for name, expected in info.files.items():
         _check_hash(path / name if path.is_dir() else path, expected)
     rule, with_metadata = info.rule, info.clinical_metadata

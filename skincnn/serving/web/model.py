@@ -18,8 +18,8 @@ from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.metrics.operating_points import HEADLINE_POINT
 from skincnn.serving.decision import explain_rule
 from skincnn.serving.explain import Explainer
-from skincnn.serving.export_info import info_path, read_export_info
-from skincnn.serving.predictor import Predictor, find_saved_model, load_predictor
+from skincnn.serving.export_info import read_export_info
+from skincnn.serving.predictor import Predictor, find_model, load_predictor
 from skincnn.serving.web.batching import ClinicalMetadata
 from skincnn.serving.web.form import MAX_IMAGES
 from skincnn.serving.web.schemas import (
@@ -110,12 +110,12 @@ def describe_model(
 
 def identify_model(path: Path, format_name: str) -> ModelVersion:
     """Returns the name, version and hashes of the model at a path."""
-    export = find_saved_model(path) or path
+    model = find_model(path)
     if format_name == "keras":
-        hashes: tuple[str, ...] = (sha256(path if path.is_file() else path / MODEL_FILE),)
+        hashes: tuple[str, ...] = (sha256(model),)
     else:
-        hashes = read_export_info(info_path(export)).models_sha256
-    version = export.resolve().name if format_name == "saved_model" else ""
+        hashes = read_export_info(model).models_sha256
+    version = model.resolve().name if format_name == "saved_model" else ""
     return ModelVersion(
         name=path.resolve().name,
         version=version if version.isdecimal() else "",
