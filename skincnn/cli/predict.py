@@ -106,15 +106,11 @@ def command() -> None:
         readable, unreadable = write_predictions(
             arguments, paths, predictor, explainer, clinical_metadata
         )
-        rule = predictor.rule
-        submission = write_submission(arguments.isic_csv, readable, rule)
-    for path in filter(None, (arguments.output, submission)):
+        if arguments.isic_csv is not None:
+            write_submission(arguments.isic_csv, readable, predictor.rule)
+    for path in filter(None, (arguments.output, arguments.isic_csv)):
         print(f"predictions  {path}", file=sys.stderr)
-    print(f"refer        {explain_rule(rule)}", file=sys.stderr)
-    if unreadable and arguments.isic_csv:
-        text = f"{len(unreadable)} of {len(paths)} image(s) are missing from"
-        text = text if submission else "No file is readable, so nothing was written to"
-        print(text, arguments.isic_csv, file=sys.stderr)
+    print(f"refer        {explain_rule(predictor.rule)}", file=sys.stderr)
     if unreadable:
         raise unreadable_error(unreadable, len(paths))
 
@@ -151,8 +147,6 @@ def load(
     source = arguments.clinical_metadata
     clinical_metadata = tables.read_clinical_metadata(source)
     names = [Path(printable(path)) for path in paths]
-    if arguments.isic_csv:
-        tables.require_unique(name.stem for name in names)
     predictor = load_predictor(arguments.model)
     check_clinical_metadata(predictor, source)
     if note := tables.describe_matches(names, clinical_metadata, source):
@@ -214,18 +208,15 @@ def write_predictions(
 
 
 def write_submission(
-    path: Path | None, tables: Sequence[pd.DataFrame], rule: DecisionRule
-) -> Path | None:
-    """Writes an ISIC submission. Returns `path`, or None if nothing was written."""
+    path: Path, tables: Sequence[pd.DataFrame], rule: DecisionRule
+) -> None:
+    """Writes an ISIC submission with the rows of readable files."""
     import pandas as pd
 
     from skincnn.serving.tables import isic_submission
 
-    if path is None or not any(map(len, tables)):
-        return None
     with replacing(path) as temporary:
         isic_submission(pd.concat(tables), rule).to_csv(temporary, index=False)
-    return path
 
 
 def unreadable_error(names: Sequence[str], num_files: int) -> DataError:

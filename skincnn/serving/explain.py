@@ -19,9 +19,6 @@ from skincnn.inference.run_dir import MODEL_FILE, read_run
 from skincnn.reporting.templates import encode_png
 from skincnn.serving.images import convert_file, read_images
 
-MAX_NAME_BYTES = 100
-"""Maximum number of bytes of the image_id in a file name (file systems allow 255)."""
-
 
 class Explainer:
     """Explains the predictions of a run's classifier with Grad-CAM."""
@@ -85,6 +82,8 @@ def write_explanations(
 ) -> None:
     """Writes each image that is not None to `folder`/<number>_<image_id>_<class>.png.
 
+    Of a long image_id, the name contains the first 50 characters.
+
     `images` is the result of `Explainer.explain` for the rows of `table`, which come from
     `serving.predictor.predict_files`. The rows are numbered from `first`.
     """
@@ -92,7 +91,6 @@ def write_explanations(
         zip(table.itertuples(), images, strict=True), first
     ):
         if image is not None:
-            image_id = str(row.image_id).encode()[:MAX_NAME_BYTES].decode(errors="ignore")
-            name = f"{number:05d}_{image_id}_{row.predicted_class}.png"
+            name = f"{number:05d}_{str(row.image_id)[:50]}_{row.predicted_class}.png"
             with replacing(folder / name) as temporary:
                 temporary.write_bytes(encode_png(image))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -58,17 +57,13 @@ def read_clinical_metadata(path: Path | None) -> pd.DataFrame | None:
     cells = table.select([columns[field] for field in fields])
     cells.columns = pd.Index(["image", *FIELDS])
     keys = cells["image"].map(match_key)
-    if repeated := [f"{cells['image'][row]} (row {row})" for row in repeated_rows(keys)]:
+    rows = keys.index[keys.duplicated() | (keys == "")]
+    if repeated := [f"{cells['image'][row]} (row {row})" for row in rows]:
         raise SourceError(
             f"{path}: {len(repeated)} row(s) name no image, or an image of another row: "
             f"{join_first(repeated)}. Expected one row per image."
         )
     return normalize_clinical_metadata(cells, str(path)).set_axis(keys)
-
-
-def repeated_rows(keys: pd.Series) -> list[int]:
-    """Returns the rows whose key is empty or occurs in an earlier row."""
-    return keys.index[keys.duplicated() | (keys == "")].tolist()
 
 
 def select_clinical_metadata(
@@ -168,18 +163,6 @@ def find_isic_year(class_names: Sequence[str]) -> str:
         f"--isic-csv requires a model with the classes of the ISIC challenge of "
         f"{' or '.join(expected)}. Received: {', '.join(class_names)}."
     )
-
-
-def require_unique(image_ids: Iterable[str]) -> None:
-    """Raises a `ConfigError` if an ISIC submission would contain an image_id twice."""
-    duplicates = [name for name, count in Counter(image_ids).items() if count > 1]
-    if duplicates:
-        more = f" and {len(duplicates) - 5} more" if len(duplicates) > 5 else ""
-        raise ConfigError(
-            "--isic-csv requires one row per image, identified by the file name without "
-            f"extension. Received several files for {', '.join(duplicates[:5])}{more}. "
-            "List each image once, and rename different images that have the same name."
-        )
 
 
 def isic_submission(predictions: pd.DataFrame, rule: DecisionRule) -> pd.DataFrame:

@@ -111,9 +111,8 @@ class Service:
 
 def clinical_metadata(form: Form) -> ClinicalMetadata:
     """Returns the clinical metadata in a request; see `parse_clinical_metadata`."""
-    fields = {name: form.fields.get(name, "") for name in CLINICAL_COLUMNS}
     try:
-        return parse_clinical_metadata(fields)
+        return parse_clinical_metadata(form.fields)
     except DataError as error:
         raise HTTPException(422, str(error)) from error
 
