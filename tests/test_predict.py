@@ -29,7 +29,7 @@ from skincnn.records import write_record
 from skincnn.serving import conversion
 from skincnn.serving.decision import explain_rule
 from skincnn.serving.export import ExportSpec
-from skincnn.serving.images import OK, UNREADABLE
+from skincnn.serving.images import OK, TOO_LARGE, UNREADABLE
 from skincnn.serving.predictor import columns, load_predictor, predict_files
 from skincnn.serving.prefetch import read_file
 from skincnn.serving.tables import select_clinical_metadata

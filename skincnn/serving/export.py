@@ -14,7 +14,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pandas as pd
-import psutil
 
 from skincnn.commands import command_line
 from skincnn.data.combined import open_datasets
@@ -56,7 +55,7 @@ from skincnn.serving.network import (
     with_variant,
 )
 from skincnn.serving.runtimes import BATCH_SIZE
-from skincnn.serving.saved_model import open_saved_model, write_saved_model, write_warmup
+from skincnn.serving.saved_model import open_saved_model, write_saved_model
 from skincnn.startup import KERAS_SETTINGS, set_keras
 from skincnn.write_errors import explain_write_errors
 
@@ -133,14 +132,11 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
         return _export_in_subprocess(spec, data_dir)
     networks = load_networks(spec, rule)
     spec.folder.mkdir(parents=True, exist_ok=True)
-    _remove_stale(spec.folder)
     temporary = spec.folder / f".tmp-{os.getpid()}"
     try:
         with explain_write_errors(temporary, UNCHANGED):
             write_saved_model(networks, rule, temporary)
         _check_parity(spec, networks, rule, temporary, data_dir)
-        clinical_metadata = use_clinical_metadata(networks)
-        write_warmup(temporary, spec.name, clinical_metadata=clinical_metadata)
         info = describe_export(
             networks,
             rule,
@@ -357,14 +353,6 @@ def _files(saved_model: Path) -> list[str]:
     patterns = ("saved_model.pb", "variables/*", "assets/*")
     paths = sorted(path for pattern in patterns for path in saved_model.glob(pattern))
     return [path.relative_to(saved_model).as_posix() for path in paths]
-
-
-def _remove_stale(folder: Path) -> None:
-    """Removes temporary directories left by exports that were killed."""
-    for path in folder.glob(".tmp-*"):
-        process = path.name.removeprefix(".tmp-")
-        if process.isdecimal() and not psutil.pid_exists(int(process)):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _rename_to_next_version(temporary: Path, folder: Path) -> Path:

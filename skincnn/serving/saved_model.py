@@ -11,7 +11,6 @@ import keras
 import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
-from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from skincnn.clinical_metadata import CLINICAL_FEATURES, encode_clinical_metadata
 from skincnn.config import DataConfig
@@ -38,9 +37,6 @@ METADATA = tf.TensorSpec((None, len(CLINICAL_FEATURES)), tf.float32, name="metad
 """The input for clinical metadata, from `encode_clinical_metadata`."""
 BYTES_SIGNATURE = "serving_default"
 IMAGES_SIGNATURE = "images"
-WARMUP_FILE = "tf_serving_warmup_requests"
-WARMUP_BATCH_SIZES = (1, 8)
-"""Batch sizes of the warm-up requests. TensorFlow optimizes the graph for each shape."""
 
 
 def write_saved_model(networks: Sequence[Network], rule: DecisionRule, path: Path) -> None:
@@ -114,35 +110,6 @@ def open_saved_model(
 def decode_strings(values: npt.NDArray[Any]) -> list[str]:
     """Decodes the string output of a model, given as an array of `bytes` objects."""
     return [value.decode() for value in values.tolist()]
-
-
-def write_warmup(saved_model: Path, name: str, *, clinical_metadata: bool) -> None:
-    """Writes warm-up requests to assets.extra/tf_serving_warmup_requests of a SavedModel.
-
-    The requests contain a gray image, because images of the dataset must not be
-    distributed. `name` is the name of the model on the server.
-
-    References:
-        TensorFlow Serving, SavedModel Warmup; prediction_log.proto defines the messages.
-    """
-    gray = tf.fill((64, 64, 3), tf.constant(128, tf.uint8))
-    content = tf.io.encode_jpeg(gray).numpy()
-    folder = saved_model / "assets.extra"
-    folder.mkdir(exist_ok=True)
-    with tf.io.TFRecordWriter(str(folder / WARMUP_FILE)) as writer:
-        for size in WARMUP_BATCH_SIZES:
-            inputs = {"image_bytes": tf.constant([content] * size)}
-            if clinical_metadata:
-                inputs[METADATA.name] = tf.zeros((size, len(CLINICAL_FEATURES)))
-            request = predict_pb2.PredictRequest(
-                inputs={key: tf.make_tensor_proto(value) for key, value in inputs.items()}
-            )
-            request.model_spec.name = name
-            request.model_spec.signature_name = BYTES_SIGNATURE
-            log = prediction_log_pb2.PredictionLog(
-                predict_log=prediction_log_pb2.PredictLog(request=request)
-            )
-            writer.write(log.SerializeToString())
 
 
 def _predict(
