@@ -8,6 +8,7 @@ import imagehash
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+from threadpoolctl import threadpool_info
 
 from tfds_ham10000.demo import make_dataset
 from tfds_ham10000.near_duplicates import (
@@ -266,6 +267,22 @@ def test_pairs_between_datasets_have_one_image_in_each(
     assert {pair.method for pair in found} == {"hash", "geometry"}
     assert find_near_duplicates_between(features, {}) == []
     assert find_near_duplicates_between({}, features) == []
+
+
+def test_threads_that_verify_pairs_start_no_threads(
+    features: dict[str, ImageFeatures], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads in threads only wait for each other: they took ten times the CPU time."""
+    num_threads = []
+
+    def count(*_: object) -> int:
+        pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+        num_threads.extend(pool["num_threads"] for pool in pools)
+        return 0
+
+    monkeypatch.setattr(search, "count_inliers", count)
+    find_near_duplicates(dict(list(features.items())[:4]))
+    assert max(num_threads, default=1) == 1
 
 
 def test_features_in_a_file_give_the_same_pairs(

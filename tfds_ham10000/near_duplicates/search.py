@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from tfds_ham10000.near_duplicates.features import (
     MAX_FEATURES,
@@ -182,5 +183,6 @@ def _count_all(load: Load, pairs: Pairs, block: int = 1000) -> Pairs:
         return counts
 
     parts = np.array_split(pairs, 1 + len(pairs) // block)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    # The products of the threads are small. More threads in each would only wait.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
         return np.concatenate([*pool.map(count, parts)]).astype(np.int64)
