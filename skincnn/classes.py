@@ -40,6 +40,14 @@ ISIC2019_ONLY = (
 )
 """The two classes that ISIC 2019 has instead of `akiec`."""
 
+MILK10K_ONLY = (
+    LesionClass("ben oth", "other benign proliferation", False),
+    LesionClass("inf", "inflammatory or infectious disease", False),
+    LesionClass("mal oth", "other malignant proliferation", True),
+    LesionClass("sccka", "squamous cell carcinoma / keratoacanthoma", True),
+)
+"""The four classes that only MILK10k (ISIC challenge 2025) has, as `_key` returns them."""
+
 TWO_CLASSES = (
     LesionClass("benign", "benign", False),
     LesionClass("malignant", "malignant", True),
@@ -94,7 +102,10 @@ PAD-UFES-20, Derm7pt, Fitzpatrick17k and DDI. Other names, such as lentigo malig
 assigned to a class.
 """
 
-KNOWN = {lesion.name: lesion for lesion in (*HAM10000, *ISIC2019_ONLY, *TWO_CLASSES)}
+KNOWN = {
+    lesion.name: lesion
+    for lesion in (*HAM10000, *ISIC2019_ONLY, *MILK10K_ONLY, *TWO_CLASSES)
+}
 # Short names of PAD-UFES-20.
 KNOWN |= {"ack": KNOWN["ak"], "nev": KNOWN["nv"], "sek": KNOWN["bkl"]}
 SHORT_NAMES = {key: short for short, keys in SYNONYMS.items() for key in keys}

@@ -273,6 +273,35 @@ def slice_3d(folder: Path) -> None:
     write_folder(folder, {**files, **images(*names)})
 
 
+def milk10k(folder: Path) -> None:
+    """A label of each lesion, and a clinical and a dermatoscopic image in a directory."""
+    columns = (
+        *("lesion_id", "image_type", "isic_id", "attribution", "copyright_license"),
+        *("image_manipulation", "age_approx", "sex", "skin_tone_class", "site"),
+        *("MONET_ulceration_crust", "MONET_hair", "MONET_vasculature_vessels"),
+        *("MONET_erythema", "MONET_pigmented"),
+        "MONET_gel_water_drop_fluid_dermoscopy_liquid",
+        "MONET_skin_markings_pen_ink_purple_pen",
+    )
+    middle = "MILK study team,CC-BY-NC,,"
+    sites = ("40,female,3,head_neck_face", "85,male,0,lower_extremity", ",,,")
+    rows, names = [], []
+    for number, site in enumerate(sites):
+        lesion, first = f"IL_000065{number}", 8149219 + 2 * number
+        for image, kind in enumerate(("clinical: close-up", "dermoscopic")):
+            rows.append(f"{lesion},{kind},ISIC_{first + image},{middle}{site},0.1")
+            names.append(f"MILK10k_Training_Input/{lesion}/ISIC_{first + image}.jpg")
+    classes = "AKIEC,BCC,BEN_OTH,BKL,DF,INF,MAL_OTH,MEL,NV,SCCKA,VASC".split(",")
+    labels = [
+        f"IL_000065{number}," + ",".join(str(float(name == label)) for name in classes)
+        for number, label in enumerate(("SCCKA", "NV"))
+    ]
+    truth = csv(("lesion_id", *classes), *labels)
+    write_folder(folder, {"MILK10k_Training_GroundTruth.csv": truth})
+    write_folder(folder, {"MILK10k_Training_Metadata.csv": csv(columns, *rows)})
+    write_zip(folder / "MILK10k_Training_Input.zip", images(*names))
+
+
 def pad_ufes_20(folder: Path) -> None:
     """Images in three archives, in which PNG files have an alpha channel."""
     rows = (

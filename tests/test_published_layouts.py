@@ -115,6 +115,13 @@ LAYOUTS: dict[str, tuple[Writer, str, str, Labels, dict[str, int]]] = {
         {"train": {"ISIC_2637011": "benign", "ISIC_0015719": "malignant"}},
         {},
     ),
+    "MILK10k": (
+        files.milk10k,
+        "milk10k",
+        "ISIC challenge 2025 (MILK10k)",
+        {"train": {"ISIC_8149220": "SCCKA", "ISIC_8149222": "NV"}},
+        {"no label": 2, "image type 'clinical: close-up'": 2},
+    ),
     "ISIC 2024, Kaggle": (
         files.slice_3d_kaggle,
         "isic2024",
@@ -338,6 +345,18 @@ RECORDS: list[tuple[str, str, dict[str, object]]] = [
         },
     ),
     ("PAD-UFES-20", "PAT_1516_1765_530", {"lesion_id": "PAT_1516/1765", "age": 8.0}),
+    (
+        "MILK10k",
+        "ISIC_8149220",
+        {
+            "lesion_id": "IL_0000650",
+            "patient_id": "",
+            "age": 40.0,
+            "localization": "head/neck",
+            "dataset": "MILK study team",
+            "skin_type": "unknown",
+        },
+    ),
     ("BCN20000", "BCN_0000000001", {"lesion_id": "BCN_0003884", "patient_id": ""}),
     ("Derm7pt", "NFL/Nfl046", {"lesion_id": "44", "localization": "head/neck"}),
     ("Fitzpatrick17k", "5e82a45bc5d78bd24ae9202d194423f8", {"skin_type": "III"}),
@@ -475,6 +494,16 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "ISIC 2019 test",
         lambda d: (d / "ISIC_2019_Test_Metadata.csv").unlink(),
         r"lacks ISIC_2019_Test_Metadata\.csv of the layout 'ISIC challenge 2019, test set'",
+    ),
+    "the labels of MILK10k are missing": (
+        "MILK10k",
+        lambda d: (d / "MILK10k_Training_GroundTruth.csv").unlink(),
+        r"lacks MILK10k_Training_GroundTruth\.csv of the layout 'ISIC challenge 2025",
+    ),
+    "a lesion of two classes": (
+        "MILK10k",
+        lambda d: edit(d / "MILK10k_Training_GroundTruth.csv", "0,0.0", "0,1.0"),
+        r"GroundTruth\.csv, row 2: invalid label for lesion_id IL_0000650",
     ),
     "a table of a split is missing": (
         "Derm7pt",

@@ -1,4 +1,4 @@
-"""The ISIC challenges of 2016, 2017 and 2020, and the test sets of 2018 and 2019.
+"""The ISIC challenges of 2016, 2017, 2020 and 2025, and the test sets of 2018 and 2019.
 
 The training sets of 2018 and 2019 are the configs isic2018 and isic2019.
 """
@@ -16,6 +16,7 @@ from tfds_ham10000.published.layout import (
     concatenate,
     find_one,
     join_metadata,
+    only,
     read_frame,
 )
 from tfds_ham10000.records import CLASS_NAMES, ISIC2019_CLASS_NAMES
@@ -32,6 +33,11 @@ PART = re.compile(r"Training|Validation|Test", re.IGNORECASE)
 UNKNOWN_CLASS = "unk"
 """The class of the images of ISIC 2019 that belong to no other class."""
 TITLE_2019 = "ISIC challenge 2019, test set"
+TITLE_2025 = "ISIC challenge 2025 (MILK10k)"
+CLASSES_2025 = (
+    *("AKIEC", "BCC", "BEN_OTH", "BKL", "DF", "INF", "MAL_OTH", "MEL", "NV", "SCCKA"),
+    "VASC",
+)
 
 
 def read_2016(tables: Sequence[TableFile], _: Sequence[TableFile]) -> Table:
@@ -100,18 +106,35 @@ def read_2020(tables: Sequence[TableFile], _: Sequence[TableFile]) -> Table:
     return open_table(max(tables, key=lambda table: len(table.names)).path)
 
 
+def read_2025(tables: Sequence[TableFile], others: Sequence[TableFile]) -> Table:
+    """Returns the images, with the label of their lesion; "" if it has none.
+
+    Raises:
+        SourceError: The labels are missing or invalid.
+    """
+    table = only(tables)
+    labels = find_one(others, "MILK10k_Training_GroundTruth.csv", TITLE_2025)
+    lesions = read_frame(labels, ("lesion_id", *CLASSES_2025))
+    columns = {name: name for name in CLASSES_2025}
+    lesions[LABEL] = _one_hot(lesions, columns, labels.path, key="lesion_id")
+    lesions = lesions[["lesion_id", LABEL]]
+    return to_table(table.path, join_metadata(read_frame(table), lesions, "lesion_id"))
+
+
 def _split(table: TableFile) -> str:
     part = PART.search(table.path.name)
     return SPLIT_OF[part[0].lower()] if part else "train"
 
 
-def _one_hot(frame: pd.DataFrame, columns: Mapping[str, str], path: TablePath) -> list[str]:
+def _one_hot(
+    frame: pd.DataFrame, columns: Mapping[str, str], path: TablePath, key: str = "image"
+) -> list[str]:
     """Returns the class of each row; `columns` are the classes by column."""
-    names = ["image", *columns]
+    names = [key, *columns]
     labels = []
     for number, row in zip(frame.index, frame[names].to_numpy().tolist(), strict=True):
         cells = dict(zip(names, row, strict=True))
-        labels.append(one_hot_label((f"{path}, row {number}", cells), columns))
+        labels.append(one_hot_label((f"{path}, row {number}", cells), columns, key))
     return labels
 
 
@@ -193,4 +216,21 @@ ISIC_2020 = TableLayout(
         "patient",
     ),
     read=read_2020,
+)
+ISIC_2025 = TableLayout(
+    title=TITLE_2025,
+    name="milk10k",
+    files="MILK10k_Training_Metadata.csv, MILK10k_Training_GroundTruth.csv and "
+    "MILK10k_Training_Input.zip",
+    reference="MILK study team (2025), doi:10.34970/648456",
+    header=("lesion_id", "isic_id", "image_type"),
+    file_name=r"MILK10k_Training_Metadata\.csv",
+    other_tables=r"MILK10k_Training_GroundTruth\.csv",
+    columns={"label": LABEL, "dataset": "attribution"},
+    cells={LABEL: {"": None}},
+    notes=(
+        "each lesion has a dermatoscopic and a clinical image; patients are not published; "
+        "skin_tone_class is not the Fitzpatrick skin type, and is not used",
+    ),
+    read=read_2025,
 )

@@ -25,6 +25,7 @@ from tfds_ham10000.published.isic_challenges import (
     ISIC_2018_TEST,
     ISIC_2019_TEST,
     ISIC_2020,
+    ISIC_2025,
 )
 from tfds_ham10000.published.layout import TableFile, TableLayout
 from tfds_ham10000.published.ph2 import PH2
@@ -41,6 +42,7 @@ from tfds_ham10000.table.cells import (
 
 PUBLISHED: tuple[TableLayout, ...] = (
     *(ISIC_2016, ISIC_2017, ISIC_2018_TEST, ISIC_2019_TEST, ISIC_2020),
+    ISIC_2025,
     *SLICE_3D,
     *ISIC_ARCHIVE,
     *(BCN20000, PAD_UFES_20, DERM7PT, PH2, FITZPATRICK17K, DDI, DERMAMNIST),

@@ -44,8 +44,10 @@ def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
     return [(f"{path}, row {number}", row) for number, row in rows]  # type: ignore[misc]
 
 
-def one_hot_label(row: Row, columns: Mapping[str, str]) -> str:
+def one_hot_label(row: Row, columns: Mapping[str, str], key: str = "image") -> str:
     """Returns the label of a one-hot encoded row; `columns` maps columns to labels.
+
+    `key` is the column that names the image or lesion, for the error message.
 
     Raises:
         SourceError: A cell is neither 0 nor 1, or the row does not contain exactly one 1.
@@ -55,7 +57,7 @@ def one_hot_label(row: Row, columns: Mapping[str, str]) -> str:
     if None in bits or bits.count(True) != 1:
         received = ", ".join(f"{name}={cells[name]}" for name in columns)
         raise SourceError(
-            f"{where}: invalid label for image {cells['image']}. Expected 1 in exactly one "
+            f"{where}: invalid label for {key} {cells[key]}. Expected 1 in exactly one "
             f"class column and 0 in the others. Received: {received}."
         )
     return list(columns.values())[bits.index(True)]

@@ -25,7 +25,7 @@ SEXES = {
 }
 """The `sex` of a record by lower-case cell."""
 SITES = {
-    "head/neck": ("head/neck", "head and neck", "head neck", "lip"),
+    "head/neck": ("head/neck", "head and neck", "head neck", "head neck face", "lip"),
     "face": ("face", "nose"),
     "scalp": ("scalp",),
     "ear": ("ear",),
@@ -47,7 +47,7 @@ SITES = {
     "oral/genital": ("oral/genital", "oral or genital"),
 }
 """Lower-case cells for each `localization` of a record: the sites of HAM10000 and ISIC 2019
-and the names of the same sites in the ISIC Archive, PAD-UFES-20 and Derm7pt."""
+and the names of the same sites in the ISIC Archive, PAD-UFES-20, Derm7pt and MILK10k."""
 SITE_OF = {cell: site for site, cells in SITES.items() for cell in cells}
 SKIN_TYPES = {
     **dict.fromkeys(("i", "1", "1.0"), "I"),
