@@ -38,6 +38,7 @@ def test_own_datasets_with_different_names_are_side_by_side(
     assert "columns: image=File, label=dx, lesion_id=lesion, patient_id=patient" in (
         done.stdout
     )
+    assert "classes: a, b\n  note: not known whether malignant: a, b." in done.stdout
     folder = write_classes(tmp_path / "b", make_rows(("x", "y", "z"), lesions=4))
     done = prepare("folder", data_dir, "--name", "clinic_b", "--manual-dir", folder)
     assert done.returncode == 0, done.stderr

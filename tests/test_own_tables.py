@@ -208,14 +208,17 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: edit(d, lesion_id={1: "L0"}, patient_id={1: "P0"}),
         r"lesion L0: row 2 'nevus', row 3 'Mélanome'\. Expected the same label",
     ),
-    "no label": (lambda d: edit(d, dx={4: ""}), r"1 row\(s\) have no label: row 6"),
+    "no label": (
+        lambda d: edit(d, dx={4: "", 5: "N/A"}),
+        r"2 row\(s\) have no label: row 6, row 7 'N/A'\. .*map such as .*\"N/A\": null\}",
+    ),
     "one class": (
         lambda d: edit(d, dx=dict.fromkeys(range(6), "nevus")),
         r"at least two different labels\. Received: nevus",
     ),
     "an image in two rows": (
         lambda d: edit(d, image={3: "i1.jpg"}),
-        r"occur in several rows.*i1 \(rows 3, 5\)",
+        r"occur in several rows.*i1: row 3 '.*', row 5 '.*'\. .*delete the repeated rows",
     ),
     "an image without a file": (
         lambda d: (edit(d), (d / "images" / "i2.jpg").unlink()),
@@ -237,6 +240,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: (edit(d), (d / "labels.csv").write_text("image,truth\na,b\n")),
         r"one of the usual names of the label: dx, .*--columns label=COLUMN\. "
         r"Received: image, truth",
+    ),
+    "columns of another language": (
+        lambda d: (edit(d), (d / "labels.csv").write_text("Bild;Befund\na;b\n")),
+        r"names of the image: .*; nor of the label: .*--columns image=COLUMN label=COLUMN",
     ),
     "not a table": (
         lambda d: (edit(d), (d / "labels.csv").write_bytes(bytes(range(256)))),
@@ -283,6 +290,28 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.parametrize(
+    "directory", ["C:\\Studies\\Moles\\images\\", "/home/x/moles/images/"]
+)
+def test_absolute_paths_of_another_computer_are_read(
+    directory: str, tmp_path: Path
+) -> None:
+    rows = make_rows()
+    write_images(tmp_path, rows)
+    # Another file with the same name, whose path does not fit.
+    write_folder(tmp_path, {"masks/i1.jpg": jpeg()})
+    table = [{**row, "image": f"{directory}{row['image']}"} for row in rows]
+    pd.DataFrame(table).to_csv(tmp_path / "labels.csv", index=False)
+    source = read(tmp_path)
+    ids = [record.image_id for record in records_of(source)]
+    assert ids == [f"images/i{number}" for number in range(6)]
+    ignored = directory.replace("\\", "/").removesuffix("images/")
+    assert (
+        f"{ignored} at the beginning of all paths in the table is ignored" in source.notes
+    )
+    assert source.excluded == {"not in the table": 1}
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_are_reported_with_rows_and_a_fix(fault: str, tmp_path: Path) -> None:
     damage, message = FAULTS[fault]
@@ -297,7 +326,10 @@ def test_faults_are_reported_with_rows_and_a_fix(fault: str, tmp_path: Path) -> 
         ({"columns": {"imag": "image"}}, "unknown field 'imag'.*Did you mean 'image'"),
         ({"columns": {"age": "agee"}}, "has no column 'agee'.*Did you mean 'age'"),
         ({"table": "other.csv"}, "does not exist in"),
-        ({"label_map": {"nevus": "nv"}}, r"lacks 1 label\(s\).*'Mélanome' \(3 images\)"),
+        (
+            {"label_map": {"nevus": "nv", "Melanome": "mel"}},
+            r"lacks 1 label\(s\).*'Mélanome' \(3 images\).*No image has .* 'Melanome'\.",
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_errors_of_usage(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,6 +13,7 @@ from skincnn.cli.help.text import parse_arguments
 from skincnn.errors import ConfigError
 
 if TYPE_CHECKING:
+    from skincnn.classes import LesionClass
     from tfds_ham10000.ham10000_dataset_builder import BuildReport
     from tfds_ham10000.table.options import TableOptions
 
@@ -25,8 +26,8 @@ class Arguments:
     Dataverse or Kaggle, the ISIC challenges of 2018 and 2019, or one directory of images
     per class. Archives need not be unpacked. Your own images can also be listed in a table.
     The tables of other published datasets are recognized: exports of the ISIC Archive, the
-    ISIC challenges of 2016, 2017, 2020 and 2024 and the test sets of 2018 and 2019,
-    PAD-UFES-20, BCN20000, Derm7pt, PH2, Fitzpatrick17k, DDI and DermaMNIST.
+    ISIC challenges of 2016, 2017, 2020, 2024 and 2025 (MILK10k) and the test sets of 2018
+    and 2019, PAD-UFES-20, BCN20000, Derm7pt, PH2, Fitzpatrick17k, DDI and DermaMNIST.
 
     For example:
       python scripts/prepare_data.py --config isic2018 --manual-dir DIR
@@ -73,7 +74,8 @@ def command() -> None:
     """Builds the dataset, and prints its directory, its splits and a report."""
     arguments = parse_arguments(Arguments)
     common.load_tensorflow()
-    from skincnn.data.datasets import built_datasets, prepare_dataset
+    from skincnn.classes import describe
+    from skincnn.data.datasets import built_datasets, declared_classes, prepare_dataset
 
     if arguments.verify:
         _verify(arguments.manual_dir)
@@ -94,7 +96,9 @@ def command() -> None:
     print(f"{builder.info.full_name} is in {builder.data_dir}")
     for split_name, split in builder.info.splits.items():
         print(f"  {split_name}: {split.num_examples} images")
-    print("\n".join(_describe(builder.read_report())))
+    names = builder.info.features["label"].names
+    classes = describe(names, declared_classes(builder))
+    print("\n".join((*_describe_classes(classes), *_describe(builder.read_report()))))
 
 
 def _verify(manual_dir: Path | None) -> None:
@@ -136,6 +140,17 @@ def _table_options(arguments: Arguments) -> TableOptions:
             f"Received: --config {arguments.config}."
         )
     return options
+
+
+def _describe_classes(classes: Mapping[str, LesionClass]) -> Iterator[str]:
+    """Yields lines with the names of the classes, and those of unknown malignancy."""
+    yield f"  classes: {', '.join(classes)}"
+    unknown = [name for name, lesion in classes.items() if lesion.malignant is None]
+    if unknown:
+        yield (
+            f"  note: not known whether malignant: {', '.join(unknown)}. If this is not a "
+            "wrong name, declare it in classes.json and build the dataset again."
+        )
 
 
 def _describe(report: BuildReport) -> Iterator[str]:

@@ -91,16 +91,18 @@ def find_columns(
                 f"{', '.join(map(repr, candidates[1:]))}"
                 f"{f' ({option} {field}=...)' if option else ''}"
             )
-    for field in required:
-        if field not in columns:
-            advice = "Rename the column."
-            if option:
-                advice = f"Name the column, as in {option} {field}=COLUMN."
-            raise SourceError(
-                f"{path} has no column with one of the usual names of the {field}: "
-                f"{', '.join(COLUMN_NAMES[field])}. {advice} "
-                f"Received: {table.describe_names()}."
-            )
+    missing = [field for field in required if field not in columns]
+    if missing:
+        usual_names = [f"{field}: {', '.join(COLUMN_NAMES[field])}" for field in missing]
+        advice = "Rename the columns."
+        if option:
+            named = " ".join(f"{field}=COLUMN" for field in missing)
+            advice = f"Name the columns, as in {option} {named}."
+        raise SourceError(
+            f"{path} has no column with one of the usual names of the "
+            f"{'; nor of the '.join(usual_names)}. {advice} "
+            f"Received: {table.describe_names()}."
+        )
     return columns, notes
 
 

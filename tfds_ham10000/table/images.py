@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import itertools
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -14,6 +16,7 @@ from typing import Any, Protocol
 import h5py
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from PIL import Image
 
 from tfds_ham10000.image_files import (
@@ -26,6 +29,8 @@ from tfds_ham10000.image_files import (
 from tfds_ham10000.records import SourceError
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
+ABSOLUTE = re.compile(r"([A-Za-z]:)?/")
+"""The beginning of an absolute path of any operating system, with forward slashes."""
 
 
 class StoredImage(Protocol):
@@ -135,6 +140,30 @@ class TableImages(ImageFiles):
         counts = Counter(self._key_of.values())
         return sorted(key for key, count in counts.items() if count > 1)
 
+    def relative(self, cells: pd.Series) -> tuple[pd.Series, list[str]]:
+        """Returns absolute paths without the directories that only another computer has.
+
+        Cells are returned as they are if any of them is not an absolute path, or if no
+        image has one of the first names.
+
+        Returns:
+            The cells, and a note on the directories that are ignored.
+        """
+        paths = cells.str.replace("\\", "/")
+        if not paths.str.match(ABSOLUTE).all():
+            return cells, []
+        directories = [path.split("/")[:-1] for path in paths]
+        same = itertools.takewhile(
+            lambda names: len(set(names)) == 1, zip(*directories, strict=False)
+        )
+        ignored = ""
+        for names in same:
+            ignored += f"{names[0]}/"
+            if any(self._find(path.removeprefix(ignored)) for path in paths[:100]):
+                note = f"{ignored} at the beginning of all paths in the table is ignored"
+                return paths.str.removeprefix(ignored), [note]
+        return cells, []
+
     def select(self, cells: Iterable[str]) -> dict[str, list[str]]:
         """Finds the image of each cell; `image_id_of(cell)` becomes its image_id.
 
@@ -144,13 +173,9 @@ class TableImages(ImageFiles):
         Returns:
             The paths of the matching images, for each cell that does not match exactly one.
         """
-        keys_of = defaultdict(list)
-        for key in self._keys():
-            keys_of[_stem(key)].append(key)
         problems: dict[str, list[str]] = {}
         for cell in cells:
-            end = f"/{match_key(cell)}"
-            keys = [k for k in keys_of[_stem(cell)] if f"/{match_key(k)}".endswith(end)]
+            keys = self._find(cell)
             if len(keys) > 1:
                 exact = [key for key in keys if f"/{key}".endswith(f"/{cell}")]
                 keys = exact or keys
@@ -179,6 +204,20 @@ class TableImages(ImageFiles):
         if self._arrays[key].num_bytes > MAX_BYTES:
             raise SourceError(f"more than {MAX_BYTES} bytes")
         return self._arrays[key].read()
+
+    def _find(self, cell: str) -> list[str]:
+        """Returns the paths of all images that match a cell."""
+        end = f"/{match_key(cell)}"
+        keys = self._keys_of.get(_stem(cell), [])
+        return [key for key in keys if f"/{match_key(key)}".endswith(end)]
+
+    @functools.cached_property
+    def _keys_of(self) -> dict[str, list[str]]:
+        """The paths of all images by name without suffix."""
+        keys_of = defaultdict(list)
+        for key in self._keys():
+            keys_of[_stem(key)].append(key)
+        return keys_of
 
     def _keys(self) -> set[str]:
         return self._inside.image_ids | self._arrays.keys()

@@ -16,6 +16,7 @@ from tfds_ham10000.records import (
     join_first,
     suggest,
 )
+from tfds_ham10000.table.values import MISSING
 
 CLASSES_FILE = "classes.json"
 EXAMPLE = '{"mel": {"full_name": "melanoma", "malignant": true}}'
@@ -45,25 +46,28 @@ def map_labels(
     `path`.
 
     Raises:
-        SourceError: A row has no label.
+        SourceError: A row has no label (`MISSING`).
         OptionError: `label_map` lacks a label of the table.
     """
     if label_map:
         missing = cells[~cells.isin(label_map)].value_counts()
         if len(missing):
             labels = [f"{label!r} ({count} images)" for label, count in missing.items()]
+            others = join_first([repr(x) for x in label_map if x not in set(cells)])
             raise OptionError(
                 f"--label-map lacks {len(missing)} label(s) of the column {column!r} of "
                 f"{path}: {join_first(labels)}. Expected a class name, or null to leave "
                 "the images out, for each label."
+                f"{others and f' No image has its label {others}.'}"
             )
         return cells.map(label_map).astype(object), []
-    empty = cells.index[cells == ""]
+    empty = cells[cells.str.lower().isin(MISSING)]
     if len(empty):
+        rows = [f"row {row}{cell and f' {cell!r}'}" for row, cell in empty.items()]
         raise SourceError(
             f"{path}, column {column!r}: {len(empty)} row(s) have no label: "
-            f"{join_first([f'row {row}' for row in empty])}. Add the labels, delete the "
-            'rows, or leave them out with a --label-map that contains "": null.'
+            f"{join_first(rows)}. Add the labels, delete the rows, or leave them out with "
+            f"a --label-map such as {json.dumps(dict.fromkeys(empty))}."
         )
     if column.lower() == MALIGNANT_COLUMN and set(cells.str.lower()) <= MALIGNANCY.keys():
         return cells.str.lower().map(MALIGNANCY), []

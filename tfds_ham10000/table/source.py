@@ -51,18 +51,19 @@ def read_table_source(folder: Path, options: TableOptions) -> Source:
     columns, notes = find_columns(table, {**given, **options.columns})
     _check_group_by(options.group_by, columns, path)
     cells = table.select(list(dict.fromkeys((*columns.values(), *layout.image_columns))))
+    images = TableImages(folder, table.images, layout.other_images)
+    cells[columns["image"]], ignored = images.relative(cells[columns["image"]])
     frame = pd.DataFrame({field: cells[name] for field, name in columns.items()})
     frame.index.name = "row"
     source = Source((), columns=columns, layout=layout.title)
     publication = [f"publication: {layout.reference}"] if layout.reference else []
-    source.notes = [*publication, *layout.notes, *table.notes, *notes]
+    source.notes = [*publication, *layout.notes, *table.notes, *notes, *ignored]
     frame = _replace_cells(source, frame, layout, options)
     frame = _keep_dermoscopic(source, frame)
     frame = _map_labels(source, frame, options, path)
     values = _parse_values(frame, columns, path)
     values["lesion_id"] = _unique_lesions(values, source)
     _check_lesions(values, path)
-    images = TableImages(folder, table.images, layout.other_images)
     source.images = images
     values = _find_images(images, values, source, path, layout)
     # Images of the table that are left out, or in other columns, do not count as unused.
@@ -287,17 +288,18 @@ def _find_images(
     cells = values["image_id"]
     image_ids = cells.map(image_id_of)
     rows_of = defaultdict(list)
-    for row, image_id in image_ids.items():
-        rows_of[image_id].append(row)
+    for (row, image_id), label in zip(image_ids.items(), values["dx"], strict=True):
+        rows_of[image_id].append(f"row {row} {label!r}")
     repeated = [
-        f"{image_id or 'empty'} (rows {', '.join(map(str, rows))})"
+        f"{image_id or 'empty'}: {join_first(rows)}"
         for image_id, rows in rows_of.items()
         if len(rows) > 1 or not image_id
     ]
     if repeated:
         raise SourceError(
             f"{path}: {len(repeated)} image(s) occur in several rows, or are not named: "
-            f"{join_first(repeated)}. Expected one row per image."
+            f"{join_first(repeated, '; ')}. Expected one row per image: correct the names, "
+            "or delete the repeated rows."
         )
     problems = images.select(cells)
     absent = [cell for cell, keys in problems.items() if not keys]
@@ -310,7 +312,8 @@ def _find_images(
     if not problems and (names := images.named_twice()):
         raise SourceError(
             f"{path}: {len(names)} image file(s) are named in several rows, in different "
-            f"spellings: {join_first(names)}. Expected one row per image."
+            f"spellings: {join_first(names)}. Expected one row per image: delete the "
+            "repeated rows."
         )
     if problems:
         missing = [] if layout.images_may_be_missing else absent
