@@ -280,6 +280,13 @@ def test_the_command_writes_and_renews_checklists(no_figures: None, tmp_path: Pa
     )
 
 
+def test_the_source_that_is_left_out_is_the_test_split(results: RunResults) -> None:
+    info = results.info.model_copy(update={"leave_out": "rosendahl"})
+    checklist = complete_checklist(dataclasses.replace(results, info=info), "clear-derm")
+    answers = {item.number: item.answer for item in checklist.items}
+    assert "validation 8, test the source rosendahl. The source rosen" in answers["10"]
+
+
 def test_synthetic_images_are_marked(tmp_path: Path) -> None:
     info = make_info(datasets=(SYNTHETIC,))
     results = load_results(write_run(tmp_path, TABLES, info=info))

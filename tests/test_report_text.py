@@ -409,6 +409,10 @@ def test_training_is_described(results: RunResults) -> None:
     config = dataclasses.replace(CONFIG, data=data)
     text = training_text.describe_training(dataclasses.replace(results, config=config))
     assert "(folds 0, 1, 5)" in text
+    info = results.info.model_copy(update={"leave_out": "rosendahl"})
+    left_out = dataclasses.replace(results, config=config, info=info)
+    text = training_text.describe_training(left_out)
+    assert "(folds 0, 1, 5 without rosendahl)" in text
     train = dataclasses.replace(CONFIG.train, keep_epoch="last")
     config = dataclasses.replace(CONFIG, train=train)
     text = training_text.describe_training(dataclasses.replace(results, config=config))

@@ -54,10 +54,13 @@ def describe_training(results: RunResults) -> str:
             "on the validation split are optimistic."
         )
     counts = (audit.num_images, audit.num_lesions, audit.num_patients)
+    folds = _list_folds(data.train_folds)
+    if info.leave_out:
+        folds += f" without {info.leave_out}"
     return (
         "The images are divided into parts (folds). The model was trained on "
         f"{count_images(*(count['train'] for count in counts))} "  # type: ignore[arg-type]
-        f"({_list_folds(data.train_folds)}). After each pass through the training images "
+        f"({folds}). After each pass through the training images "
         f"(epoch), it was scored on the {split_label(validation)}. {choice}"
         f"{_describe_teacher(results)}"
     )
