@@ -167,7 +167,10 @@ def test_connected_official_images_share_a_training_group() -> None:
     )
     groups = [stored.group_of[record.image_id] for record in test]
     assert groups == ["lesion_a_05"] * 3 + ["lesion_t_03"]
-    shared = "image(s) are connected to the folds by lesions or near-duplicates"
+    shared = (
+        "image(s) are connected to the folds by lesions or near-duplicates, and scores of "
+        "the split are too high"
+    )
     assert f"test_official: 2 of 2 {shared}" in stored.notes
     assert f"validation_official: 1 of 2 {shared}" in stored.notes
 

@@ -106,7 +106,7 @@ def split_into_folds(
         if shared:
             notes.append(
                 f"{name}: {shared} of {len(split)} image(s) are connected to the folds by "
-                f"{CONNECTIONS[group_by]}"
+                f"{CONNECTIONS[group_by]}, and scores of the split are too high"
             )
     folds = {name: fold for name, fold in folds.items() if fold}
     return StoredSplits({**folds, **official}, group_of, group_by, notes)
