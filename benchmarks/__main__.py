@@ -1,6 +1,6 @@
-"""Measures speed, memory and the coverage of confidence intervals.
+"""Measures speed, memory, the coverage of intervals, and OOD detection.
 
-python -m benchmarks input|train|serve|scale|coverage --help
+python -m benchmarks input|train|serve|scale|coverage|ood --help
 """
 
 from __future__ import annotations
@@ -191,6 +191,30 @@ def measure_coverage(
     print(f"results  {output}")
 
 
+def measure_ood(
+    runs: tyro.conf.Positional[tuple[Path, ...]],
+    data_dir: Path | None = None,
+    output: Path = Path("runs/benchmark/ood.md"),
+) -> None:
+    """Compares methods of out-of-distribution detection on unsuitable images.
+
+    Requires pip install scikit-image, which contains some of the images.
+
+    Args:
+        runs: Directories of evaluated runs.
+        data_dir: Directory of the built TFDS datasets.
+        output: The Markdown file for the results.
+    """
+    common.load_tensorflow()
+    from benchmarks import ood
+
+    tables = (
+        f"{run.name}:\n\n{ood.to_markdown(ood.compare(run, data_dir))}" for run in runs
+    )
+    write_text(output, "\n".join(tables))
+    print(f"results  {output}")
+
+
 def command() -> None:
     """Runs the group of benchmarks that the first command-line argument names."""
     tyro.extras.subcommand_cli_from_dict(
@@ -200,6 +224,7 @@ def command() -> None:
             "serve": measure_serve,
             "scale": measure_scale,
             "coverage": measure_coverage,
+            "ood": measure_ood,
         }
     )
 

@@ -18,10 +18,15 @@ from skincnn.classes import HAM10000
 from skincnn.config import Config, DataConfig, ModelConfig, TrainConfig
 from skincnn.data.preprocess import read_image
 from skincnn.errors import ConfigError
-from skincnn.inference.ood import MAX_REFERENCES, ReferenceFeatures
+from skincnn.inference.ood import (
+    BlockGaussian,
+    FeatureGaussian,
+    inner_blocks,
+)
+from skincnn.inference.predict import with_features
 from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
-from skincnn.model.classifier import POOLING_LAYER, build_classifier
+from skincnn.model.classifier import build_classifier
 from skincnn.serving.export import ExportSpec, read_rule
 from skincnn.serving.network import Network, add_ood_distance, load_network
 from skincnn.serving.predictor import Predictor
@@ -251,8 +256,13 @@ def _random_network() -> tuple[Network, DecisionRule]:
     size = CONFIG.data.image_size
     noise = np.random.default_rng(0).uniform(0, 255, (8, size, size, 3))
     classifier(noise.astype(np.float32), training=True)
-    features = classifier.get_layer(POOLING_LAYER).output.shape[-1]
-    references = ReferenceFeatures(np.eye(MAX_REFERENCES, features, dtype=np.float32))
+    _, *features = with_features(classifier).outputs
+    sizes = [block.shape[-1] for block in inner_blocks(features)]
+    gaussian = FeatureGaussian(
+        tuple(
+            BlockGaussian(np.zeros(n, "float32"), np.eye(n, dtype="float32")) for n in sizes
+        )
+    )
     rule = DecisionRule(
         class_names=class_names,
         calibration_map=CalibrationMap(temperature=1.0, bias=(0.0,) * len(class_names)),
@@ -260,7 +270,7 @@ def _random_network() -> tuple[Network, DecisionRule]:
         max_distance=math.inf,
         set_thresholds=(0.1,) * len(class_names),
     )
-    return Network(add_ood_distance(classifier, references), CONFIG), rule
+    return Network(add_ood_distance(classifier, gaussian), CONFIG), rule
 
 
 def _load_run(workdir: Path) -> tuple[Network, DecisionRule]:

@@ -14,10 +14,10 @@ from PIL import Image
 
 from skincnn.config import Config, DataConfig, ModelConfig, TrainConfig
 from skincnn.data.preprocessing_spec import describe_preprocessing
-from skincnn.inference.ood import ReferenceFeatures
+from skincnn.inference.ood import BlockGaussian, FeatureGaussian, inner_blocks
+from skincnn.inference.predict import with_features
 from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
-from skincnn.model.classifier import POOLING_LAYER
 from skincnn.serving.export_info import IMAGE_INPUTS, ExportInfo, Preprocessing
 from skincnn.serving.network import add_ood_distance
 
@@ -62,9 +62,19 @@ def make_info(
 
 
 def with_distance(model: keras.Model) -> keras.Model:
-    """Returns a classifier with OOD distances from arbitrary references."""
-    size = model.get_layer(POOLING_LAYER).output.shape[-1]
-    return add_ood_distance(model, ReferenceFeatures(np.eye(size, dtype=np.float32)))
+    """Returns a classifier with OOD distances from an arbitrary Gaussian."""
+    return add_ood_distance(model, standard_gaussian(model))
+
+
+def standard_gaussian(model: keras.Model) -> FeatureGaussian:
+    """Returns Gaussians with mean 0 and covariance 1 for the features of a classifier."""
+    _, *features = with_features(model).outputs
+    sizes = [block.shape[-1] for block in inner_blocks(features)]
+    return FeatureGaussian(
+        tuple(
+            BlockGaussian(np.zeros(n, "float32"), np.eye(n, dtype="float32")) for n in sizes
+        )
+    )
 
 
 def run_example(usage: str, path: Path, image: np.ndarray) -> dict[str, float]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 import tensorflow as tf
@@ -18,7 +19,7 @@ from conftest import ROOT, jpeg, run_here
 from PIL import Image
 from web_models import RULE, make_model, serve_in_thread
 
-from benchmarks import images, measure, scale, service, serving, training
+from benchmarks import images, measure, ood, scale, service, serving, training
 from benchmarks import input as benchmark
 from benchmarks.measure import Result
 from skincnn.errors import ConfigError
@@ -275,3 +276,28 @@ def test_requests_have_several_sizes_and_some_are_invalid() -> None:
     sizes = {Image.open(io.BytesIO(file)).size for file in files[2:-1]}
     assert len(sizes) == len(serving.REQUEST_SIDES)
     assert images.shape == (11, 32, 32, 3)
+
+
+def test_methods_of_ood_detection_are_compared() -> None:
+    rng = np.random.default_rng(0)
+    sizes, groups = (6, 12), [str(n // 2) for n in range(200)]
+    validation, usual = ([rng.gamma(2, size=(200, n)) for n in sizes] for _ in range(2))
+    far = [rng.gamma(2, size=(20, n)) * np.linspace(0, 20, n) for n in sizes]
+    others = [np.concatenate(pair) for pair in zip(usual, far, strict=True)]
+    distances = ood.all_distances(validation, groups, others)
+    assert len(distances) == 6
+    for values in distances.values():
+        own, rejected = values[:200], values[200:] > np.quantile(values[:200], 0.95)
+        assert (len(own), len(rejected)) == (200, 220)
+        assert rejected[:200].mean() < 0.15
+        assert rejected[200:].mean() > 0.9
+    shares = pd.DataFrame({"number": [9, 8, 2], "x": [0.05, 1, 0.5]}, [ood.TEST, "a", "b"])
+    assert ood.to_markdown(shares).endswith("| mean of the sets | 5 | 75.0 % |\n")
+
+
+@pytest.mark.parametrize("name", ood.ALTERED)
+def test_images_are_altered_for_ood_detection(name: str) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    altered = ood.ALTERED[name](image)
+    assert (altered.shape, altered.dtype) == (image.shape, np.uint8)
+    assert (altered != image).mean() > 0.5

@@ -21,6 +21,7 @@ from skincnn.data.combined import open_datasets
 from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.files import sha256
 from skincnn.inference.logit_adjustment import adjust, class_priors
+from skincnn.inference.ood import FeatureGaussian
 from skincnn.inference.predictions import arrays, read_predictions, table_path
 from skincnn.inference.run_dir import read_run
 from skincnn.metrics.decision_rule import TARGET
@@ -197,6 +198,7 @@ def test_ood_detection_can_be_left_out(workdir: Path, data_dir: Path) -> None:
     done = run_here("export.py", workdir, "--data-dir", data_dir, *formats)
     assert done.returncode == 0, done.stderr
     assert f"off: {OOD_LEFT_OUT}" not in done.stderr
-    # The references are a matrix of float32.
-    features = np.load(workdir / "ood.npz")["references"].size
-    assert path.stat().st_size - num_bytes > 4 * features
+    # The whitening matrices are float32.
+    blocks = FeatureGaussian.read(workdir / "ood.npz").blocks
+    num_values = sum(block.whitening.size for block in blocks)
+    assert path.stat().st_size - num_bytes > 4 * num_values

@@ -5,22 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from scipy.spatial.distance import cosine
+from sklearn.covariance import LedoitWolf
 
 from skincnn.config import DataConfig, EvaluateConfig, ModelConfig
 from skincnn.data.pipeline import evaluation_batches
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.ood import MIN_DISTANCE, choose_max_distance, score_all_ood
-from skincnn.inference.ood import (
-    MAX_REFERENCES,
-    NUM_NEIGHBORS,
-    ReferenceFeatures,
-    choose_references,
-)
+from skincnn.inference.ood import NUM_PARTS, FeatureGaussian, fit_gaussian
 from skincnn.inference.ood_images import (
     GENERATED,
     IMAGES_PER_SET,
@@ -29,7 +25,7 @@ from skincnn.inference.ood_images import (
     read_ood_folder,
 )
 from skincnn.inference.predict import predict, with_features
-from skincnn.model.classifier import build_classifier
+from skincnn.model.classifier import POOLING_LAYER, build_classifier
 from skincnn.serving.network import add_ood_distance
 
 DATA = DataConfig(image_size=32)
@@ -97,81 +93,91 @@ def test_invalid_folders_are_errors(tmp_path: Path) -> None:
         read_ood_folder(tmp_path / "broken", DATA)
 
 
-RNG_FEATURES = np.random.default_rng(0).gamma(1, size=(60, 8))
+RNG_FEATURES = [np.random.default_rng(n).gamma(2, size=(400, n)) for n in (4, 6, 8)]
+GROUPS = [f"g{n // 2}" for n in range(400)]
 
 
-def slow_distance(row: np.ndarray, references: np.ndarray) -> float:
-    """Returns the cosine distance of a row from its tenth nearest reference."""
-    return sorted(cosine(row, reference) for reference in references)[NUM_NEIGHBORS - 1]
+def slow_distances(fitted: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Returns Mahalanobis distances from a Gaussian, computed by scikit-learn."""
+    std = fitted.std(axis=0)
+    model = LedoitWolf(assume_centered=True).fit((fitted - fitted.mean(axis=0)) / std)
+    return np.sqrt(model.mahalanobis((others - fitted.mean(axis=0)) / std))
 
 
-def test_distances_match_scipy() -> None:
-    references = ReferenceFeatures.fit(RNG_FEATURES)
-    assert len(references.references) == 60
-    new = np.random.default_rng(1).gamma(1, size=(5, 8))
-    expected = [slow_distance(row, RNG_FEATURES) for row in new]
-    # The references are rounded to float16.
-    np.testing.assert_allclose(references.distances(new), expected, atol=1e-3)
-    np.testing.assert_allclose(
-        references.distances(1e3 * new), references.distances(new), rtol=1e-9
-    )
+def test_distances_match_scikit_learn() -> None:
+    gaussian, validation = fit_gaussian(RNG_FEATURES, GROUPS)
+    part = np.arange(400) // 2 % NUM_PARTS  # each group is in one part
+    new = [np.random.default_rng(9 + n).gamma(1, size=(5, n)) for n in (4, 6, 8)]
+    expected, expected_validation = np.zeros(5), np.zeros(400)
+    for fitted, others in zip(RNG_FEATURES[:-1], new[:-1], strict=True):
+        own = np.empty(400)
+        for number in range(NUM_PARTS):
+            is_own = part == number
+            own[is_own] = slow_distances(fitted[~is_own], fitted[is_own])
+        limit = np.quantile(own, 0.95)
+        expected_validation = np.maximum(expected_validation, own / limit)
+        expected = np.maximum(expected, slow_distances(fitted, others) / limit)
+    np.testing.assert_allclose(validation, expected_validation, rtol=1e-5)
+    np.testing.assert_allclose(gaussian.distances(new), expected, rtol=1e-5)
+    assert 1 <= np.quantile(validation, 0.95) < 1.3
 
 
-def test_validation_distances_are_those_from_other_groups() -> None:
-    groups = [f"g{n // 3}" for n in range(60)]
-    distances = ReferenceFeatures.fit(RNG_FEATURES).validation_distances(
-        RNG_FEATURES, groups
-    )
-    for row in (0, 31, 59):
-        others = [n for n in range(60) if groups[n] != groups[row]]
-        expected = slow_distance(RNG_FEATURES[row], RNG_FEATURES[others])
-        assert distances[row] == pytest.approx(expected, abs=1e-3)
-    # No image has ten references of other groups.
-    halves = ReferenceFeatures.fit(RNG_FEATURES[:18])
-    too_few = halves.validation_distances(RNG_FEATURES[:18], ["a"] * 9 + ["b"] * 9)
-    np.testing.assert_array_equal(too_few, 2)
+def test_one_inner_block_is_enough_to_reject_an_image() -> None:
+    """The last block of a fine-tuned network can be blind to unsuitable images."""
+    gaussian, _ = fit_gaussian(RNG_FEATURES, GROUPS)
+    assert len(gaussian.blocks) == 2
+    first, second, last = (block.mean(axis=0, keepdims=True) for block in RNG_FEATURES)
+    for far in ([20 * first, second, last], [first, 20 * second, last]):
+        assert gaussian.distances(far)[0] > 5
+    assert gaussian.distances([first, second, 20 * last])[0] < 0.1
+    # If the backbone has one block, it counts.
+    only, _ = fit_gaussian([RNG_FEATURES[0]], GROUPS)
+    assert only.distances([20 * first])[0] > 5
 
 
-def test_the_number_of_references_is_limited() -> None:
-    features = np.random.default_rng(0).normal(size=(MAX_REFERENCES + 40, 3))
-    references = ReferenceFeatures.fit(features).references
-    assert references.shape == (MAX_REFERENCES, 3)
-    chosen = choose_references(len(features))
-    assert len(set(chosen)) == MAX_REFERENCES
-    assert chosen.max() >= MAX_REFERENCES  # not only the first images
-    expected = features[chosen] / np.linalg.norm(features[chosen], axis=1, keepdims=True)
-    np.testing.assert_allclose(references, expected, atol=1e-3)
-
-
-def test_features_without_a_direction_are_far() -> None:
-    references = ReferenceFeatures.fit(np.eye(12))
-    np.testing.assert_array_equal(references.distances(np.zeros((2, 12))), 1)
+@pytest.mark.parametrize("count", [4, 12])
+def test_few_or_equal_validation_images_do_not_cause_errors(count: int) -> None:
+    groups = [str(n) for n in range(count)]
+    for features in (RNG_FEATURES[2][:count], np.ones((count, 8))):
+        gaussian, validation = fit_gaussian([features], groups)
+        assert np.isfinite([*validation, *gaussian.distances([RNG_FEATURES[2]])]).all()
 
 
 def test_the_network_computes_the_same_distances() -> None:
     classifier = build_classifier(
         ModelConfig(backbone="small_cnn", width_multiplier=0.25, weights="none"), 3
     )
-    images = np.random.default_rng(0).uniform(0, 255, (40, 32, 32, 3)).astype(np.float32)
-    features = predict(with_features(classifier), evaluation_batches(images, None))[1]
-    references = ReferenceFeatures.fit(features[:30])
-    served = add_ood_distance(classifier, references)(images)["ood_distance"]
-    expected = references.distances(features)
-    assert expected.max() > 1e-5
-    np.testing.assert_allclose(served, expected, rtol=1e-3, atol=1e-6)
-
-
-def test_references_are_written_and_read(tmp_path: Path) -> None:
-    references = ReferenceFeatures.fit(RNG_FEATURES)
-    path = tmp_path / "ood.npz"
-    references.write(path)
-    np.testing.assert_array_equal(
-        ReferenceFeatures.read(path).references, references.references
+    images = np.random.default_rng(0).uniform(0, 255, (60, 32, 32, 3)).astype(np.float32)
+    images *= np.linspace(0.1, 1, 60)[:, None, None, None]
+    logits, *features = predict(with_features(classifier), evaluation_batches(images, None))
+    assert [block.shape for block in features] == [(60, n) for n in (8, 16, 32, 64)]
+    np.testing.assert_allclose(logits, classifier(images), rtol=1e-5, atol=1e-6)
+    pooled = classifier.get_layer(POOLING_LAYER).output
+    expected = keras.Model(classifier.input, pooled)(images)
+    np.testing.assert_allclose(features[-1], expected, rtol=1e-5, atol=1e-6)
+    gaussian, _ = fit_gaussian(
+        [block[::2] for block in features], [str(n) for n in range(30)]
     )
+    outputs = add_ood_distance(classifier, gaussian)(images)
+    expected = gaussian.distances(features)
+    assert expected.max() > 0.5
+    np.testing.assert_allclose(outputs["ood_distance"], expected, rtol=1e-2)
+    np.testing.assert_allclose(outputs["logits"], logits, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gaussian_is_written_and_read(tmp_path: Path) -> None:
+    gaussian, _ = fit_gaussian(RNG_FEATURES, GROUPS)
+    path = tmp_path / "ood.npz"
+    gaussian.write(path)
+    for block, expected in zip(
+        FeatureGaussian.read(path).blocks, gaussian.blocks, strict=True
+    ):
+        np.testing.assert_array_equal(block.mean, expected.mean)
+        np.testing.assert_array_equal(block.whitening, expected.whitening)
     for content in (b"", b"damaged", path.read_bytes()[:300]):
         path.write_bytes(content)
         with pytest.raises(ConfigError, match=r"ood\.npz cannot be read.*evaluate\.py"):
-            ReferenceFeatures.read(path)
+            FeatureGaussian.read(path)
 
 
 def make_table(distances: np.ndarray) -> pd.DataFrame:
@@ -189,14 +195,14 @@ def make_table(distances: np.ndarray) -> pd.DataFrame:
 
 RNG = np.random.default_rng(0)
 TABLES = {
-    "val": make_table(RNG.normal(0.2, 0.01, 400)),
-    "test": make_table(RNG.normal(0.205, 0.01, 300)),
-    "fold_3": make_table(RNG.normal(0.21, 0.01, 200)),
+    "val": make_table(RNG.normal(2, 0.1, 400)),
+    "test": make_table(RNG.normal(2.05, 0.1, 300)),
+    "fold_3": make_table(RNG.normal(2.1, 0.1, 200)),
 }
 OOD = pd.DataFrame(
     {
         "set": ["far"] * 40 + ["near"] * 60,
-        "distance": np.concatenate([RNG.normal(0.3, 0.01, 40), RNG.normal(0.21, 0.01, 60)]),
+        "distance": np.concatenate([RNG.normal(3, 0.1, 40), RNG.normal(2.1, 0.1, 60)]),
     }
 )
 
@@ -252,9 +258,9 @@ def test_detection_that_misses_a_built_in_set_is_switched_off() -> None:
     assert choose_max_distance(validation, {"ood.cats": OOD}) is None
 
 
-def test_the_limit_exceeds_rounding_errors() -> None:
-    validation = make_table(np.full(20, 1e-7))
-    ood = pd.DataFrame({"set": "noise", "distance": np.full(10, 2e-7)})
+def test_a_limit_of_rounding_errors_is_not_used() -> None:
+    validation = make_table(np.full(20, 0.1))
+    ood = pd.DataFrame({"set": "noise", "distance": np.full(10, 0.2)})
     assert choose_max_distance(validation, {"ood": ood}) is None
-    far = ood.assign(distance=0.5)
-    assert choose_max_distance(validation, {"ood": far}) == MIN_DISTANCE
+    far = ood.assign(distance=5)
+    assert choose_max_distance(validation, {"ood": far}) == MIN_DISTANCE == 1

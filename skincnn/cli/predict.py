@@ -57,8 +57,9 @@ class Arguments:
                              the validation split and is printed at the end
       out_of_distribution    whether ood_distance exceeds the OOD limit; empty if OOD
                              detection is switched off for this model
-      ood_distance           cosine distance between the features of the image and those of
-                             its 10th nearest validation image
+      ood_distance           Mahalanobis distance of the features of the image from those of
+                             validation images. In each block of the network, 1 is the 95 %
+                             quantile of validation images; the largest value counts
 
     For example:
       python scripts/predict.py runs/mobilenet_160 images/ --output predictions.csv

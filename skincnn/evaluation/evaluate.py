@@ -37,7 +37,7 @@ from skincnn.evaluation.variants import (
 from skincnn.files import sha256
 from skincnn.inference.grad_cam import GradCam
 from skincnn.inference.logit_adjustment import adjusted_name
-from skincnn.inference.ood import OOD_FILE, ReferenceFeatures, predict_ood
+from skincnn.inference.ood import OOD_FILE, FeatureGaussian, predict_ood
 from skincnn.inference.ood_images import OOD_TABLE, make_ood_images, read_ood_folder
 from skincnn.inference.predictions import table_path, table_sha256, write_predictions
 from skincnn.inference.run_dir import read_history, read_run
@@ -80,13 +80,13 @@ class Evaluation:
     """The predictions tables and results, by name, for `write_evaluation`.
 
     `headline` is the split to report first. `folders` are the directories of the built
-    datasets, by name. `references` are features of validation images for OOD detection.
-    `mistakes` are from `collect_all_mistakes`.
+    datasets, by name. `gaussian` describes the features of validation images for
+    OOD detection. `mistakes` are from `collect_all_mistakes`.
     """
 
     headline: str
     folders: dict[str, Path]
-    references: ReferenceFeatures
+    gaussian: FeatureGaussian
     predictions: Tables
     results: dict[str, Record]
     mistakes: dict[str, Mistakes]
@@ -119,10 +119,10 @@ def evaluate(
     views = choose_views(options, config)
     ood_images = read_ood_images(options, config)
     run = load_run(workdir, data_dir, cache, options.splits)
-    as_is, references = predict_as_is(run)
+    as_is, gaussian = predict_as_is(run)
     built_in = make_ood_images(config.data, run.splits["val"].images)
     ood = {
-        name: predict_ood(run.feature_model, references, *images, run.info.class_names)
+        name: predict_ood(run.feature_model, gaussian, *images, run.info.class_names)
         for name, images in {OOD_TABLE: built_in, **ood_images}.items()
     }
     variants = [as_is, *(predict_tta(run, as_is, name, views[name]) for name in views)]
@@ -147,17 +147,17 @@ def evaluate(
         results[f"{headline}.corruptions"] = evaluate_corruptions(run, as_is, clean)
     mistakes = collect_all_mistakes(run, as_is, clean.calibration_map)
     predictions = {**ood, **tables}
-    return Evaluation(headline, run.folders, references, predictions, results, mistakes)
+    return Evaluation(headline, run.folders, gaussian, predictions, results, mistakes)
 
 
 def write_evaluation(workdir: Path, evaluation: Evaluation) -> None:
-    """Writes the predictions tables, results, mistakes and references of an evaluation.
+    """Writes the predictions tables, results, mistakes and features of an evaluation.
 
     The tables are also recorded as scored; see `record_scored`. Other results of the run
     are kept, except those that `remove_replaced` removes.
     """
     remove_replaced(workdir, evaluation.predictions)
-    evaluation.references.write(workdir / OOD_FILE)
+    evaluation.gaussian.write(workdir / OOD_FILE)
     write_predictions(workdir, evaluation.predictions)
     scored = {
         name: result

@@ -11,14 +11,14 @@ import sklearn.metrics
 from skincnn.config import EvaluateConfig
 from skincnn.evaluation.resampled import Resampled
 from skincnn.evaluation.results import OodResult, OodSet, OodSplit, split_name
+from skincnn.inference.ood import ACCEPTED
 from skincnn.inference.ood_images import OOD_SET, OOD_TABLE
 from skincnn.inference.predictions import DISTANCE
 from skincnn.metrics.intervals import Support
 
-ACCEPTED = 0.95
-"""Share of the validation images that are accepted as in-distribution."""
-MIN_DISTANCE = 1e-3
-"""Smallest limit of the distance. Rounding errors of float32 are about 1e-7."""
+MIN_DISTANCE = 1.0
+"""Smallest limit of the distance. The limit is smaller only if the validation images have
+the same features."""
 MIN_REJECTED = 0.5
 """Share of each built-in set of OOD images that the limit must reject. Otherwise, OOD
 detection is switched off."""

@@ -338,8 +338,8 @@ class OodResult(Record):
     """results/[<split>.]ood[.<directory>].json: detection of out-of-distribution images.
 
     The OOD images in `sets` are compared with those of <split> (by default, the test split)
-    in `splits`. An image is rejected if its distance from the reference images
-    (`ReferenceFeatures`) exceeds `limit`. `accepted_validation` is the share of the
+    in `splits`. An image is rejected if its distance from the validation images
+    (`FeatureGaussian`) exceeds `limit`. `accepted_validation` is the share of the
     validation images that are not rejected.
 
     Attributes:

@@ -52,8 +52,8 @@ class Split:
 class LoadedRun:
     """A trained model and the splits on which it is evaluated, "val" first.
 
-    `folders` are the directories of the built datasets, by name. `feature_model` returns
-    the features as a second output; see `with_features`. `leakage` does not contain
+    `folders` are the directories of the built datasets, by name. `feature_model` also
+    returns the features of each block; see `with_features`. `leakage` does not contain
     validation and test, which were audited before training.
     """
 

@@ -13,7 +13,7 @@ from skincnn.evaluation.scoring import InferenceVariant
 from skincnn.evaluation.splits import LoadedRun, Split
 from skincnn.files import sha256
 from skincnn.inference.logit_adjustment import adjust_tables, adjusted_name
-from skincnn.inference.ood import ReferenceFeatures
+from skincnn.inference.ood import FeatureGaussian, fit_gaussian
 from skincnn.inference.predict import predict
 from skincnn.inference.predictions import (
     DISTANCE,
@@ -28,23 +28,22 @@ from skincnn.inference.tta import VIEWS, View, predict_views
 T = TypeVar("T")
 
 
-def predict_as_is(run: LoadedRun) -> tuple[InferenceVariant, ReferenceFeatures]:
-    """Returns the predictions of the model as is, and the OOD reference features."""
+def predict_as_is(run: LoadedRun) -> tuple[InferenceVariant, FeatureGaussian]:
+    """Returns the predictions of the model as is, and the features for OOD detection."""
     outputs, seconds = _timed(
         run, lambda split: predict(run.feature_model, split.batches())
     )
-    references = ReferenceFeatures.fit(outputs["val"][1])
+    groups = run.splits["val"].table["group_id"].tolist()
+    gaussian, validation_distances = fit_gaussian(outputs["val"][1:], groups)
     tables = {
         name: run.predictions_table(name, logits).assign(
-            **{DISTANCE: references.distances(features)}
+            **{DISTANCE: gaussian.distances(features)}
         )
-        for name, (logits, features) in outputs.items()
+        for name, (logits, *features) in outputs.items()
     }
-    groups = tables["val"]["group_id"].tolist()
-    distances = references.validation_distances(outputs["val"][1], groups)
-    tables["val"][DISTANCE] = distances
+    tables["val"][DISTANCE] = validation_distances
     cost = InferenceCost(num_views=1, seconds_per_image=seconds, relative=1.0)
-    return InferenceVariant("", tables, cost), references
+    return InferenceVariant("", tables, cost), gaussian
 
 
 def predict_tta(

@@ -1,16 +1,18 @@
-"""Out-of-distribution (OOD) detection by the nearest neighbors of features."""
+"""Out-of-distribution (OOD) detection by Gaussians of the features of inner blocks."""
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import keras
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from sklearn.covariance import ledoit_wolf
 
 from skincnn.clinical_metadata import UNKNOWN, encode_clinical_metadata
 from skincnn.commands import command_line
@@ -22,77 +24,90 @@ from skincnn.inference.predict import predict
 from skincnn.inference.predictions import DISTANCE, predictions_table
 from skincnn.metrics.sample import Floats
 
+T = TypeVar("T")
 OOD_FILE = "ood.npz"
-"""File with the `ReferenceFeatures` of a run."""
-NUM_NEIGHBORS = 10
-MAX_REFERENCES = 512
-"""Maximum number of validation images whose features are kept.
-
-With all 1001 images of a validation fold instead, the mean share of rejected images over
-the 22 sets in docs/guides/evaluation.md rose from 0.91 to 0.93 for MobileNetV2, and
-remained 0.98 for MobileNet."""
-MIN_NORM = 1e-12
-"""Features are divided by their Euclidean norm, or by this value if the norm is smaller."""
+"""File with the `FeatureGaussian` of a run."""
+ACCEPTED = 0.95
+"""Share of the validation images that are accepted as in-distribution."""
+NUM_PARTS = 5
+"""Number of parts of the validation split. Each part is compared with the others."""
+MIN_STD = 0.01
+"""Smallest standard deviation of a feature, as a fraction of the largest in its block."""
+MIN_VARIANCE = 1e-4
+"""Smallest variance of standardized features in any direction."""
+SMALLEST = 1e-6
+"""Smallest divisor. Rounding errors of float32 are about 1e-7."""
 
 
 @dataclass(frozen=True)
-class ReferenceFeatures:
-    """Features of validation images, with which the features of other images are compared.
-
-    The distance of an image is 1 minus the cosine similarity of its features and those of
-    its k-th nearest reference image, k = `NUM_NEIGHBORS`.
-
-    References:
-        Sun, Ming, Zhu, Li: Out-of-Distribution Detection with Deep Nearest Neighbors
-        (2022), arXiv:2204.06507.
+class BlockGaussian:
+    """A Gaussian of the features in one block of the backbone.
 
     Attributes:
-        references: Features of unit length, float32 [num_references, num_features]. The
-            values are rounded to float16, which halves the size of the file.
+        mean: float32 [num_features].
+        whitening: float32 [num_features, num_features]. The distance is the Euclidean norm
+            of (features - mean) @ whitening, which is a Mahalanobis distance.
     """
 
-    references: npt.NDArray[np.float32]
+    mean: npt.NDArray[np.float32]
+    whitening: npt.NDArray[np.float32]
 
     @classmethod
-    def fit(cls, features: Floats) -> ReferenceFeatures:
-        """Selects the references from features of validation images.
+    def fit(cls, features: Floats) -> BlockGaussian:
+        """Fits mean and covariance of features [num_images, num_features].
 
-        `features` are [num_images, num_features]; see `choose_references`.
+        The covariance is that of Ledoit and Wolf, A well-conditioned estimator for
+        large-dimensional covariance matrices (2004).
         """
-        chosen = _unit_length(features[choose_references(len(features))])
-        return cls(chosen.astype(np.float16).astype(np.float32))
-
-    @property
-    def num_neighbors(self) -> int:
-        """`NUM_NEIGHBORS`, or the number of references if that is smaller."""
-        return min(NUM_NEIGHBORS, len(self.references))
+        values = np.asarray(features, np.float64)
+        mean, std = values.mean(axis=0), values.std(axis=0)
+        std = np.maximum(std, max(MIN_STD * std.max(), SMALLEST))
+        covariance, _ = ledoit_wolf((values - mean) / std, assume_centered=True)
+        variances, directions = np.linalg.eigh(covariance)
+        whitening = directions / np.sqrt(np.maximum(variances, MIN_VARIANCE))
+        return cls(mean.astype(np.float32), (whitening / std[:, None]).astype(np.float32))
 
     def distances(self, features: Floats) -> Floats:
-        """Returns the distances, in 0..2, of features [num_images, num_features]."""
-        return self._to_distances(self._similarities(features))
+        """Returns the distances, 0 or more, of features [num_images, num_features]."""
+        differences = np.asarray(features, np.float64) - self.mean
+        return np.asarray(np.linalg.norm(differences @ self.whitening, axis=1))
 
-    def validation_distances(self, features: Floats, groups: Sequence[str]) -> Floats:
-        """Returns the distances of the validation images from references of other groups.
 
-        References of the same group are ignored; otherwise, a reference image would be its
-        own nearest neighbor. An image with fewer than `num_neighbors` references in other
-        groups gets the maximum distance, 2.
+@dataclass(frozen=True)
+class FeatureGaussian:
+    """Gaussians of the features of validation images, from which other images can differ.
 
-        Args:
-            features: The features that were passed to `fit`, [num_images, num_features].
-            groups: ID of the group (a lesion with its near-duplicates) of each image.
+    There is one for each of `inner_blocks`. The distance of an image is the largest of its
+    Mahalanobis distances, each divided by the quantile `ACCEPTED` of the distances of the
+    validation images. docs/guides/evaluation.md compares it with other methods.
+
+    References:
+        Lee et al., A simple unified framework for detecting out-of-distribution samples
+        (2018), arXiv:1807.03888: Mahalanobis distances in several layers.
+
+    Attributes:
+        blocks: The Gaussians, beginning with the first block.
+    """
+
+    blocks: tuple[BlockGaussian, ...]
+
+    def distances(self, features: Sequence[Floats]) -> Floats:
+        """Returns the distances, 0 or more, for the features of all blocks.
+
+        `features` are [num_images, num_features] for each block; see `with_features`.
         """
-        ids = np.asarray(groups)
-        own = ids[:, None] == ids[choose_references(len(features))]
-        return self._to_distances(np.where(own, -1, self._similarities(features)))
+        pairs = zip(self.blocks, inner_blocks(features), strict=True)
+        return np.max([block.distances(values) for block, values in pairs], axis=0)
 
     def write(self, path: Path) -> None:
-        """Writes the references to a file atomically."""
+        """Writes the Gaussians to a file atomically."""
+        arrays = {f"mean{n}": block.mean for n, block in enumerate(self.blocks)}
+        arrays |= {f"whitening{n}": block.whitening for n, block in enumerate(self.blocks)}
         with replacing(path) as temporary:
-            np.savez(temporary, references=self.references.astype(np.float16))
+            np.savez(temporary, num_blocks=len(self.blocks), **arrays)
 
     @classmethod
-    def read(cls, path: Path) -> ReferenceFeatures:
+    def read(cls, path: Path) -> FeatureGaussian:
         """Reads a file that was written by `write`.
 
         Raises:
@@ -100,34 +115,66 @@ class ReferenceFeatures:
         """
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return cls(arrays["references"].astype(np.float32))
+                blocks = range(int(arrays["num_blocks"]))
+                return cls(
+                    tuple(
+                        BlockGaussian(arrays[f"mean{n}"], arrays[f"whitening{n}"])
+                        for n in blocks
+                    )
+                )
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise ConfigError(
                 f"{path} cannot be read: {error}. Create it with: "
                 f"{command_line('evaluate', path.parent)}"
             ) from error
 
-    def _similarities(self, features: Floats) -> Floats:
-        similarities = _unit_length(features) @ self.references.T.astype(np.float64)
-        return np.asarray(similarities)
 
-    def _to_distances(self, similarities: Floats) -> Floats:
-        largest = np.partition(similarities, -self.num_neighbors, axis=1)
-        return np.asarray(1 - largest[:, -self.num_neighbors])
+def fit_gaussian(
+    features: Sequence[Floats], groups: Sequence[str]
+) -> tuple[FeatureGaussian, Floats]:
+    """Fits Gaussians to validation images.
 
+    Args:
+        features: For each block, [num_images, num_features]; see `with_features`.
+        groups: ID of the group (a lesion with its near-duplicates) of each image.
 
-def choose_references(num_images: int) -> npt.NDArray[np.int64]:
-    """Returns the sorted indices of at most `MAX_REFERENCES` images, drawn at random.
-
-    The seed is fixed, so the result depends only on `num_images`.
+    Returns:
+        The Gaussians, and the distances of the validation images. For these, the groups are
+        divided into `NUM_PARTS` parts, and each part is compared with Gaussians of the
+        others.
     """
-    order = np.random.default_rng(0).permutation(num_images)
-    return np.sort(order[:MAX_REFERENCES])
+    blocks, distances = [], []
+    for values in inner_blocks(features):
+        own = _distances_from_others(values, groups)
+        limit = max(float(np.quantile(own, ACCEPTED)), SMALLEST)
+        block = BlockGaussian.fit(values)
+        blocks.append(replace(block, whitening=block.whitening / np.float32(limit)))
+        distances.append(own / limit)
+    return FeatureGaussian(tuple(blocks)), np.max(distances, axis=0)
+
+
+def inner_blocks(features: Sequence[T]) -> Sequence[T]:
+    """Returns the items of all blocks except the last, or that of the only block.
+
+    Training adapts the last block to the classes. There, even images with inverted colors
+    can have usual features.
+    """
+    return features[:-1] or features
+
+
+def _distances_from_others(features: Floats, groups: Sequence[str]) -> Floats:
+    parts = pd.factorize(np.asarray(groups))[0] % NUM_PARTS
+    distances = np.empty(len(features))
+    for number in np.unique(parts):
+        own = parts == number
+        others = features if own.all() else features[~own]
+        distances[own] = BlockGaussian.fit(others).distances(features[own])
+    return distances
 
 
 def predict_ood(
     model: keras.Model,
-    references: ReferenceFeatures,
+    gaussian: FeatureGaussian,
     rows: pd.DataFrame,
     images: Images,
     class_names: Sequence[str],
@@ -145,12 +192,6 @@ def predict_ood(
         missing = {"age": np.nan, "sex": UNKNOWN, "localization": UNKNOWN}
         metadata = encode_clinical_metadata(pd.DataFrame([missing] * len(images)))
     batches = pipeline.evaluation_batches(images, metadata)
-    logits, features = predict(model, batches)
+    logits, *features = predict(model, batches)
     table = predictions_table(rows, logits, class_names).drop(columns="label")
-    return table.assign(**{DISTANCE: references.distances(features)})
-
-
-def _unit_length(features: Floats) -> Floats:
-    values = np.asarray(features, np.float64)
-    norms = np.linalg.norm(values, axis=1, keepdims=True)
-    return np.asarray(values / np.maximum(norms, MIN_NORM))
+    return table.assign(**{DISTANCE: gaussian.distances(features)})

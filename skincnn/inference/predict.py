@@ -10,17 +10,35 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from skincnn.model.classifier import POOLING_LAYER
+from skincnn.model.classifier import BACKBONE_LAYER, block_maps
 
 
 def with_features(classifier: keras.Model) -> keras.Model:
-    """Returns the classifier with the pooled features of the backbone as a second output.
+    """Returns the classifier with the features of each block as further outputs.
 
-    The features are [num_images, num_features]. Reuse the returned model: the first
+    The outputs are the logits and, for each of `block_maps`, the means of its channels over
+    all positions, float32 [num_images, num_channels]. Reuse the returned model: the first
     prediction of each new model is slow, because Keras traces its graph.
     """
-    features = classifier.get_layer(POOLING_LAYER).output
-    return keras.Model(classifier.input, [classifier.output, features])
+    network = classifier.get_layer(BACKBONE_LAYER)
+    blocks = keras.Model(network.input, block_maps(network), name=BACKBONE_LAYER)
+    features: list[Any] = []
+
+    def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        if layer is not network:
+            return layer(*args, **kwargs)
+        maps = blocks(*args, **kwargs)
+        pool = keras.layers.GlobalAveragePooling2D
+        features.extend(pool(dtype="float32")(one) for one in maps)
+        return maps[-1]
+
+    logits = keras.models.clone_model(
+        classifier,
+        input_tensors=classifier.input,
+        clone_function=lambda layer: layer,
+        call_function=call,
+    ).output
+    return keras.Model(classifier.input, [logits, *features])
 
 
 def predict(model: keras.Model, batches: tf.data.Dataset) -> list[npt.NDArray[np.float32]]:

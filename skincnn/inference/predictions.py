@@ -26,7 +26,7 @@ LEFT_OUT = "left_out"
 """Column of the table of an external dataset with the reason why an image is not scored; ""
 for scored images."""
 DISTANCE = "distance"
-"""Column with the distances from `skincnn.inference.ood.ReferenceFeatures.distances`."""
+"""Column with the distances from `skincnn.inference.ood.FeatureGaussian.distances`."""
 SUM_TOLERANCE = 1e-3
 """Maximum difference between the sum of an image's probabilities and 1."""
 FINGERPRINT_DECIMALS = 2

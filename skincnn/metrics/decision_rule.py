@@ -72,7 +72,7 @@ class DecisionRule(Part):
 
         Args:
             probabilities: Calibrated probabilities, [num_images, num_classes].
-            distances: Distances from the reference images, [num_images].
+            distances: Distances from the validation images, [num_images].
         """
         limit = math.inf if self.max_distance is None else self.max_distance
         out_of_distribution = distances > limit

@@ -150,6 +150,23 @@ def num_blocks(classifier: keras.Model) -> int:
     return max(_block_of_layers(classifier.get_layer(BACKBONE_LAYER)).values())
 
 
+def block_maps(network: keras.Model) -> list[Any]:
+    """Returns the last feature map of each block of a backbone, beginning with the first.
+
+    The maps are symbolic tensors [batch, height, width, channels]; the last one is the
+    output of the backbone. A Transformer of KerasHub has only this one.
+    """
+    maps = {}
+    if not any(map(_is_transformer, network.layers)):
+        for layer, block in _block_of_layers(network).items():
+            output = _output(layer)
+            # Squeeze and excitation has maps of one pixel.
+            if len(output.shape) == 4 and output.shape[1] != 1:
+                maps[block] = output
+    maps[1] = network.output
+    return [maps[block] for block in sorted(maps, reverse=True)]
+
+
 def block_of_variables(classifier: keras.Model) -> dict[str, int]:
     """Returns the block of each variable by the `path` of the variable.
 
@@ -171,13 +188,11 @@ def _block_of_layers(network: keras.Model) -> dict[keras.layers.Layer, int]:
     """
     layers = network.layers
     for layer in layers:
-        if isinstance(layer, keras.Model) and is_opaque(layer):
+        if _is_transformer(layer):
             return block_of_layers(layer)
-    # For a nested model, `layer.output` is not the output of the call in `network`.
-    outputs = [layer._inbound_nodes[0].output_tensors[0] for layer in layers]
-    shapes = keras.Model(network.inputs, outputs).compute_output_shape(
-        (1, PROBE_SIZE, PROBE_SIZE, 3)
-    )
+    shapes = keras.Model(
+        network.inputs, [_output(layer) for layer in layers]
+    ).compute_output_shape((1, PROBE_SIZE, PROBE_SIZE, 3))
     halvings, last = {}, 0
     for layer, shape in zip(layers, shapes, strict=True):
         if len(shape) == 4 and shape[1] > 1:
@@ -189,6 +204,15 @@ def _block_of_layers(network: keras.Model) -> dict[keras.layers.Layer, int]:
         layer: max(1, sum(level >= halving for level in levels))
         for layer, halving in halvings.items()
     }
+
+
+def _is_transformer(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, keras.Model) and is_opaque(layer)
+
+
+def _output(layer: keras.layers.Layer) -> Any:
+    # For a nested model, `layer.output` is not the output of the call in the network.
+    return layer._inbound_nodes[0].output_tensors[0]
 
 
 def _batch_norms(network: keras.Model) -> Iterator[keras.layers.BatchNormalization]:

@@ -14,10 +14,16 @@ from keras import ops
 
 from skincnn.config import Config
 from skincnn.inference.load import load_model
-from skincnn.inference.ood import MIN_NORM, OOD_FILE, ReferenceFeatures
+from skincnn.inference.ood import (
+    OOD_FILE,
+    BlockGaussian,
+    FeatureGaussian,
+    inner_blocks,
+)
+from skincnn.inference.predict import with_features
 from skincnn.inference.run_dir import RunInfo, read_run
 from skincnn.metrics.sample import Scores
-from skincnn.model.classifier import IMAGES_LAYER, POOLING_LAYER
+from skincnn.model.classifier import IMAGES_LAYER
 from skincnn.model.orientations import orient
 
 LOGITS, OOD_DISTANCE = "logits", "ood_distance"
@@ -66,37 +72,39 @@ def load_network(workdir: Path, *, ood: bool = True) -> RunNetwork:
         DataError: The model file has changed or cannot be loaded.
     """
     info, config = read_run(workdir)
-    references = ReferenceFeatures.read(workdir / OOD_FILE) if ood else None
+    gaussian = FeatureGaussian.read(workdir / OOD_FILE) if ood else None
     classifier = load_model(workdir, info)
-    if references is None:
+    if gaussian is None:
         model = keras.Model(classifier.input, {LOGITS: classifier.output})
     else:
-        model = add_ood_distance(classifier, references)
+        model = add_ood_distance(classifier, gaussian)
     return RunNetwork(model, config, info)
 
 
-def add_ood_distance(classifier: keras.Model, references: ReferenceFeatures) -> keras.Model:
+def add_ood_distance(classifier: keras.Model, gaussian: FeatureGaussian) -> keras.Model:
     """Returns the classifier with `ood_distance` as a second output.
 
-    The distance is that of `ReferenceFeatures.distances`. The similarities are the outputs
-    of a dense layer, which every runtime supports.
+    The distance is that of `FeatureGaussian.distances`.
     """
-    compare = keras.layers.Dense(
-        len(references.references),
-        use_bias=False,
-        name="references",
-        trainable=False,
-        dtype="float32",
+    logits, *features = with_features(classifier).outputs
+    pairs = zip(gaussian.blocks, inner_blocks(features), strict=True)
+    distances = [_block_distance(*pair) for pair in pairs]
+    distance = ops.max(ops.stack(distances, axis=-1), axis=-1)
+    return keras.Model(classifier.input, {LOGITS: logits, OOD_DISTANCE: distance})
+
+
+def _block_distance(gaussian: BlockGaussian, features: Any) -> Any:
+    """Returns the distances of `BlockGaussian.distances`, [batch].
+
+    A dense layer multiplies by the whitening matrix, which every runtime supports.
+    """
+    center = keras.layers.Rescaling(1.0, (-gaussian.mean).tolist(), dtype="float32")
+    whiten = keras.layers.Dense(
+        len(gaussian.mean), use_bias=False, trainable=False, dtype="float32"
     )
-    features = ops.cast(classifier.get_layer(POOLING_LAYER).output, "float32")
-    square = ops.sum(ops.square(features), axis=-1, keepdims=True)
-    similarities = compare(features * ops.rsqrt(ops.maximum(square, MIN_NORM**2)))
-    compare.set_weights([references.references.T])
-    nearest, _ = ops.top_k(similarities, references.num_neighbors)
-    distance = 1 - nearest[:, -1]
-    return keras.Model(
-        classifier.input, {LOGITS: classifier.output, OOD_DISTANCE: distance}
-    )
+    whitened = whiten(center(features))
+    whiten.set_weights([gaussian.whitening])
+    return ops.sqrt(ops.sum(ops.square(whitened), axis=-1))
 
 
 def with_variant(

@@ -42,7 +42,7 @@ from skincnn.evaluation.splits import load_split
 from skincnn.evaluation.triage import ValidationChoices
 from skincnn.files import sha256
 from skincnn.inference.load import load_model
-from skincnn.inference.ood import OOD_FILE, ReferenceFeatures
+from skincnn.inference.ood import OOD_FILE, FeatureGaussian
 from skincnn.inference.predict import predict, with_features
 from skincnn.inference.predictions import (
     DISTANCE,
@@ -244,12 +244,12 @@ def predict_images(
     cache: Cache,
 ) -> pd.DataFrame:
     """Returns the predictions table of all images, as it is read from its file."""
-    references = ReferenceFeatures.read(workdir / OOD_FILE)
+    gaussian = FeatureGaussian.read(workdir / OOD_FILE)
     split = load_split(dataset, table, config, cache)
     model = with_features(load_model(workdir, info))
-    logits, features = predict(model, split.batches())
+    logits, *features = predict(model, split.batches())
     predictions = predictions_table(split.table, logits, info.class_names)
-    predictions[DISTANCE] = references.distances(features)
+    predictions[DISTANCE] = gaussian.distances(features)
     return as_written(predictions)
 
 

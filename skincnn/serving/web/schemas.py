@@ -68,7 +68,7 @@ class ImagePrediction(Part):
         explanation: The decision and its reason as a sentence.
         out_of_distribution: Whether the distance exceeds the OOD limit; None if OOD
             detection is switched off, and for an unreadable file.
-        ood_distance: Distance of the features from those of the reference images.
+        ood_distance: Distance of the features from those of the validation images.
     """
 
     file: str
