@@ -97,7 +97,8 @@ class FeatureGaussian:
         `features` are [num_images, num_features] for each block; see `with_features`.
         """
         pairs = zip(self.blocks, inner_blocks(features), strict=True)
-        return np.max([block.distances(values) for block, values in pairs], axis=0)
+        distances = [block.distances(values) for block, values in pairs]
+        return np.asarray(np.max(distances, axis=0))
 
     def write(self, path: Path) -> None:
         """Writes the Gaussians to a file atomically."""
@@ -150,7 +151,7 @@ def fit_gaussian(
         block = BlockGaussian.fit(values)
         blocks.append(replace(block, whitening=block.whitening / np.float32(limit)))
         distances.append(own / limit)
-    return FeatureGaussian(tuple(blocks)), np.max(distances, axis=0)
+    return FeatureGaussian(tuple(blocks)), np.asarray(np.max(distances, axis=0))
 
 
 def inner_blocks(features: Sequence[T]) -> Sequence[T]:
