@@ -186,8 +186,8 @@ def run(
 
 def train_tiny(workdir: Path, data_dir: Path) -> subprocess.CompletedProcess[str]:
     # Weight averaging and progressive resizing as in the preset `mobilenet_160`, and
-    # preprocessing and sampling that no preset uses. With the low BatchNorm momentum the
-    # moving statistics converge in few steps; otherwise all predictions would be equal.
+    # preprocessing and sampling that are not the default. With the low BatchNorm momentum
+    # the moving statistics converge in few steps; otherwise all predictions would be equal.
     flags = (
         "--data.datasets demo_tiny --data.image-size 64 --model.backbone small_cnn "
         "--model.width-multiplier 0.25 --train.epochs 3 --train.progressive-epochs 1 "
@@ -231,13 +231,13 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out the figures of reports, which take most of their time."""
+    """Leaves out the figures of reports, because drawing them takes most of the time."""
     monkeypatch.setattr("skincnn.reporting.report.draw_figures", lambda results: {})
 
 
 @pytest.fixture
 def manual_dir(tmp_path: Path) -> Path:
-    """A directory in the published layout of HAM10000: 20 lesions, 30 images per class."""
+    """A directory in the published layout of HAM10000; each class has 30 images."""
     return write_dataverse(tmp_path / "manual é dir", make_rows())
 
 

@@ -1,7 +1,7 @@
-"""Writes small synthetic datasets in the layouts in which others are published.
+"""Writes small synthetic datasets in the layouts of published datasets.
 
-The names of files and columns, and the forms of the values, are those of the publications.
-The values and images are synthetic.
+The names of files and columns, and the forms of the values, are those of the published
+files. The values and images are synthetic.
 """
 
 from __future__ import annotations
@@ -303,7 +303,7 @@ def milk10k(folder: Path) -> None:
 
 
 def pad_ufes_20(folder: Path) -> None:
-    """Images in three archives, in which PNG files have an alpha channel."""
+    """Images in three archives."""
     rows = (
         "PAT_1516,1765,,,,,8,,,,,,,,ARM,,,NEV,False,False,False,False,False,False,"
         "PAT_1516_1765_530.png,False",

@@ -1,4 +1,8 @@
-"""Writes small datasets in each published layout with its peculiarities."""
+"""Writes small datasets in the layouts of HAM10000 and ISIC 2018 and 2019.
+
+The layouts have the peculiarities of the published files. `published_files` writes those
+of other datasets.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +100,7 @@ def write_dataverse(folder: Path, rows: Rows, table: str = METADATA_FILE) -> Pat
 
 
 def write_kaggle(folder: Path, rows: Rows, *, lower: bool = False) -> Path:
-    """Kaggle: each folder twice, and a table of seven columns."""
+    """Kaggle: each folder twice, or once with `lower`; a table of seven columns."""
     for part, members in enumerate(halves(rows), 1):
         name = f"HAM10000_images_part_{part}"
         write_folder(folder / (name.lower() if lower else name), members)

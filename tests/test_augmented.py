@@ -107,7 +107,7 @@ def test_without_mixing_the_classifier_gets_augmented_images() -> None:
 
 
 def test_images_are_augmented_in_float32_in_every_precision(policy: str) -> None:
-    """Half precision cannot represent 256 gray levels."""
+    """Half precision would round the pixel values."""
     received = []
 
     class Record(keras.layers.Layer):
@@ -154,7 +154,7 @@ class Gpu:
 def test_keras_compiles_the_whole_model_with_xla(
     mix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a GPU, Keras disables XLA if the model contains its own affine layers."""
+    """On a GPU, Keras disables XLA for models with affine augmentation layers of Keras."""
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda *_: [Gpu()])
     model = build(AugmentConfig(parts=tuple(AUGMENTATIONS), mix=mix))
     model.compile("sgd", CATEGORICAL)

@@ -92,7 +92,7 @@ BLOCKS_BY_NAME = {
     "densenet121": (r"conv(\d)_block", 6),
     "convnext_tiny": (r"_stage_(\d)", 4),
 }
-"""Pattern of the stage number in layer names, and the number of the head."""
+"""Pattern of the stage number in layer names, and the number after the last stage."""
 
 
 @dataclass(frozen=True)
@@ -258,8 +258,8 @@ def test_other_channel_statistics_replace_those_of_imagenet(scaling: Scaling) ->
     np.testing.assert_allclose(actual, apply(scaling, imagenet), rtol=1e-9)
     if scaling is STANDARDIZED:
         np.testing.assert_allclose(actual, standardized, rtol=1e-9)
-    # Without a shift, networks with centered inputs receive the images as they are. The
-    # mean that Keras subtracts differs from `IMAGENET_MEAN` by up to 0.5.
+    # With a mean of 0, networks with centered inputs receive the images as they are. The
+    # mean that Keras subtracts differs from `IMAGENET_MEAN` by up to 0.5 gray levels.
     if scaling is CENTERED_BGR:
         unshifted = scaling.with_statistics((0, 0, 0), IMAGENET_STD)
         np.testing.assert_allclose(apply(unshifted, images), images[..., ::-1], atol=0.51)

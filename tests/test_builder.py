@@ -327,7 +327,7 @@ def test_examples_and_folds_do_not_depend_on_the_layout(tmp_path: Path) -> None:
     assert len(built[0]) == len(rows)
 
 
-def test_a_downsized_variant_downsizes_larger_images_only(
+def test_a_downsized_variant_stores_downsized_images(
     manual_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The dataset also opens from a folder that is not writable."""

@@ -84,7 +84,7 @@ def test_a_damaged_checkpoint_is_skipped(
     warned = "checkpoint-00002-0000000 is damaged" in capsys.readouterr().err
     # A checkpoint whose .json file was never written is incomplete, not damaged.
     assert warned == ((suffix, damage) != (".json", "missing"))
-    # Without a complete checkpoint, training starts from scratch.
+    # Without an undamaged checkpoint, training starts from the beginning.
     (tmp_path / "checkpoint-00001-0000000.npz").write_bytes(b"")
     assert loaded_epoch(tmp_path) is None
 

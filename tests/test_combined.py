@@ -67,7 +67,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two datasets that share two images and a near-duplicate.
 
     Images 4, 5 and 6 of clinic_b are a copy, a copy and a changed copy of images 0, 9 and
-    12 of clinic_a. Its labels have other names, and "scar" has no class.
+    12 of clinic_a. The labels of clinic_b have other names, and "scar" has no class.
     """
     path = tmp_path_factory.mktemp("combined") / "data"
     first = [texture(seed) for seed in range(2 * NUM_PATIENTS)]
@@ -207,7 +207,7 @@ def test_near_duplicates_with_different_classes_are_listed(data_dir: Path) -> No
         ("clinic_a/0", "clinic_b/4", "mel", "melanoma"),
         ("clinic_a/12", "clinic_b/6", "mel", "melanoma"),
     ]
-    # Different names of labels of the same class are no contradiction.
+    # Different labels of the same class are no contradiction.
     assert open_both(data_dir).label_conflicts() == []
 
 

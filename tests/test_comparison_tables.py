@@ -20,7 +20,7 @@ from skincnn.reporting.plots import to_png
 
 
 def read_run(workdir: Path, number: int, **changes: object) -> ComparedRun:
-    """Returns a run whose predictions depend on a number."""
+    """Returns a run whose predictions depend on `number`."""
     tables = {split: make_table(10 * number + n) for n, split in enumerate(("val", "test"))}
     config = dataclasses.replace(CONFIG, **changes)
     write_run(workdir, tables, config=config)
@@ -87,7 +87,7 @@ def test_recipes_are_compared_across_seeds(seeds: list[ComparedRun]) -> None:
 
 @pytest.mark.parametrize("kind", ["differences", "recipe_differences"])
 def test_significant_differences_are_bold(seeds: list[ComparedRun], kind: str) -> None:
-    """In a table of more than five, by the procedure of Benjamini and Hochberg."""
+    """In a table of more than five differences, by the Benjamini-Hochberg procedure."""
     [rows] = compare(seeds, "macro_f1", 100, average_seeds=True).values()
     compared = [row for row in rows if getattr(row, kind)]
     names = ["macro_f1", "balanced_accuracy", "accuracy", "macro_auc", "melanoma_recall"]

@@ -16,7 +16,10 @@ from skincnn.reporting.text.decision_text import always_included, below_coverage
 def draw(
     rng: np.random.Generator, per_class: int, per_group: int = 1
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Returns labels, probabilities and groups, whose images are the same."""
+    """Returns labels, probabilities and groups.
+
+    Every second group has `per_group` images with the same probabilities, the others one.
+    """
     y_true = np.repeat([0, 1, 2], per_class)
     logits = rng.normal(0, 1, (len(y_true), 3)) + np.eye(3)[y_true]
     exp = np.exp(logits)

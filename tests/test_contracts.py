@@ -1,4 +1,4 @@
-"""Tests of all entries of the tables of parts, which also cover new entries."""
+"""Tests of every preset, strategy, augmentation, backbone, ...; new ones are included."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_augmentation_grows_with_its_magnitude(name: str) -> None:
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_augmentation_draws_new_parameters_in_each_graph_call(name: str) -> None:
-    """A known bug is to draw the parameters only once, while tracing."""
+    """A common mistake is to draw the parameters only once, during tracing."""
     layer = Augmentation(AugmentConfig(parts=(name,)))
     model = keras.Sequential([keras.Input((24, 24, 3)), layer])
     model.compile(run_eagerly=False)

@@ -58,7 +58,7 @@ def test_each_part_yields_intervals(part: Part, population: Population) -> None:
 
 @pytest.mark.parametrize(("count", "rate"), [(9, 0.8), (3, 0.5), (12, 0.02)])
 def test_the_smallest_coverage_is_found(count: int, rate: float) -> None:
-    """All intervals miss numbers of successes up to one and from another one on."""
+    """An interval misses the rate for all counts up to a limit and from another limit."""
     probabilities = scipy.stats.binom.pmf(np.arange(count + 1), count, rate)
     coverages = [
         probabilities[first:last].sum()
@@ -70,7 +70,7 @@ def test_the_smallest_coverage_is_found(count: int, rate: float) -> None:
 
 @pytest.mark.parametrize("count", [0, 4, 5, 7])
 def test_the_smallest_coverage_of_a_difference_is_found(count: int) -> None:
-    """The signs with the largest sums are missed, together with their opposites."""
+    """Here, an interval misses 0 if the absolute sum of the signs exceeds a limit."""
     sums = np.abs([sum(s) for s in itertools.product((-1, 1), repeat=count)])
     coverages = [np.mean(sums <= limit) for limit in range(count + 1)]
     expected = min(c for c in coverages if c >= 0.93)

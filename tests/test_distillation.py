@@ -64,7 +64,7 @@ def test_the_loss_is_that_of_hinton(weight: float, temperature: float) -> None:
 
 
 def test_at_a_high_temperature_the_gradient_matches_the_logits() -> None:
-    """Hinton et al., section 2.1: it approaches that of half the squared difference."""
+    """Hinton et al., section 2.1: as for half the mean squared difference of the logits."""
     teacher = RNG.normal(0, 1, (4, 3))
     teacher -= teacher.mean(axis=1, keepdims=True)
     config = DistillationConfig(weight=1.0, temperature=1000.0)

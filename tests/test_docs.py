@@ -36,7 +36,9 @@ Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 
 
 def code_lines(path: Path) -> list[str]:
-    """Returns the lines of code blocks and the inline code of a page, or a CSV column.
+    """Returns the lines of code blocks and the inline code of a page.
+
+    For a CSV file, returns the column `command`.
 
     Lines that end with a backslash are joined with the next one, and comments are removed.
     """
@@ -51,7 +53,10 @@ def code_lines(path: Path) -> list[str]:
 
 
 def commands(paths: list[Path]) -> list[tuple[str, list[str]]]:
-    """Returns each subcommand and its arguments, without placeholders and custom parts."""
+    """Returns the subcommand and arguments of each command.
+
+    Commands with placeholders or custom parts are left out.
+    """
     found = {
         ((script or name).replace("_", "-"), arguments)
         for path in paths

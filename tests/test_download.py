@@ -68,7 +68,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Serves 70 training images and 7 images of the official test set."""
+    """Serves 105 training images and 7 images of the official test set."""
     folder = write_dataverse(tmp_path / "served", make_rows(lesions=10))
     test = make_rows(lesions=1, start=2000)
     images = {f"a/{name}.jpg": content for name, content in contents(test).items()}

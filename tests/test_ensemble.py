@@ -447,7 +447,7 @@ def test_one_command_trains_and_exports_an_ensemble(
     assert started == [0, 1, 0, 1]
     assert model.stat().st_mtime_ns == written
     assert [x.config.seed for x in read_run_info(workdir).members] == [0, 1]
-    # The predictor serves the export with the scores of the ensemble.
+    # The export refers the same share of images as the evaluation of the ensemble.
     assert f"model   {workdir}/export/skincnn/1" in done.stdout
     (parity,) = read_parity(workdir)
     assert parity.largest_difference < 1e-5

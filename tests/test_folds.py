@@ -61,7 +61,7 @@ def test_near_duplicates_with_different_lesion_ids_share_a_fold() -> None:
         "defg"
     )
     separate = assign_images(records, published={})
-    assert separate["a_0"].fold != separate["b_2"].fold  # ten folds, fourteen lesions
+    assert separate["a_0"].fold != separate["b_2"].fold  # ten folds, thirteen lesions
 
 
 def test_published_assignments_are_kept_and_new_images_join_them() -> None:

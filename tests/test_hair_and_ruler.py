@@ -13,7 +13,7 @@ SKIN = np.float32([200, 160, 140])
 
 
 def augment(part: str, num_images: int = 64, size: int = 64, **fields: float) -> np.ndarray:
-    """Returns a uniform image under one augmentation: [num_images, size, size, 3]."""
+    """Returns augmented copies of a uniform image: [num_images, size, size, 3]."""
     images = np.broadcast_to(SKIN, (num_images, size, size, 3))
     config = AugmentConfig(parts=(part,), **fields)
     return np.asarray(Augmentation(config).augment(images))

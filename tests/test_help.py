@@ -1,4 +1,4 @@
-"""The help of commands, the names that it lists, and the completion of the shell."""
+"""The help of commands, the names that it lists, and shell completion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of lesions and patients, and the sentences on it."""
+"""Which lesions and patients are known, and how reports describe this."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_degrees_of_freedom_are_those_of_welch() -> None:
     parts = [(part.var(ddof=1) / len(part), len(part) - 1) for part in (first, second)]
     expected = scipy.stats.ttest_ind(first, second, equal_var=False).df
     assert degrees_of_freedom(parts) == pytest.approx(expected)
-    # A subtracted variance without uncertainty only makes the others more important.
+    # The result is at least the smallest degrees of freedom of a part.
     assert degrees_of_freedom([(3.0, 10), (-1.0, math.inf)]) == 10
     assert degrees_of_freedom([(3.0, 10), (1.0, math.inf)]) == pytest.approx(160 / 9)
     assert degrees_of_freedom([(0.0, math.inf)]) == math.inf
@@ -72,7 +72,7 @@ def test_the_variance_of_a_mean_over_classes_is_corrected_by_class() -> None:
 
 @pytest.mark.parametrize("count", [5, 9, 30])
 def test_resamples_of_a_class_vary_as_much_as_samples(count: int) -> None:
-    """Its number of groups varies too, so a paired difference has no factor n / (n - 1)."""
+    """Their number of groups varies too, which replaces the factor n / (n - 1)."""
     rng = np.random.default_rng(count)
     values = rng.normal(size=count)
     drawn = rng.multinomial(600, np.full(600, 1 / 600), 20_000)[:, :count]
@@ -107,13 +107,14 @@ def test_the_interval_of_an_auc_contains_the_auc_and_shrinks_with_the_sizes() ->
         assert 0 < result.low < 0.9 < result.high < 1
         widths.append(result.high - result.low)
     assert widths == sorted(widths, reverse=True)
-    # For many images, it is the value and its standard error.
+    # For many images, it is the value plus or minus 1.96 standard errors.
     error = math.sqrt(_binormal_variance(0.9, (800, 7000)))
     assert widths[-1] == pytest.approx(2 * 1.96 * error, rel=0.02)
     [perfect] = estimate(np.ones(101), 0.95, [Support("auc", (8, 700))])
     assert (perfect.value, perfect.high) == (1, 1)
     assert perfect.low < 0.9
-    # With many groups, the resamples decide; with few, normal scores do.
+    # With 21 groups, the variance of the resamples (4) is averaged with that of normal
+    # scores (1); with many groups, that of the resamples is used.
     for sizes, expected in (((2001, 5000), 4), ((21, 5000), 2.5)):
         variance = 4 * _binormal_variance(0.7, sizes)
         [result] = estimate(
@@ -133,7 +134,7 @@ def test_scores_without_support_have_intervals_of_the_width_of_percentiles() -> 
     [result] = estimate(values, 0.9)
     assert (result.low + result.high) / 2 == pytest.approx(0.45)
     assert result.high - result.low == pytest.approx(high - low, abs=1e-5)
-    # A positive score has no negative end.
+    # The interval is clipped to the range of the resamples.
     positive = np.array([0.1, *np.random.default_rng(0).exponential(0.1, 1000)])
     assert estimate(positive)[0].low == pytest.approx(positive.min(), abs=1e-6)
 

@@ -34,7 +34,7 @@ def test_clean_splits_are_counted() -> None:
 
 
 def test_unknown_lesions_are_not_counted() -> None:
-    """Images whose lesion is not known never share one, and their number is not 0."""
+    """Images of unknown lesions share no lesion; the number of lesions is None, not 0."""
     unknown = {
         name: split(n).assign(lesion_id="") for name, n in (("train", 0), ("test", 6))
     }
@@ -123,7 +123,7 @@ def test_inputs_that_reveal_the_diagnosis_are_rejected(name: str) -> None:
 
 @pytest.mark.parametrize("encode", [lambda x: x, lambda x: x.map({0: "a", 1: "b"})])
 def test_an_input_that_predicts_the_label_is_rejected(encode: object) -> None:
-    """The age of every image encodes its label; a few exceptions do not hide that."""
+    """The age encodes the label; a few exceptions do not hide that."""
     train, test = split(0, 400), split(400, 400)
     train["age"] = encode(train["label"].where(train.index % 30 > 0, 1))  # type: ignore[operator]
     with pytest.raises(DataError, match=r"'age' alone predicts .* accuracy of 0\.9"):

@@ -67,7 +67,7 @@ def test_other_errors_of_flock_are_raised(tmp_path: Path) -> None:
 
 
 def test_the_lock_file_of_a_killed_process_is_ignored(tmp_path: Path) -> None:
-    """Without flock, as in the case `flock`: a sitecustomize module replaces it."""
+    """A sitecustomize module replaces flock by a function that fails."""
     (tmp_path / "sitecustomize.py").write_text(
         "import errno, fcntl, os\n"
         "def fail(*_): raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))\n"

@@ -17,7 +17,7 @@ from tfds_ham10000 import demo
 
 
 def write_patients(folder: Path) -> Path:
-    """Writes a table of 12 patients, each with a lesion of both classes, and images."""
+    """Writes images and a table of 12 patients, each with one lesion of each class."""
     rows = [
         {"File": f"{i}.jpg", "dx": "ab"[i % 2], "patient": i // 2, "lesion": i}
         for i in range(24)

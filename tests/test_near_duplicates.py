@@ -96,7 +96,7 @@ def test_similar_hashes_equal_those_of_a_direct_comparison(
     for image, flipped in enumerate(range(20, 40)):
         chosen = rng.choice(256, flipped, replace=False)
         bits[30 + image, image % 8] = bits[image, 0] ^ np.isin(np.arange(256), chosen)
-    # The hardest case: of the eight parts of 32 bits, no part has fewer than 3 of 30
+    # The hardest case: of the eight parts of 32 bits, no part has fewer than 3 of the 30
     # different bits, and no half of a part fewer than 1.
     halves = np.zeros((16, 16), bool)
     halves[:, :2] = True
@@ -190,7 +190,7 @@ def test_images_of_a_large_dataset_have_fewer_features(
     between = find_near_duplicates_between(features, few)
     pairs = [(name, other) for name in names for other in (name, f"{name}_copy")]
     assert [(pair.first, pair.second) for pair in between] == pairs
-    # Each image has 10 of 50 candidates, and 80 of its local features are compared.
+    # Each image has 2 candidates instead of 50, found with 80 of its local features.
     monkeypatch.setattr(search, "MAX_DESCRIPTORS", 10 * 80)
     monkeypatch.setattr(search, "MAX_PAIRS", 10 * 2)
     found = find_near_duplicates(few)

@@ -374,7 +374,7 @@ EXTRAS = {
 }
 
 
-# A third of the combinations contains every pair of a precision, a loss and options.
+# A third of the combinations contains every pair of two of the three parameters.
 COMBINATIONS = [
     pytest.param(
         *(policy, name, options), marks=() if (i + j + k) % 3 == 0 else pytest.mark.slow

@@ -157,7 +157,7 @@ ERRORS = {
 def test_errors_name_the_file_and_the_line(case: str, write: Write, tmp_path: Path) -> None:
     code, message = ERRORS[case]
     (tmp_path / f"own_{case}.py").write_text(code)
-    write("", "other")  # adds the directory to sys.path
+    write("", "other")  # Python lists the directory again
     with pytest.raises(ConfigError, match="`imbalance.strategy` own_.*" + message):
         find_strategy(f"own_{case}:part")(np.ones(3, int), ImbalanceConfig())
     sys.modules.pop(f"own_{case}", None)

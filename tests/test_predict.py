@@ -340,7 +340,7 @@ def test_unusual_file_names_are_read_or_reported(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Names are not in UTF-8, are too long, or have a NUL or outer spaces."""
+    """Names are not in UTF-8, are too long, or have a NUL or spaces at their ends."""
     good = min(images.glob("DEMO*")).read_bytes()
     for name in (b"bad\xff.jpg", b" outer spaces.jpg "):
         (tmp_path / os.fsdecode(name)).write_bytes(good)

@@ -62,7 +62,7 @@ R2 = {
     "augment.parts": ("flip", "flip_vertical", "transpose", "rotate", "crop", "shear"),
     "augment.choose": "one",
     "augment.rotation_degrees": 180,
-    "augment.border": "black",  # chosen
+    "augment.border": "black",  # not stated, chosen
     "model.backbone": "vgg19",
     "model.batch_norm": "frozen_statistics",
     "model.channel_mean": (0, 0, 0),

@@ -420,7 +420,7 @@ def test_arrays_are_stored_without_loss(tmp_path: Path) -> None:
 
 
 def test_the_lesion_of_slice_3d_is_no_input(tmp_path: Path) -> None:
-    """Its lesion_id is known for malignant images, and reveals the label."""
+    """Its lesion_id is known for malignant and few other images: it reveals the label."""
     for name in ("ISIC 2024", "ISIC 2024, Kaggle"):
         source = read(written(name, tmp_path / name))
         assert "lesion_id" not in source.columns

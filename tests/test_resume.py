@@ -179,7 +179,7 @@ def wait_for_epoch(epoch: int, workdir: Path, process: subprocess.Popen[str]) ->
 def test_a_killed_and_terminated_run_equals_an_uninterrupted_one(
     run_to_the_end: Script, flags: list[str], data_dir: Path, tmp_path: Path
 ) -> None:
-    """SIGKILL, SIGTERM, then --resume; with images in memory, then in a file."""
+    """SIGKILL, SIGTERM, then --resume. The uninterrupted run caches its images on disk."""
     resumed, uninterrupted = tmp_path / "resumed", tmp_path / "uninterrupted"
     process = start(resumed, data_dir, *flags)
     wait_for_epoch(1, resumed, process)

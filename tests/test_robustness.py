@@ -76,7 +76,7 @@ def images() -> np.ndarray:
 
 
 def make_clean(table: pd.DataFrame, threshold: float | None = THRESHOLD) -> SplitResult:
-    """Returns the result of a table, with `CALIBRATION_MAP` and another threshold."""
+    """Returns the result of a table, with `CALIBRATION_MAP` and this melanoma threshold."""
     tables = {"val": table, "test": table}
     variant = InferenceVariant("", tables, make_cost(1))
     stored_in = {"val": "fold 8", "test": "fold 9"}
@@ -141,7 +141,7 @@ def test_differences_are_paired_with_the_clean_images(result: CorruptionResult) 
         expected = row.scores.balanced_accuracy.value - clean
         assert difference.value == pytest.approx(expected, abs=2e-6)
         assert difference.low <= difference.value <= difference.high
-    # These corruptions do not change uniform images: the paired interval has width 0.
+    # These corruptions do not change uniform images: no prediction differs.
     same = [row for row in result.rows if row.name in ("blur", "zoom", "motion")]
     assert {row.difference.value for row in same} == {0.0}
     assert all(row.difference.low == -row.difference.high < 0 for row in same)

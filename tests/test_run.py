@@ -131,7 +131,7 @@ def test_the_results_equal_scores_of_the_predictions_table(run: Run) -> None:
         assert result.metrics["balanced_accuracy"].value == pytest.approx(
             balanced_accuracy_score(table["label"], predicted), abs=1e-6
         )
-        # Means over classes have no interval: most resamples of so few lesions lack one.
+        # Means over classes have no interval: most resamples of few lesions lack a class.
         accuracy = result.metrics["accuracy"]
         assert accuracy.low <= accuracy.value <= accuracy.high
 
@@ -388,7 +388,7 @@ def test_overwriting_replaces_the_run_and_keeps_other_files(
 
 
 def require_silence_on_malignancy(workdir: Path, images: Path) -> None:
-    """Checks that no product of a run mentions malignant lesions or a referral."""
+    """Checks that no file or output of a run mentions malignant lesions or a referral."""
     checklist = run_here("report.py", workdir, "--checklist", "stard-ai", "tripod-ai")
     assert checklist.returncode == 0, checklist.stderr
     predicted = run_here("predict.py", workdir, images)
@@ -411,7 +411,7 @@ def require_silence_on_malignancy(workdir: Path, images: Path) -> None:
 def test_own_images_in_folders_are_trained_evaluated_and_exported(
     tmp_path: Path,
 ) -> None:
-    """Neither lesions nor malignancy are known, so nothing is said about them."""
+    """Lesions and the malignancy of two classes are unknown, so neither is mentioned."""
     for position, name in enumerate(("0", "Melanoma", "wart")):
         for number in range(24):
             folder = tmp_path / "mine" / ("Train" if number < 20 else "Test") / name

@@ -98,7 +98,7 @@ def test_images_of_a_class_are_drawn_equally_often() -> None:
 
 
 def test_replicas_are_added_to_the_images_of_each_class() -> None:
-    """Oversampling drops no image, and replicates images equally often."""
+    """Oversampling drops no image; the numbers of replicas in a class differ by up to 1."""
     counts = np.array([327, 600, 2000, 1000, 1113, 6705, 142 * 4])
     steps = steps_per_epoch(len(LABELS), 1, counts)
     assert steps == counts.sum()

@@ -60,7 +60,8 @@ def test_variance_that_resampling_explains_is_not_counted_twice() -> None:
     difference = runs[0]["f1"] - runs[2]["f1"]
     on_images = estimate_difference(difference, 0.95).estimate
     width = np.subtract(on_images.high, on_images.low)
-    # Runs that differ less than by their images have a smaller variance, but at least half.
+    # If runs differ less than the resamples explain, the variance is smaller, but at
+    # least half of that of the difference on the images.
     for deviation, ratio in ((0.02, 1), (0.01, 5 / 8), (0, 1 / 2)):
         variance = SeedVariance({"f1": deviation**2}, {"f1": 0.02**2}, 10**6, 2)
         result = estimate_recipe_difference("f1", difference, variance, (2, 2), 0.95)

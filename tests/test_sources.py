@@ -128,7 +128,7 @@ def test_official_splits_exist_if_their_files_do(tmp_path: Path) -> None:
 
 
 def test_dataverse_includes_the_official_test_set(tmp_path: Path) -> None:
-    """The table has the columns of HAM10000_metadata; the image folder is named Images."""
+    """Its table has the columns of HAM10000_metadata; its archive is named Images."""
     write_dataverse(tmp_path, make_rows(lesions=3))
     test = make_rows(lesions=1, start=2000)
     write_zip(

@@ -51,7 +51,7 @@ def test_api_prints_no_messages_of_tensorflow(tmp_path: Path) -> None:
 def test_prediction_costs_little_more_than_loading_the_model(
     model: str, run: Run, tmp_path: Path
 ) -> None:
-    """The CPU time is at most 1.3 times that of importing TensorFlow and the model."""
+    """Importing TensorFlow and loading the model take most of the CPU time."""
     path = run[0] / model
     image = tmp_path / "image.jpg"
     Image.new("RGB", (600, 450), (200, 150, 140)).save(image)
