@@ -20,9 +20,7 @@ from skincnn.config import (
     ImbalanceConfig,
     ModelConfig,
 )
-from skincnn.errors import ConfigError
 from skincnn.inference.corruptions import CORRUPTIONS
-from skincnn.lookup import look_up
 from skincnn.model.augment import AUGMENTATIONS, Augmentation
 from skincnn.model.backbones import BACKBONES
 from skincnn.model.classifier import build_classifier, set_trainable
@@ -265,10 +263,3 @@ def test_published_spellings_of_melanoma_are_melanoma(label: str) -> None:
 @pytest.mark.parametrize("label", ["no melanoma", "nevus or melanoma", "melanosis"])
 def test_other_labels_are_not_melanoma(label: str) -> None:
     assert classes.describe([label])[label].name == label
-
-
-def test_wrong_name_lists_the_valid_names_and_the_closest() -> None:
-    with pytest.raises(
-        ConfigError, match=r"`model\.backbone` must be one of: .*'mobilnet'.*Did you mean"
-    ):
-        look_up(BACKBONES, "mobilnet", "`model.backbone`")

@@ -25,7 +25,6 @@ from tfds_ham10000.layouts import Source
 from tfds_ham10000.published.recognition import PUBLISHED
 from tfds_ham10000.records import (
     CLASS_NAMES,
-    ISIC2019_CLASS_NAMES,
     Record,
     SourceError,
 )
@@ -458,13 +457,6 @@ def test_collection_212_contains_the_test_set_of_isic_2018(tmp_path: Path) -> No
     rows = rows[2:]
     (tmp_path / "metadata.csv").write_bytes(files.csv(columns, *rows))
     assert set(read(tmp_path).splits) == {"train"}
-
-
-def test_akiec_of_ham10000_is_ak_or_scc_in_isic_2019() -> None:
-    fine = find_label_map(["akiec", "bcc"], ISIC2019_CLASS_NAMES, {}).classes
-    assert fine == {"akiec": None, "bcc": "bcc"}
-    coarse = find_label_map(["ak", "scc"], CLASS_NAMES, {}).classes
-    assert coarse == {"ak": "akiec", "scc": "akiec"}
 
 
 @pytest.mark.parametrize("name", sorted(LAYOUTS.keys() - {"Fitzpatrick17k"}))
