@@ -272,7 +272,7 @@ def test_pairs_between_datasets_have_one_image_in_each(
 def test_threads_that_verify_pairs_start_no_threads(
     features: dict[str, ImageFeatures], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Threads in threads only wait for each other: they took ten times the CPU time."""
+    """With several BLAS threads in each thread, most of the CPU time was spent waiting."""
     num_threads = []
 
     def count(*_: object) -> int:
