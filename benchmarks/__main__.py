@@ -140,7 +140,7 @@ def measure_scale(
 ) -> None:
     """Measures the time and the peak memory of each step for a dataset with many images.
 
-    Each step should take at most 15 minutes on two cores, and at most 6 GB.
+    Each step should take at most 15 minutes and 6 GB of memory on two cores.
 
     Args:
         num_images: Number of images of the dataset.

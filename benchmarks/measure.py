@@ -61,7 +61,7 @@ class Result:
 
     name: str  # usually "candidate / baseline"
     value: float  # in `unit`; the median over the rounds for `compare` and `summarize`
-    unit: str = "x"  # "x" (a ratio or a count), "MiB", "GB", "min", "ms", "images/s"
+    unit: str = "x"  # "x" (ratio or count), "MB", "MiB", "GB", "min", "ms", "images/s"
     low: float | None = None  # the smallest value of a round
     high: float | None = None  # the largest value of a round
     pairs: int = 1  # number of rounds

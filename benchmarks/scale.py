@@ -1,8 +1,8 @@
 """Benchmarks of a dataset with many images: time and peak memory of each step.
 
 Records, features and predictions are synthetic, with the size of ISIC 2024: two classes,
-one malignant image in a thousand, and images of 133 pixels. The features are those of noise
-images, recombined; one image in a hundred has a near-duplicate.
+one malignant image in a thousand, and images of 133x133 pixels. The features are those of
+noise images, recombined; one image in a hundred is a near-duplicate of the previous image.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ IMAGE_SIZE = 133
 SAMPLE = 2000
 """Number of images whose features are extracted."""
 DUPLICATES = 100
-"""One in this number of images has a near-duplicate."""
+"""One in this number of images is a near-duplicate of the previous image."""
 NUM_ORIGINALS = 500
 """Number of images whose features are recombined."""
 MAX_MINUTES = 15.0

@@ -311,7 +311,7 @@ FAULTS = {
     "metric": (
         "def part(sample): return (sample.y_pred == sample.y_true).mean()",
         {"train.monitor": "part"},
-        "must return a number for each row of sample.weights",
+        "must return one number, or one for each row of sample.weights",
     ),
     "augmentation": (
         "def part(images, uniform, config): return images[:, 1:]",

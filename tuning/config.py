@@ -20,8 +20,8 @@ class SearchConfig:
     third is trained again from scratch, three times as long, with a full learning-rate
     schedule. grid: all combinations, with about ten values per range of floats."""
     objective: str = ""
-    """Validation metric to optimize, which also selects the best epoch of each trial;
-    `train.monitor` by default."""
+    """Validation metric to optimize; `train.monitor` by default. It also selects the best
+    epoch of each trial, unless `train.keep_epoch` is last."""
     max_trials: int = 0
     """Maximum number of trials. 0: as many as --max-minutes allows; if --max-minutes is 0
     as well, 30 trials (hyperband: one pass; grid: all combinations)."""

@@ -40,8 +40,8 @@ class TrialResult(Record):
     """The result of one training run; after an error, the first three fields are 0.
 
     Attributes:
-        score: Value of the objective on validation in the best epoch.
-        best_epoch: The best epoch, counted from 1.
+        score: Value of the objective on validation in the selected epoch.
+        best_epoch: The selected epoch, counted from 1.
         epochs: Number of completed epochs.
         seconds: Total duration in seconds.
         error: The error that ended the run; "" if the run succeeded.
@@ -90,7 +90,8 @@ class TrainingModel:
 
         Raises:
             ConfigError: The space changes the objective, the seed or the images of the
-                preset; see also `skincnn.training.setup.check`.
+                preset, or the configuration has a teacher; see also
+                `skincnn.training.setup.check`.
             DataError: The training images do not fill a batch.
         """
         check(config)

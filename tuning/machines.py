@@ -31,7 +31,8 @@ Role = Literal["alone", "chief", "worker"]
 
 ID, IP, PORT = (f"KERASTUNER_{name}" for name in ("TUNER_ID", "ORACLE_IP", "ORACLE_PORT"))
 DIGEST = "tuner/fingerprint"
-"""The hyperparameter for the hash of the search. All processes must have the same hash."""
+"""Name of a hyperparameter whose value is the hash of the search's fingerprint, which must
+be the same in all processes."""
 LOST_SECONDS = 600
 """A trial is considered lost if it takes longer than this time and longer than three times
 the longest trial so far. An idle worker then takes over the trial. If the first worker is

@@ -91,7 +91,8 @@ def run_search(
     Raises:
         ConfigError: The preset, a space or an environment variable is invalid, the dataset
             does not exist, `workdir` contains another search or is in use, writing a file
-            fails, or the chief does not respond, serves another search or has no free port.
+            fails, or the chief does not respond, serves another search or finds its port in
+            use.
         DataError: The dataset has not been built or is damaged, or the splits do not pass
             the leakage audit or are too small.
         DivergedError: No trial was completed.

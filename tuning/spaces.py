@@ -9,7 +9,7 @@ The name of a hyperparameter is the path of a field of the configuration:
 The default of a hyperparameter is the value in the preset, or the nearest valid value. A
 space must set the field to the value of the hyperparameter, and must not change the seed,
 `train.monitor` or the choice of images (`tuning.data.FIXED`). Hyperparameters that only
-some trials use belong in a `hp.conditional_scope`. In other trials, their values are None,
+some trials use belong in an `hp.conditional_scope`. In other trials, their values are None,
 which `with_values` ignores.
 """
 

@@ -71,7 +71,8 @@ class Case:
     """One interval of one simulated test set.
 
     Attributes:
-        smallest: From `smallest_coverage`; None if it is not computed.
+        smallest: From `smallest_coverage` or `smallest_coverage_of_difference`; None if it
+            is not computed.
     """
 
     name: str

@@ -24,8 +24,9 @@ these, the column *smallest* shows the smallest coverage, of {LOWEST:.2f} or mor
 interval can have with the same number of lesions, averaged over the test sets:
 
 - For a rate, only the lesions in its denominator count. If each lesion has one image, the
-  number of successes is binomial, and an interval can only miss the true rate for whole
-  numbers of successes.
+  number of successes is binomial. An interval misses the true rate for some numbers of
+  successes, and the coverage is 1 minus the sum of their probabilities. With few lesions,
+  this sum has few possible values.
 - For a difference in recall between two models with the same true recall, only the n
   lesions in which the models differ count. Each of these lesions favors either model with
   the same probability. All of them favor the same model by chance in 2 of 2^n cases, which

@@ -85,7 +85,7 @@ class Lesions:
         return self.y_true[first], np.add.reduceat(y_prob, first) / counts[:, None]
 
     def table(self, y_prob: Scores) -> pd.DataFrame:
-        """Returns a predictions table with the attribute `sex`, which is random."""
+        """Returns a predictions table; the attribute `sex` is unrelated to the features."""
         groups = self.groups
         in_subgroup = self.lesion % round(1 / SUBGROUP) == 0
         columns = {

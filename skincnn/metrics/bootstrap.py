@@ -34,7 +34,8 @@ class Estimate:
 
     `value` is None if the score is undefined, for example that of a class without images.
     `low` and `high` are None if the score is undefined on the full sample or in more than
-    half of the resamples, or if it is estimated from fewer than two groups.
+    half of the resamples, if it is estimated from fewer than two groups, or if no valid
+    interval is known (`Metric.has_interval`).
 
     >>> print(Estimate(0.6366, 0.5481, 0.7272))
     0.637 [0.548, 0.727]

@@ -18,8 +18,8 @@ from skincnn.metrics.sample import Sample, Scores, divide
 MIN_PER_BIN = 4
 """Minimum mean number of groups in a bin. With fewer groups, the error is undefined."""
 MIN_POWER = 0.05
-"""The upper end of the interval is at least that for an observed error at this quantile of
-the errors of perfectly calibrated probabilities.
+"""For the upper end of the interval, a smaller observed error is replaced by this quantile
+of the errors of perfectly calibrated probabilities.
 
 Otherwise, an error that is small by chance could have an interval that contains only 0:
 Cowan et al., Power-Constrained Limits (2011), arXiv:1105.3166."""
@@ -80,14 +80,14 @@ def rms_calibration_error(
     limit = _quantile(noise, confidence)
 
     def quantile(error: float, *, upper: bool) -> float:
-        """Returns the largest (`upper`) or smallest mean square that accepts an error."""
+        """Returns the upper or lower end of the mean squares that do not reject `error`."""
         squares = error**2 + error * along + noise
-        # The lower tail is half as large for errors that differ undetectably from 0.
+        # The lower tail is about half as large for errors that hardly differ from 0.
         tail = (1 - confidence) / 4 * (1 + np.mean(squares > limit))
         return _quantile(squares, tail + confidence if upper else tail)
 
     def end(square: float, *, upper: bool) -> float:
-        """Returns the error, at least 0, that this mean square only just accepts."""
+        """Returns the error whose `quantile` is this mean square; 0 if there is none."""
 
         def excess(error: float) -> float:
             return quantile(error, upper=upper) - square

@@ -248,8 +248,9 @@ def find_metric(name: str, what: str = "`train.monitor`") -> Metric:
         values = np.asarray(part(sample))
         if values.shape != sample.weights.shape[:-1]:
             part.fail(
-                "must return a number for each row of sample.weights, as sample.mean(...) "
-                f"does: shape {sample.weights.shape[:-1]}. Received: shape {values.shape}."
+                "must return one number, or one for each row of sample.weights "
+                "[num_resamples, num_images], as sample.mean(...) does. Expected: shape "
+                f"{sample.weights.shape[:-1]}. Received: shape {values.shape}."
             )
         return values.astype(np.float64)
 

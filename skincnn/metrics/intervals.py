@@ -38,7 +38,8 @@ class Support:
         kind: "rate": the share of the images with a property. "auc": the area under an
             ROC curve. "mean": another score, or a mean over classes.
         sizes: For a rate, the number of groups in its denominator; for an AUC, those of
-            positive and of negative images; for a mean, those of each class.
+            positive and of negative images; for a mean over classes, those of each class;
+            for another score, the number of groups from which it is estimated.
     """
 
     kind: Literal["rate", "auc", "mean"]
@@ -112,7 +113,7 @@ def find_supports(
 ) -> dict[str, list[Support]]:
     """Returns the `Support` of each score by name: a list of one, or of one per class.
 
-    Scores that are not in 0..1 have no support.
+    The ECE, custom metrics and scores that are not in 0..1 have no support.
 
     Args:
         group_ids: ID of the group of each image, [num_images].
@@ -155,10 +156,10 @@ def estimate(
     succession, and statistical inference (1927), for the effective number of groups: the
     number for which a binomial proportion has the variance of the resamples. Franco et al.,
     Comparative study of confidence intervals for proportions in complex sample surveys
-    (2019), doi:10.1093/jssam/smy019. A mean has the same interval, but with a quantile of
-    Student's t distribution with `Support.freedom` degrees of freedom. If all resamples
-    have the same value, the effective number is `Support.count`. For an AUC, see
-    `_auc_interval`.
+    (2019), doi:10.1093/jssam/smy019. A mean has the same interval, but its variance is
+    multiplied by `Support.correction`, and the quantile is that of Student's t distribution
+    with `Support.freedom` degrees of freedom. If all resamples have the same value, the
+    effective number is `Support.count`. For an AUC, see `_auc_interval`.
 
     The interval of a score without support is as wide as the percentile interval, but
     centered on the score, and is clipped to the range of the resamples: Efron and

@@ -100,7 +100,7 @@ def _logits(outputs: Any) -> Tensor:
 def _soft_labels(labels: Tensor, outputs: Any) -> Tensor:
     """Returns soft labels, mixed like the inputs, float32 [batch, num_classes].
 
-    Targets [batch, num_targets] are mixed as they are.
+    Targets [batch, num_targets] are mixed without one-hot encoding.
     """
     if len(labels.shape) < 2 or labels.shape[-1] == 1:
         labels = ops.one_hot(ops.reshape(labels, (-1,)), _logits(outputs).shape[-1])

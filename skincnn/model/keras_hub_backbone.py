@@ -134,7 +134,8 @@ def block_of_layers(backbone: keras.Model) -> dict[keras.layers.Layer, int]:
     """Returns the block of layers of a backbone. The last block is 1, the preceding 2.
 
     Each transformer layer, stage or residual block is a block. Layers of Keras belong to
-    the preceding block, or to the first. Layers of no block belong to block 1.
+    the preceding block, or to the first. Layers that are not in the result, such as the
+    final normalization of an encoder, are trained like those of block 1.
     """
     blocks: list[list[keras.layers.Layer]] = []
     stem = True

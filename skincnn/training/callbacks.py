@@ -91,7 +91,7 @@ class Validation(keras.callbacks.Callback):
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Computes metrics, saves the weights to keep so far, and writes history.csv."""
+        """Computes metrics, saves the weights if they are kept, and writes history.csv."""
         logs = {} if logs is None else logs
         progress = self.progress
         seconds = progress.seconds

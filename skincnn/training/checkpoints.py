@@ -41,9 +41,9 @@ class Progress:
         stage: Index of the stage to which the optimizer variables belong.
         seconds: Duration of the current epoch so far, in seconds.
         history: One row per completed epoch, as in history.csv.
-        best_epoch: The epoch with the best weights, counted from 1; 0 if no epoch is
-            completed.
-        best_sha256: SHA-256 of the file with the best weights; "" without such a file.
+        best_epoch: The epoch whose weights are kept, counted from 1: the best epoch so far,
+            or the last if `train.keep_epoch` is last; 0 if no epoch is completed.
+        best_sha256: SHA-256 of the file with these weights; "" without such a file.
     """
 
     epoch: int = 0

@@ -169,7 +169,7 @@ def join_processes() -> int:
     if keras.backend.backend() != "jax":
         raise ConfigError(
             "Training on several machines requires the JAX backend. Received: "
-            f"{keras.backend.backend()}. Run pip install -e .[jax], and set "
+            f"{keras.backend.backend()}. Run pip install -e '.[jax]', and set "
             "KERAS_BACKEND=jax in the environment."
         )
     if not is_distributed():

@@ -74,7 +74,9 @@ def predict_teacher(
 
     Raises:
         ConfigError: A directory contains no finished run of this dataset, or a model of the
-            teacher was trained on validation or test images, or validated on test images.
+            teacher was trained on validation or test images, was validated on test images,
+            has folds that are neither training nor validation folds of `config`, or was
+            distilled itself.
         DataError: A model file has changed, or the classes or the training images of a
             model are not those of `dataset`.
     """
@@ -231,7 +233,12 @@ def _check_leakage(
     tables: Mapping[str, pd.DataFrame],
     dataset: CombinedDataset,
 ) -> None:
-    """Raises a `ConfigError` if the teacher has seen validation or test images."""
+    """Checks that the teacher has not seen images on which the scores depend.
+
+    Raises:
+        ConfigError: The teacher was trained on validation or test images, or validated on
+            test images.
+    """
     validation = make_splits(dataset, teacher_config.data, ("val",))["val"]
     held_out = pd.concat([tables["val"], tables["test"]])
     for seen, split, verb in (

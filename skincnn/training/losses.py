@@ -18,7 +18,7 @@ def build_loss(plan: Plan, config: LossConfig, *, reweighted: bool) -> keras.los
     """Returns the Keras loss of a plan, with weight 1 for all classes unless `reweighted`.
 
     `reweighted` is False for the epochs before `Plan.drw_start`. A custom loss receives
-    those of the arguments of `WeightedLoss` that it has.
+    only the arguments that it accepts.
 
     Raises:
         ConfigError: The custom loss fails, or does not have a required argument.
@@ -219,9 +219,9 @@ def _require_arguments(name: str, plan: Plan, config: LossConfig) -> None:
     """Raises a `ConfigError` if a custom loss would ignore a setting."""
     if config.name and plan.loss != "cross_entropy":
         raise ConfigError(
-            f"`loss.name` {name} replaces the loss {plan.loss}, which is all or part of "
-            "`imbalance.strategy`. Use a strategy with the cross-entropy, such as "
-            "class_weights or balanced_sampling, or none."
+            f"`loss.name` {name} would replace the loss {plan.loss} of "
+            "`imbalance.strategy`. Use a strategy with the cross-entropy, such as none, "
+            "class_weights or balanced_sampling."
         )
     part = find_custom(name, "`loss.name`")
     settings = {

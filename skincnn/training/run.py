@@ -1,4 +1,4 @@
-"""Trains the model of a configuration, and writes a run directory with the best model."""
+"""Trains the model of a configuration, and writes the run directory."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def train(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     rehearse: Callable[[TrainingSetup], None] = lambda setup: None,
 ) -> None:
-    """Trains a classifier and writes the model of the best epoch to `workdir`.
+    """Trains a classifier and writes the model of the selected epoch to `workdir`.
 
     Writes config.json, run.json, history.csv, logs/, checkpoints/ and model.keras. The
     model takes images [batch, height, width, 3] in 0..255 and returns logits [batch,

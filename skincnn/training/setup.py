@@ -60,7 +60,8 @@ class TrainingSetup:
 
     Attributes:
         classifier: A model from `build_classifier`, created in the scope of `devices`.
-        tables: Tables of the splits "train" and "val", with one row per image.
+        tables: Tables of the splits "train", "val" and, except in a search, "test", with
+            one row per image.
         compute_features: Function that computes features if `train.cached_views` > 0.
         soft_labels: Predictions of the teacher; None without distillation.
     """

@@ -39,9 +39,10 @@ DARK_BLUE = np.array([8, 48, 107])
 
 @dataclass(eq=False, repr=False)
 class ConfusionImages(keras.callbacks.Callback):
-    """Writes the validation confusion matrix after each epoch that is the best so far.
+    """Writes the validation confusion matrix after each epoch whose weights are kept.
 
-    Must run after `validation`, which computes the predictions.
+    These are the epochs that are the best so far, or all epochs if `train.keep_epoch` is
+    last. Must run after `validation`, which computes the predictions.
     """
 
     validation: Validation
@@ -52,7 +53,7 @@ class ConfusionImages(keras.callbacks.Callback):
         super().__init__()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Writes the confusion matrix if the epoch is the best so far."""
+        """Writes the confusion matrix if the weights of the epoch are kept."""
         progress = self.validation.progress
         if progress.best_epoch == progress.epoch:
             sample = Sample(self.validation.labels, self.validation.probabilities)
