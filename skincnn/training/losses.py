@@ -219,7 +219,7 @@ def _require_arguments(name: str, plan: Plan, config: LossConfig) -> None:
     """Raises a `ConfigError` if a custom loss would ignore a setting."""
     if config.name and plan.loss != "cross_entropy":
         raise ConfigError(
-            f"`loss.name` {name} would replace the loss {plan.loss} of "
+            f"`loss.name` {name} replaces the loss {plan.loss} of "
             "`imbalance.strategy`. Use a strategy with the cross-entropy, such as none, "
             "class_weights or balanced_sampling."
         )
