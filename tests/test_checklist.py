@@ -215,6 +215,20 @@ def test_estimated_skin_tone_is_an_assessed_attribute(results: RunResults) -> No
     assert "Not done" not in recorded
 
 
+def test_a_recorded_skin_type_is_stated(results: RunResults) -> None:
+    def answers(run: RunResults) -> list[str]:
+        items = [*complete_checklist(run, "clear-derm").items]
+        items += [*complete_checklist(run, "stard-ai").items]
+        return [item.answer for item in items if "ot recorded" in item.answer]
+
+    assert len(answers(results)) == 3
+    images = results.headline.characteristics
+    recorded = {**images.attributes, "Fitzpatrick skin type": {"2": images.num_images}}
+    images = images.model_copy(update={"attributes": recorded})
+    headline = results.headline.model_copy(update={"characteristics": images})
+    assert not answers(dataclasses.replace(results, headline=headline))
+
+
 def test_authors_complete_the_items(tmp_path: Path) -> None:
     write_run(tmp_path, TABLES)
     (tmp_path / "authors.toml").write_text(

@@ -250,3 +250,21 @@ def test_clinical_metadata_are_inputs_of_the_example(results: RunResults) -> Non
     assert "age=tf.constant" in card
     assert "Age, sex and body site are inputs" in card
     assert NAMES[1] in card
+
+
+def test_limitations_name_the_source_of_the_test_images(results: RunResults) -> None:
+    same = "Training and test images come from the same dataset."
+    assert same in render_card(results)
+    info = results.info.model_copy(update={"leave_out": "vidir"})
+    card = render_card(dataclasses.replace(results, info=info))
+    assert same not in card
+    assert "from one source, vidir, of which no image was used for training." in card
+
+
+def test_the_learning_rate_is_that_of_the_head_if_only_the_head_is_trained(
+    results: RunResults,
+) -> None:
+    train = dataclasses.replace(CONFIG.train, scenario="linear_probe")
+    config = dataclasses.replace(CONFIG, train=train)
+    card = render_card(dataclasses.replace(results, config=config))
+    assert f"peak learning rate {CONFIG.optimizer.head_learning_rate} |" in card

@@ -79,7 +79,7 @@ def find_sections(results: RunResults, figures: Collection[str]) -> dict[str, st
 
 @functools.cache
 def report_environment(*, autoescape: bool) -> jinja2.Environment:
-    """Returns the Jinja environment for the report and the model card."""
+    """Returns the Jinja environment for the report, the model card and the checklists."""
     templates = environment("skincnn.reporting", autoescape)
     templates.filters |= dict(inspect.getmembers(labels, inspect.isfunction))
     templates.filters["class_label"] = _class_label

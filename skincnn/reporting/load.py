@@ -45,6 +45,7 @@ class Authors(Part):
         citation: How to cite the model.
         contact: Whom to ask about the model.
         ethics: Ethical approval and informed consent.
+        funding: Sources of funding, and the role of the funders.
         conflicts: Conflicts of interest, including commercial ones.
         protocol: Where the study protocol is, or a statement that none exists.
         registration: Register and number, or that the study is not registered.

@@ -32,7 +32,7 @@ def describe_input(info: RunInfo) -> str:
 
 
 def describe_datasets(info: RunInfo) -> list[str]:
-    """Returns a sentence on each dataset; none for a single dataset without a label map."""
+    """Returns sentences on the datasets; none for one dataset without renamed labels."""
     sentences = [_describe_dataset(dataset, info) for dataset in info.datasets]
     if len(info.datasets) == 1:
         return sentences if _changed_labels(info.datasets[0]) else []
@@ -40,7 +40,7 @@ def describe_datasets(info: RunInfo) -> list[str]:
 
 
 def describe_label_conflicts(info: RunInfo) -> str:
-    """Returns how many near-duplicates have contradictory labels; "" for none."""
+    """Returns how many pairs of near-duplicates have different labels; "" for none."""
     count = len(info.label_conflicts)
     if not count:
         return ""
