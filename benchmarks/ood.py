@@ -99,7 +99,7 @@ def all_distances(
 
 
 def nearest(validation: Floats, groups: Sequence[str], others: Floats) -> Floats:
-    """Returns distances as of `all_distances`, from the nearest neighbors.
+    """Returns the nearest-neighbor distances, in the order of `all_distances`.
 
     The distance is 1 minus the cosine similarity to the k-th nearest of at most
     `MAX_REFERENCES` validation images of other groups, k = `NUM_NEIGHBORS`.
