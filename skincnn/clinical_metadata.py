@@ -1,4 +1,4 @@
-"""Clinical metadata: age, sex and lesion site as inputs of a model.
+"""Clinical metadata: age, sex and body site as inputs of a model.
 
 The columns `dx_type` and `dataset` are deliberately excluded because they can reveal the
 diagnosis; `skincnn.data.leakage` rejects them as model inputs.

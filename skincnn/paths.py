@@ -17,7 +17,7 @@ PATTERN = re.compile(r"[\[\]*?\\\udc80-\udcff]")
 """Characters in a path with which TensorFlow cannot read a SavedModel: wildcards, because
 it treats the path as a pattern, and those with which Python represents invalid UTF-8."""
 ROOM = 160
-"""Bytes in the longest path of a file in a run directory, relative to that directory."""
+"""Bytes reserved for the path of a file in a run directory, relative to that directory."""
 MAX_PATH, MAX_NAME = 4095, 255
 """Maximum length in bytes of a path and of a name in it, on Linux."""
 

@@ -25,7 +25,11 @@ class Record(Part):
     """The content of one JSON file."""
 
     SCHEMA: ClassVar[int] = 1
-    """Version of the fields. Increase it when a field is removed or changes its meaning."""
+    """Version of the fields.
+
+    Increase it when a required field is added, or when a field is removed or changes its
+    meaning.
+    """
 
 
 R = TypeVar("R", bound=Record)

@@ -258,7 +258,7 @@ def test_an_unchecked_overlap_needs_a_flag_and_is_stated(
     [
         (["--external", "demo_tiny"], "is a dataset that the run was trained on"),
         (["--external", "folder", "--tta", "d4"], "--tta cannot be used with --external"),
-        (["--label-map", "map.json"], "--label-map require --external"),
+        (["--label-map", "map.json"], "--label-map cannot be used without --external"),
         (["--external", "folder", "--prevalence", "mel=0.1"], "Received: mel=0.1"),
         (["--external", "folder", "--prevalence", "melanoma=2"], "Received: melanoma=2.0"),
         (["--external", "folder", "--prevalence", "melanoma"], "Received: melanoma."),

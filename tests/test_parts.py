@@ -262,8 +262,12 @@ def test_an_own_backbone_that_cannot_be_saved_is_found_before_training(
     states = random.getstate(), np.random.get_state()[1].tolist()
     weights = setup.classifier.get_weights()
     expected = f"`model.backbone` {module.__name__}:net.*{message}"
-    with pytest.raises(ConfigError, match=expected) if message else nullcontext():
+    with pytest.raises(ConfigError, match=expected) if message else nullcontext() as error:
         rehearse(setup)
+    if case == "state":
+        pixels = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 3))
+        logits = np.asarray(setup.classifier(pixels.astype(np.float32)))
+        assert f"Expected logits: {logits}. Received" in str(error.value)
     assert states == (random.getstate(), np.random.get_state()[1].tolist())
     for a, b in zip(setup.classifier.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(a, b)

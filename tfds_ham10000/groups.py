@@ -35,7 +35,7 @@ _IMAGE, _PUBLISHED, _ISIC = _PREFIXES["image"], "3", "4"
 
 
 def find_group_by(records: Iterable[Record]) -> GroupBy:
-    """Returns "patient" if any patient is known, else "lesion" if any lesion is known."""
+    """Returns "patient" or "lesion", the first that is known for any image, or "image"."""
     records = list(records)
     if any(record.patient_id for record in records):
         return "patient"
@@ -83,7 +83,7 @@ def join_groups(
     near_duplicates: Iterable[tuple[str, str]],
     group_by: GroupBy,
 ) -> dict[str, str]:
-    """Returns the group_id of each `additional` image, which belong to other splits.
+    """Returns the group_ids of the `additional` images, which belong to other splits.
 
     `group_of` contains the group_ids of `records`, which do not change. An additional image
     that is connected to one of `records` gets the group_id of this record. The other

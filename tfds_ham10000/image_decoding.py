@@ -173,7 +173,8 @@ def normalize(
         inspect: A function that is called with the decoded image (upright, RGB).
 
     Raises:
-        SourceError: The file is not in `FORMATS`, is damaged, or exceeds 50 megapixels.
+        SourceError: The file is not in `FORMATS`, is damaged, exceeds 50 megapixels, or has
+            more than 16 bits per channel.
     """
     with _opened(content) as image:
         too_large = longest_side is not None and max(image.size) > longest_side
@@ -196,7 +197,8 @@ def convert(content: bytes) -> bytes:
 
     Raises:
         SourceError: The file is not in `FORMATS`, its header is damaged, it exceeds 50
-            megapixels, or it has to be converted and is damaged.
+            megapixels, or it has to be converted and is damaged or has more than 16 bits
+            per channel.
     """
     with _opened(content) as image:
         is_jpeg = image.format in JPEG_FORMATS and image.mode in ("L", "RGB")

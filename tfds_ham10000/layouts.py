@@ -108,7 +108,8 @@ def read_ham10000(files: Files) -> Source:
     """Returns HAM10000 (Harvard Dataverse, Kaggle) and the official splits, if present.
 
     Raises:
-        SourceError: A file is invalid, images and table differ, or splits share an image.
+        SourceError: A file is invalid, images and table differ, splits share an image, or
+            lesion_ids are missing.
     """
     table = files["ham10000_metadata"]
     records = [

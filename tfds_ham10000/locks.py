@@ -35,7 +35,7 @@ def hold_lock(path: Path, on_busy: Callable[[str], None]) -> Iterator[None]:
         if error.errno not in UNSUPPORTED:
             raise
         marker = path.with_name(f"{path.name}.pid")
-        hint = f"If no other process uses it, delete {marker}."
+        hint = f"If no other process uses the directory, delete {marker}."
         print(
             f"warning: the file system of {path.parent} does not support locks "
             f"({error.strerror}). The file {marker.name} is used instead. Do not use this "

@@ -148,7 +148,10 @@ def download_instructions(dataset: str) -> str:
 
 
 def match_layout(folder: Path, dataset: str) -> tuple[Layout, Files] | None:
-    """Returns the first complete layout of `dataset` in `folder` and its files, or None."""
+    """Returns the first complete layout of `dataset`, and its files, or None.
+
+    The files are in `folder` or in one of its subdirectories.
+    """
     listings = [_published_files(path) for path in (folder, *_subfolders(folder))]
     for layout in _layouts_of(dataset):
         for files in listings:

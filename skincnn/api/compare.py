@@ -28,8 +28,8 @@ class Comparison:
     """Scores of runs with intervals, and paired differences from the first run.
 
     Attributes:
-        tables: The runs by evaluation protocol, such as the images that were scored. Scores
-            of different protocols are not comparable.
+        tables: The rows by evaluation protocol: the scored images, and what they are
+            grouped by. Scores of different protocols are not comparable.
         sort: The metric by which the rows are sorted.
     """
 
@@ -37,7 +37,7 @@ class Comparison:
     sort: str
 
     def to_frame(self) -> pd.DataFrame:
-        """Returns one row per run, with ten columns for each score."""
+        """Returns one row per run or mean of runs, with ten columns for each score."""
         return comparison_tables.to_frame(self.tables)
 
     def to_markdown(self) -> str:
@@ -76,11 +76,13 @@ def compare(
         baseline: Variant of the first run to use as the baseline; implies `variants`.
         sort: The metric to sort by.
         num_bootstrap: Number of bootstrap resamples, 100 or more.
-        average_seeds: Whether to add the mean of runs that differ only in the seed, and
-            intervals that include the variance between seeds.
+        average_seeds: Whether to add the mean of runs that differ only in the seed, which
+            is then also the baseline, and intervals that include the variance between
+            seeds.
 
     Raises:
-        ConfigError: A run was not evaluated on the split, or an argument is invalid.
+        ConfigError: A run was not evaluated on the split, two run directories have the same
+            name, or an argument is invalid.
     """
     require(num_bootstrap >= 100, "--num-bootstrap", "100 or more", num_bootstrap)
     if not runs:

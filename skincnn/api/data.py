@@ -124,8 +124,8 @@ def load_data(
     Raises:
         ConfigError: A dataset or the source to leave out does not exist, or a label map is
             not valid.
-        DataError: A dataset has not been built, or the splits do not pass the leakage
-            audit.
+        DataError: A dataset has not been built, images are selected by lesions that are not
+            known, or the splits do not pass the leakage audit.
     """
     fields = config.data
     dataset = open_datasets(fields.datasets, _path(data_dir), fields.label_maps)

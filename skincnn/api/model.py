@@ -72,13 +72,13 @@ class Model:
                 with a column `file` and, for a model with clinical metadata, the columns
                 age, sex and localization.
             clinical_metadata: A table with the columns age, sex and localization, and one
-                row per image, in their order. Missing values are unknown.
+                row per image, in their order. Missing values count as unknown.
             batch_size: Number of images that are predicted at a time.
 
         Raises:
-            ConfigError: The path contains no model, there are no images, or a table does
-                not have the required columns and rows.
-            DataError: A file of the model is missing or has changed, or an age is not in
+            ConfigError: The path contains no model, the run was not evaluated, there are no
+                images, or a table does not have the required columns and rows.
+            DataError: A file of the model is missing or has changed, an age is not in
                 0..120, or a sex or a localization is not a known word.
         """
         if isinstance(images, pd.DataFrame):

@@ -34,11 +34,12 @@ as a fraction of the largest logit."""
 def rehearse(setup: TrainingSetup) -> None:
     """Tests the custom parts of a training run in all ways in which they are used later.
 
-    The losses and optimizers of all stages are created and used once, augmentation is
-    applied to one batch, and metrics are computed on resamples. With a custom backbone, the
-    untrained model is saved, loaded, exported as a SavedModel and used for a prediction;
-    other custom parts are not in the saved model. Without custom parts, nothing is tested.
-    Training does not change.
+    The optimizer of each stage takes one step, a custom loss is computed for one batch,
+    custom augmentations are applied to one batch, and metrics are computed on resamples.
+    With a custom backbone, the untrained model is saved, loaded, exported as a SavedModel
+    (with the TensorFlow backend) and used for a prediction; other custom parts are not in
+    the saved model. Without custom parts, nothing is tested. The test does not change the
+    training run.
 
     Raises:
         ConfigError: A part fails, or the model cannot be saved, loaded or exported.
@@ -167,7 +168,7 @@ def _try_saving(setup: TrainingSetup) -> None:
             model = keras.saving.load_model(path, compile=False)
             logits = model(inputs)
         if setup.devices.precision == "float32":
-            require_same(logits, setup.classifier, "saved and loaded")
+            require_same(setup.classifier(inputs), model, "saved and loaded")
         if keras.backend.backend() == "tensorflow":
             path = Path(folder) / "export"
             with part.explained("when the untrained model was exported as a SavedModel"):

@@ -88,7 +88,7 @@ class Run(Model):
 
     @property
     def results(self) -> dict[str, SplitResult]:
-        """The results of all evaluations by name, such as "test" and "test.augment"."""
+        """The results of splits and variants by name, such as "test" and "test.augment"."""
         return read_split_results(self.path)
 
     def predictions(self, name: str = "test") -> pd.DataFrame:
@@ -116,8 +116,9 @@ class Run(Model):
         Args:
             tta: Test-time augmentation: "d4" for the eight orientations, "augment" for
                 views augmented as in training, or both.
-            num_views: Number of views for `tta`.
-            logit_adjustment: Whether to adjust the logits for the class frequencies.
+            num_views: Number of views for `tta`; at most 8 for "d4".
+            logit_adjustment: Whether to also evaluate with logits that are adjusted for the
+                class frequencies.
             corruptions: Whether to evaluate on corrupted images as well.
             splits: Further splits: "fold_<n>", "test_official", "validation_official".
             ood_dir: A directory of images that OOD detection should flag.
@@ -268,8 +269,10 @@ class Run(Model):
                 "sensitivity=0.90".
 
         Raises:
-            ConfigError: A format does not exist, or its packages are not installed.
-            DataError: The export does not reproduce the predictions of the model.
+            ConfigError: The run was not evaluated with these options, a format does not
+                exist or does not support the model, or its packages are not installed.
+            DataError: The export does not reproduce the predictions of the model, or the
+                dataset or a file is missing or has changed.
         """
         spec = ExportSpec(
             workdir=self.path,
@@ -324,7 +327,7 @@ def train(
             or another custom part raised an exception.
         DataError: The dataset has not been built, or the splits do not pass the leakage
             audit.
-        DivergedError: The loss has diverged.
+        DivergedError: The loss has diverged, or the weights or outputs are not finite.
     """
     run = Run(workdir, data_dir, cache)
     with (
@@ -352,7 +355,8 @@ def load(path: PathLike, data_dir: PathLike | None = None) -> Model:
 
     Args:
         path: A run directory, a SavedModel, or a LiteRT or ONNX file.
-        data_dir: The directory of built datasets, for the evaluation of a run.
+        data_dir: The directory of built datasets, for the evaluation and export of a run;
+            by default the data directory of TFDS.
 
     Raises:
         ConfigError: The path does not exist.

@@ -179,7 +179,7 @@ def _stdout_is_closed() -> bool:
 def parse(cls: type[Parsed], argv: Sequence[str], preset: str) -> tuple[str, Parsed]:
     """Returns the name of the preset, or of the --config file, and the parsed arguments.
 
-    The name can be a directory name. `cls` is a dataclass in which all fields except
+    The name is a valid directory name. `cls` is a dataclass in which all fields except
     `config` have defaults. `argv` does not contain a positional PRESET. `preset` is "" if
     --config is given or the default preset is used.
 

@@ -55,7 +55,7 @@ class Arguments(common.DataArguments):
     those of every --tta of the run are adjusted."""
     corruptions: bool = False
     """Evaluate on corrupted images (brightness, blur, noise, hair, ...) of the test split,
-    or of the first --split, at five severities. Predicts every image 60 times."""
+    or of the first --split, at five severities. Predicts each image 61 times."""
     ood_dir: Path | None = None
     """Directory of out-of-distribution (OOD) images. The report shows the fraction that is
     flagged as OOD, as for the built-in sets."""
@@ -90,7 +90,7 @@ def command() -> None:
     if arguments.external:
         _validate(arguments)
         return
-    _reject(arguments, EXTERNAL_FLAGS, "require --external.")
+    _reject(arguments, EXTERNAL_FLAGS, "cannot be used without --external.")
     common.load_tensorflow()
     from skincnn.api.run import Run
 

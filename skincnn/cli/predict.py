@@ -82,7 +82,8 @@ class Arguments:
     clinical_metadata: Path | None = None
     """Table (.csv, .tsv, .xlsx or .parquet) with the columns image_id, age, sex and
     localization, for a model with clinical metadata. The image_id is the name of the file,
-    with or without suffix; case is ignored. Cells may be empty."""
+    or the end of its path, with or without suffix; case is ignored. The other cells may be
+    empty."""
     grad_cam: Path | None = None
     """Directory for Grad-CAM overlays of the predicted class; requires a run directory or
     model.keras as MODEL."""

@@ -39,7 +39,7 @@ Arguments.__doc__ = f"""Searches for hyperparameters that are better than those 
 Each trial trains a model, as scripts/train.py does, with different hyperparameters. Test
 images are never used. The best configuration is written to best.json in --workdir;
 scripts/train.py --config trains and evaluates it. The same command resumes an interrupted
-search. skincnn presets lists the presets.
+search. The command `skincnn presets` lists the presets.
 
 spaces (default: {DEFAULT_SPACES[0]}); several spaces are searched together:
 {describe_functions(SPACES)}

@@ -61,7 +61,7 @@ __all__ = [
 
 @section("evaluate")
 class EvaluateConfig:
-    """Confidence intervals of the scores."""
+    """Confidence intervals of the scores, and custom metrics."""
 
     num_bootstrap: Annotated[int, Field(ge=100)] = 2000
     """Number of bootstrap resamples of the groups of images (patients, or lesions with

@@ -26,7 +26,7 @@ class DataConfig:
 
     datasets: tuple[str, ...] = ("demo",)
     """Datasets whose images are used together: published or synthetic ones, or the names
-    of your own. The command skincnn datasets lists all of them. The classes are those of
+    of your own. The command `skincnn datasets` lists all of them. The classes are those of
     the first dataset."""
     label_maps: tuple[str, ...] = ()
     """Label maps as NAME=FILE: the name of a dataset, and a JSON file with the class of
@@ -130,8 +130,8 @@ class DataConfig:
         require(
             not (self.final_test and self.leave_out),
             "data.leave_out",
-            "empty in a final test, because all images of a source that is left out are "
-            "tested, except those of fold 0",
+            "empty in a final test, because a source that is left out is tested on all "
+            "folds except fold 0",
             self.leave_out,
         )
 
@@ -195,7 +195,7 @@ class AugmentConfig:
     """`blur`: maximum standard deviation of the Gaussian in pixels."""
     blur_kernel: tuple[NonNegativeInt, NonNegativeInt] = (0, 0)
     """`blur`: height and width of the kernel in pixels, to which the Gaussian is truncated;
-    odd, or 0 for three standard deviations on either side."""
+    odd, or 0 for three times the maximum standard deviation on either side."""
     sharpness: Annotated[float, Field(ge=0, le=4)] = 0.5
     """`sharpen`: maximum amount of unsharp masking. The difference between the image and a
     slightly blurred image is multiplied by the amount and added to the image."""

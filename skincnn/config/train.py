@@ -26,7 +26,7 @@ class ModelConfig:
     """The classifier: a backbone, global pooling, dropout and a linear head."""
 
     backbone: str = "mobilenet_v2"
-    """Network before the pooling and the head. A name that skincnn train --help model
+    """Network before the pooling and the head. A name that `skincnn train --help model`
     lists, `keras_hub:PRESET` for an image backbone of KerasHub, or a custom
     `module:function` (docs/guides/extending.md)."""
     width_multiplier: PositiveFloat = 1.0
@@ -53,7 +53,7 @@ class ModelConfig:
     """Standard deviation of the red, green and blue channels, for values in 0..1; see
     `channel_mean`."""
     clinical_metadata: bool = False
-    """Whether age, sex and anatomical site are additional inputs of the model."""
+    """Whether age, sex and body site are additional inputs of the model."""
 
 
 @section("imbalance")
@@ -61,8 +61,8 @@ class ImbalanceConfig:
     """Balancing of unequal class frequencies in training."""
 
     strategy: str = "class_weights"
-    """How unequal class frequencies are balanced. A name that skincnn train --help
-    imbalance lists, or a custom `module:function` (docs/guides/extending.md)."""
+    """How unequal class frequencies are balanced. A name that `skincnn train --help
+    imbalance` lists, or a custom `module:function` (docs/guides/extending.md)."""
     power: UnitInterval = 0.75
     """`class_weights`, `weights_and_sampling`: the weight of a class with n images is
     proportional to n ** -power; `logit_adjusted`: power * log(class frequency) is added to
@@ -122,11 +122,11 @@ class OptimizerConfig:
     """The optimizer, the learning-rate schedule, and the averaging of the weights."""
 
     name: str = "adamw"
-    """The optimizer. A name that skincnn train --help optimizer lists, any optimizer of
+    """The optimizer. A name that `skincnn train --help optimizer` lists, any optimizer of
     Keras, such as `keras.optimizers:Nadam`, or a custom `module:function`."""
     schedule: str = "cosine"
-    """The learning rate in the course of a stage. A name that skincnn train --help
-    optimizer lists, or a custom `module:function`."""
+    """The learning rate in the course of a stage. A name that `skincnn train --help
+    optimizer` lists, or a custom `module:function`."""
     learning_rate: PositiveFloat = 1e-3
     """Peak learning rate of stages that train the backbone; for `staged`, of all stages,
     multiplied by the `rate` of each stage."""
@@ -196,7 +196,7 @@ class TrainConfig:
     """Training stages, selection of the epoch, precision and devices."""
 
     scenario: str = "fine_tune"
-    """Which layers are trained in which stages. A name that skincnn train --help train
+    """Which layers are trained in which stages. A name that `skincnn train --help train`
     lists."""
     head_epochs: NonNegativeInt = 1
     """`fine_tune`: number of epochs with a frozen backbone."""
@@ -217,7 +217,7 @@ class TrainConfig:
     earlier stages use this size as well."""
     monitor: str = "balanced_accuracy"
     """Metric whose best value on validation selects the epoch that is kept, unless
-    `keep_epoch` is last. A name that skincnn train --help train lists, or a custom
+    `keep_epoch` is last. A name that `skincnn train --help train` lists, or a custom
     `module:function`."""
     keep_epoch: Literal["best", "last"] = "best"
     """Epoch whose weights are kept. best: the best epoch by `monitor`; last: the last
@@ -242,8 +242,9 @@ class TrainConfig:
     precision; auto: float32 on a CPU, otherwise mixed_bfloat16 if the device supports it,
     otherwise mixed_float16 on one device and float32 on several."""
     jit: Literal["auto", "on", "off"] = "auto"
-    """Whether XLA compiles the training step. on: always; off: never; auto: the default of
-    Keras, which is on for JAX; with TensorFlow, on for one GPU unless `deterministic`."""
+    """Whether XLA compiles the training step. on: always (with TensorFlow, on one device
+    and not with `deterministic`); off: never; auto: the default of Keras, which is on for
+    JAX; with TensorFlow, on for one GPU unless `deterministic`."""
     devices: NonNegativeInt = 0
     """Number of GPUs of this machine among which each batch is divided; 0 for all GPUs, or
     the CPU if there is no GPU. With TensorFlow, each device normalizes and mixes only its

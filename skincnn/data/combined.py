@@ -58,7 +58,8 @@ class PreparedDataset:
     def read_rows(self, splits: Sequence[str]) -> pd.DataFrame:
         """Returns `datasets.read_rows` with the names of labels, and with unique IDs.
 
-        Published IDs of lesions and patients mean the same in all datasets.
+        Published IDs of lesions and patients are kept, because they mean the same in all
+        datasets.
         """
         table = datasets.read_rows(self.builder, splits)
         names = np.array(self.labels, object)[table["label"].to_numpy(np.int64)]

@@ -151,9 +151,10 @@ class Resampled:
     def estimate_difference(
         self, values: Scores, support: Support | None = None
     ) -> Estimate:
-        """Returns a paired difference with its interval; see `estimate_difference`.
+        """Returns a paired difference with its interval.
 
-        `values` are differences between values from `bootstrap`, [1 + num_resamples].
+        See `skincnn.metrics.intervals.estimate_difference`. `values` are differences
+        between values from `bootstrap`, [1 + num_resamples].
         """
         return estimate_difference(values, self.config.confidence, support).estimate
 

@@ -112,7 +112,8 @@ class RunInfo(Record):
         leave_out: The source that is left out of training, and tested; "" for none.
         audit: Result of the leakage audit; for several models, the largest values.
         identifiers: Number of images of the splits whose lesion and patient are known.
-        near_duplicates: The searches by which the datasets were built.
+        near_duplicates: Results of the searches for near-duplicates when the datasets were
+            built.
         label_conflicts: Near-duplicates in the datasets with different labels.
         flow: Number of images from the source files to the splits; None for several models
             with different datasets.
@@ -173,7 +174,7 @@ class RunInfo(Record):
 
     @property
     def source_is_known(self) -> bool:
-        """Whether the source of all images is known, which are published or synthetic."""
+        """Whether the source of all images is known: they are published or synthetic."""
         return all(dataset.attribution for dataset in self.datasets)
 
     @property
@@ -189,7 +190,10 @@ class RunInfo(Record):
 
     @property
     def stored_longest_side(self) -> int | None:
-        """Longest side of all stored images in pixels; None if some have another size."""
+        """Longest side of the stored images in pixels.
+
+        None if it differs between datasets, or if the images have their original size.
+        """
         sides = {dataset.stored_longest_side for dataset in self.datasets}
         return sides.pop() if len(sides) == 1 else None
 

@@ -24,10 +24,11 @@ def record_scored(
 ) -> dict[str, int | None]:
     """Records tables as scored, and returns their positions.
 
-    The position of a table is its position, counted from 1, among all tables that were
-    scored on its folds; for several datasets, it is the highest of the positions. Rows are
-    only appended to a record, even if several processes write to it, so that a table that
-    is scored again keeps its position. The positions are None if a record cannot be
+    The tables that were scored on the folds of a table are numbered from 1 in the order in
+    which they were first scored; the position of the table is its number. For several
+    datasets, it is the highest of the positions. Rows are only appended to a record, even
+    if several processes write to it, so that a table that is scored again keeps its
+    position. The positions are None if a record cannot be
     written.
 
     Args:

@@ -42,7 +42,7 @@ Load = Callable[[int], ImageFeatures]
 
 @dataclass(frozen=True, order=True)
 class NearDuplicate:
-    """Two images that show the same lesion.
+    """Two images that are found to show the same lesion.
 
     Attributes:
         first: The smaller image_id, or the image_id in the first of two datasets.
@@ -118,8 +118,8 @@ def _search(
         load: Returns the features of an image.
         num_images: Number of images.
         select: Returns whether each pair may be a result, [num_pairs].
-        num_first: Number of images at the beginning whose candidates are all other images;
-            None if all images are candidates of each other.
+        num_first: Number of images at the beginning, whose candidates are the remaining
+            images; None if all images are candidates of each other.
     """
     if num_images < 2 or num_first in (0, num_images):
         return {}

@@ -50,10 +50,10 @@ FITZPATRICK17K = TableLayout(
     header=("md5hash", "label", "three_partition_label"),
     images_may_be_missing=True,
     notes=(
-        "patients and lesions are not published; other labels are --columns "
-        "label=three_partition_label or label=nine_partition_label, both of which count "
-        "actinic keratosis as malignant, which DDI does not; the column qc marks 17 "
-        "images as wrongly labeled, which are used nevertheless",
+        "patients and lesions are not published; --columns label=three_partition_label "
+        "or label=nine_partition_label reads other labels, in which actinic keratosis is "
+        "malignant, unlike in DDI; the 17 images that the column qc marks as wrongly "
+        "labeled are used nevertheless",
         "the images are clinical images, not dermatoscopic images",
     ),
 )

@@ -78,9 +78,8 @@ def read_2018_test(tables: Sequence[TableFile], _: Sequence[TableFile]) -> Table
     frames = {}
     for table in tables:
         frame = read_frame(table).rename(columns={"image_id": "image", "dx": LABEL})
-        if (
-            LABEL not in frame
-        ):  # the challenge; Harvard Dataverse has the columns of HAM10000
+        # The challenge has a column per class; Harvard Dataverse has those of HAM10000.
+        if LABEL not in frame:
             frame[LABEL] = _one_hot(frame, columns, table.path)
         frames[table.path.name] = frame
     return to_table(tables[0].path, concatenate(frames))

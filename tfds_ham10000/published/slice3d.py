@@ -17,8 +17,8 @@ from tfds_ham10000.table.cells import Table, to_table
 TITLE = "ISIC 2024, SLICE-3D"
 METADATA = ("isic_id", "patient_id", "age_approx", "sex", "anatom_site_general")
 NOTES = (
-    "lesion_id is not used: it is known for all malignant images, but for 5 % of all "
-    "images, and so reveals the label; images are grouped by patient",
+    "lesion_id is not used: it is known for all malignant images, but only for 5 % "
+    "of all images, and so reveals the label; images are grouped by patient",
     "the images are crops of total-body photographs, not dermatoscopic images",
 )
 

@@ -188,7 +188,7 @@ def _keep_dermoscopic(source: Source, frame: pd.DataFrame) -> pd.DataFrame:
     for name, count in types[~kept].value_counts().items():
         source.excluded[f"image type {name!r}"] += int(count)
     source.notes.append(
-        "only dermoscopic images are used; --columns image_type= uses all images"
+        "only dermatoscopic images are used; --columns image_type= uses all images"
     )
     return frame[kept]
 

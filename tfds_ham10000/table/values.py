@@ -131,7 +131,7 @@ def parse_age(cell: str) -> float:
 def parse_word(vocabulary: Mapping[str, str]) -> Callable[[str], str]:
     """Returns a function that looks up a cell in `vocabulary`.
 
-    Case and underscores in the cell are ignored. A missing value gives "unknown".
+    Case is ignored, and underscores count as spaces. A missing value gives "unknown".
     """
 
     def parse(cell: str) -> str:

@@ -50,9 +50,8 @@ def open_training_images(
 def find_overlap(external: StoredImages, trained: StoredImages) -> pd.Series[str]:
     """Returns the kind of overlap of each external image, and "" for no overlap.
 
-    If there are several kinds of overlap, the first one in `KINDS` is returned.
-
-    `trained` are the training and validation images of a run.
+    If there are several kinds of overlap, the first one in `KINDS` is returned. `trained`
+    are the training and validation images of a run.
     """
     table = external.table
     links = find_links([trained, external])

@@ -113,7 +113,7 @@ def external_name(dataset: str) -> str:
 
 
 def read_external(workdir: Path) -> tuple[ExternalResult, ...]:
-    """Returns the results of all external validations of a run, by name.
+    """Returns the results of all external validations of a run, sorted by name.
 
     Raises:
         ConfigError: A file is damaged or has another schema version.
