@@ -36,7 +36,10 @@ class ProgressBar(tqdm):  # type: ignore[type-arg]  # tqdm is not generic at run
 
 @contextlib.contextmanager
 def logged_step(description: str) -> Iterator[None]:
-    """Writes one line after a step that shows its own bars on a terminal."""
+    """Writes one line after a step, unless standard error is a terminal.
+
+    On a terminal, the step shows its own progress bars.
+    """
     started = time.monotonic()
     yield
     if not sys.stderr.isatty():

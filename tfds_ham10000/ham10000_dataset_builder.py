@@ -88,11 +88,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES = {  # noqa: RUF012
         "1.0.0": "HAM10000 and the synthetic demo images in ten folds.",
         "2.0.0": "New folds that keep near-duplicates together. Added group_id, ISIC 2019, "
-        "class folders, official splits, downsized variants and the download.",
+        "class directories, official splits, downsized variants and the download.",
         "3.0.0": "New folds, because many more near-duplicates were found.",
         "4.0.0": "Added patient_id and the config table. A lesion_id that is not known is "
-        "empty, instead of equal to the image_id. Images of HAM10000 in class folders have "
-        "their published lesion_id.",
+        "empty, instead of equal to the image_id. Images of HAM10000 in class directories "
+        "have their published lesion_id.",
         "4.1.0": "Added skin_type.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
@@ -102,7 +102,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     {sources.download_instructions("isic2018")}
     For isic2019:
     {sources.download_instructions("isic2019")}
-    For folder: one folder of images per class, in Train/ and Test/ or at the top level.
+    For folder: one directory of images per class, in Train/ and Test/ or at the top level.
     For table: a table with one row per image, and the images; the tables of published
     datasets are recognized.
     The published images are licensed under CC BY-NC 4.0: no commercial use.

@@ -66,7 +66,7 @@ def find_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Foun
     them reports the reason.
 
     Args:
-        folder: The directory. If it cannot be read, the result is empty.
+        folder: The directory. If it cannot be read, no files are returned.
         suffixes: Lower-case suffixes of the files to find, such as ".jpg".
     """
     found = Found()

@@ -126,7 +126,11 @@ def read_image(path: Path, pixels: Array | None) -> bytes | str:
 
 
 def list_images(images: object) -> list[tuple[Path, Array | None]]:
-    """Returns the path of each image file, or a name and the pixels of another image."""
+    """Returns a path and None for each image file, a name and the pixels for other images.
+
+    Raises:
+        ConfigError: There are no images, or an object is not an image.
+    """
     if isinstance(images, np.ndarray) and images.ndim == 4:
         images = list(images)
     if isinstance(images, str | Path | Image.Image | np.ndarray):

@@ -134,7 +134,7 @@ def path_flags() -> ConstructorRegistry:
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow and Keras, and sets Keras as this package requires it.
+    """Imports TensorFlow and Keras, and applies `startup.KERAS_SETTINGS`.
 
     Raises:
         ConfigError: See `skincnn.startup.load_tensorflow`.

@@ -49,7 +49,7 @@ class Arguments:
 
 
 def command() -> None:
-    """Writes the CSV file, compares it with the published one, and searches if asked to."""
+    """Writes the CSV file, compares it with the published one, and runs --search."""
     arguments = parse_arguments(Arguments)
     source = sources.read_source(arguments.manual_dir, "isic2018")
     records = source.splits["train"]

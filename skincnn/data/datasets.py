@@ -291,7 +291,7 @@ def _check_root(data_dir: Path | None) -> None:
 
 
 def _builder(dataset: str, data_dir: Path | None) -> tfds.core.DatasetBuilder:
-    # A built dataset is read in the same way, whether it was built from folders or a table.
+    # A built dataset is read in the same way, whether it was built with or without a table.
     own = {name: own_config(name, "table") for name in built_datasets(data_dir)}
     configs = {**own, **_configs()}
     config = look_up(configs, dataset, "The dataset (--data.datasets or --config)")

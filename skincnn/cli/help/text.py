@@ -27,7 +27,7 @@ T = TypeVar("T")
 MIN_WIDTH, MAX_WIDTH = 60, 100
 """Smallest and largest number of characters in a line, for any width of the terminal."""
 MAX_LINES = 70
-"""Maximum number of lines of the help of a group."""
+"""Number of lines of the help of a group above which names are listed without phrases."""
 INDENT = 30
 """Number of characters of the column with the flags and names."""
 SCRIPT = re.compile(r"(?:python )?scripts/(\w+)\.py")
