@@ -28,7 +28,7 @@ CONNECTIONS: dict[GroupBy, str] = {
 ISIC_ID = re.compile(r"ISIC_\d{7}(?!\d)")
 
 _PREFIXES: dict[GroupBy, str] = {"patient": "0", "lesion": "1", "image": "2"}
-"""First character of the key of a patient, lesion or image. It distinguishes equal ids of
+"""First character of the key of a patient, lesion or image. It distinguishes equal IDs of
 different kinds, and sorts patients before lesions and lesions before images, so that the
 smallest key of a group determines the group_id."""
 _IMAGE, _PUBLISHED, _ISIC = _PREFIXES["image"], "3", "4"
@@ -43,7 +43,7 @@ def find_group_by(records: Iterable[Record]) -> GroupBy:
 
 
 def published_id(image_id: str) -> str:
-    """Returns the ISIC id at the start of the file name in an image_id, or the image_id.
+    """Returns the ISIC ID at the start of the file name in an image_id, or the image_id.
 
     Copies are often named after the original, such as `ISIC_0012345_downsampled`.
     """
@@ -60,11 +60,11 @@ def group_images(
     """Returns the group_id of each image_id.
 
     Images are connected by patients (if `group_by` is "patient"), lesions, near-duplicates
-    (pairs of image_ids), equal ISIC ids and `published` groups (by `published_id`). Pairs
+    (pairs of image_ids), equal ISIC IDs and `published` groups (by `published_id`). Pairs
     of published near-duplicates are ignored: the published groups account for them.
 
-    The group_id is the smallest id of the kind `group_by` in the group, such as the
-    smallest patient_id. If the group has no such id, the group_id is "lesion:" and the
+    The group_id is the smallest ID of the kind `group_by` in the group, such as the
+    smallest patient_id. If the group has no such ID, the group_id is "lesion:" and the
     smallest lesion_id or, without lesions, "image:" and the smallest image_id.
     """
     pairs = [

@@ -196,7 +196,7 @@ def without_ham10000(source: Source) -> Source:
 def with_published_lesions(source: Source) -> Source:
     """Returns a source with the published lesion_id of each image of HAM10000.
 
-    The images are recognized by their ISIC ids. Other lesion_ids are kept.
+    The images are recognized by their ISIC IDs. Other lesion_ids are kept.
     """
     published = published_lesions()
     splits = {

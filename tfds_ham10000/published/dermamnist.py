@@ -30,19 +30,19 @@ ID_TABLES = {
     r"dermamnist(_\d+)?\.npz": "dermamnist_split_info.csv",
     r"dermamnist_corrected_\d+\.npz": "DermaMNIST-C.csv",
 }
-"""The table with the ISIC ids of the images, by regular expression of the file of arrays.
+"""The table with the ISIC IDs of the images, by regular expression of the file of arrays.
 Abhishek, Jain and Hamarneh (2024), arXiv:2401.14497, publish both tables."""
 
 
 def read_arrays(tables: Sequence[TableFile], others: Sequence[TableFile]) -> Table:
-    """Returns the images and labels, with the ISIC ids if their table is present.
+    """Returns the images and labels, with the ISIC IDs if their table is present.
 
-    With ISIC ids, the lesions and folds of HAM10000 apply. Otherwise the image_id consists
+    With ISIC IDs, the lesions and folds of HAM10000 apply. Otherwise the image_id consists
     of the split and the position in it.
 
     Raises:
         OptionError: There are several files of arrays.
-        SourceError: The arrays cannot be read, or the table of the ids does not fit them.
+        SourceError: The arrays cannot be read, or the table of the IDs does not fit them.
     """
     file = only(tables)
     path = Path(str(file.path))
@@ -83,7 +83,7 @@ def _check_arrays(images: npt.NDArray[Any], labels: npt.NDArray[Any], where: str
 
 
 def _with_ids(frame: pd.DataFrame, table: TableFile) -> pd.DataFrame:
-    """Returns the rows with the ISIC id as image, and with further columns of the table."""
+    """Returns the rows with the ISIC ID as image, and with further columns of the table."""
     ids = read_frame(table)
     ids["split"] = ids["split"].map(lambda cell: SPLIT_OF.get(cell.lower(), cell))
     if "index" in ids:
@@ -114,7 +114,7 @@ DERMAMNIST = TableLayout(
     file_name=r"dermamnist.*\.npz",
     notes=(
         "DermaMNIST is HAM10000, and 886 of its 2,005 test images show a lesion of the "
-        "training set; with the ISIC ids of dermamnist_split_info.csv, its lesions are "
+        "training set; with the ISIC IDs of dermamnist_split_info.csv, its lesions are "
         "known, and the folds are those of HAM10000",
     ),
     read=read_arrays,

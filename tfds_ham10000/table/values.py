@@ -144,7 +144,7 @@ def parse_word(vocabulary: Mapping[str, str]) -> Callable[[str], str]:
 
 
 def parse_id(cell: str) -> str:
-    """Returns the cell, or "" if it means that the id is not known."""
+    """Returns the cell, or "" if it means that the ID is not known."""
     return "" if cell.lower() in MISSING else cell
 
 
