@@ -63,8 +63,8 @@ class Arguments:
     """Adjust the logits for the class frequencies of the training images; evaluate the run
     with scripts/evaluate.py --logit-adjustment first."""
     ood: bool = True
-    """Whether the export detects out-of-distribution images. The reference features for
-    this add up to 2 KB per feature of the backbone to the export."""
+    """Whether the export detects out-of-distribution images. For this, the export contains
+    a matrix for each inner block of the backbone, with a row and a column per channel."""
     operating_point: str = "sensitivity=0.90"
     """Operating point on validation at which the referral threshold is set: sensitivity or
     specificity for malignant lesions, 0.90 or 0.95, such as specificity=0.95."""

@@ -58,8 +58,8 @@ class Arguments:
       out_of_distribution    whether ood_distance exceeds the OOD limit; empty if OOD
                              detection is switched off for this model
       ood_distance           Mahalanobis distance of the features of the image from those of
-                             validation images. In each block of the network, 1 is the 95 %
-                             quantile of validation images; the largest value counts
+                             the validation images, divided by the 95 % quantile of these
+                             images; the largest value of the inner blocks of the network
 
     For example:
       python scripts/predict.py runs/mobilenet_160 images/ --output predictions.csv

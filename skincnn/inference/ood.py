@@ -137,7 +137,8 @@ def fit_gaussian(
 
     Args:
         features: For each block, [num_images, num_features]; see `with_features`.
-        groups: ID of the group (a lesion with its near-duplicates) of each image.
+        groups: ID of the group of each image (a patient, a lesion or an image, with its
+            near-duplicates).
 
     Returns:
         The Gaussians, and the distances of the validation images. For these, the groups are
