@@ -17,8 +17,8 @@ from skincnn.inference.predictions import DISTANCE
 from skincnn.metrics.intervals import Support
 
 MIN_DISTANCE = 1.0
-"""Smallest limit of the distance. The limit is smaller only if the validation images have
-the same features."""
+"""Smallest limit of the distance. The quantile of the validation images is smaller only if
+they all have the same features."""
 MIN_REJECTED = 0.5
 """Share of each built-in set of OOD images that the limit must reject. Otherwise, OOD
 detection is switched off."""
