@@ -179,6 +179,7 @@ def test_files_arrays_and_tables_are_predicted_like_by_the_command(
     assert done.returncode == 3
     expected = pd.read_csv(output)
     table = opened.predict(tmp_path, batch_size=2)
+    expected["out_of_distribution"] = expected["out_of_distribution"].astype("boolean")
     pd.testing.assert_frame_equal(
         table.replace("", None), expected, check_dtype=False, rtol=1e-5
     )

@@ -74,7 +74,10 @@ def test_closed_standard_output_prints_no_error(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_termination_exits_with_143(number: int) -> None:
-    code = f"{START}def command():\n    print('ready', flush=True); time.sleep(60)\n"
+    code = (
+        f"{START}import signal\nsignal.signal({number:d}, signal.SIG_DFL)  # unlike nohup\n"
+        "def command():\n    print('ready', flush=True); time.sleep(60)\n"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code + "common.main(command)"], stdout=subprocess.PIPE
     ) as process:
@@ -91,11 +94,11 @@ def test_a_closed_terminal_ends_a_command_after_the_step(
     """Output to the closed terminal is no error. After `nohup`, the command continues."""
     reading, writing = os.pipe()
     terminal, side = pty.openpty()
-    ignore = "signal.signal(signal.SIGHUP, signal.SIG_IGN)" if is_ignored else "pass"
+    action = "SIG_IGN" if is_ignored else "SIG_DFL"
     code = (
         f"{START}import os, signal\nfrom skincnn.interruption import StopRequest\n"
         "os.open(os.ttyname(0), os.O_RDWR)  # becomes the terminal that sends SIGHUP\n"
-        f"{ignore}\ndef command():\n"
+        f"signal.signal(signal.SIGHUP, signal.{action})\ndef command():\n"
         "    with StopRequest() as stop:\n"
         f"        os.write({writing}, b'ready')\n"
         f"        for _ in range({10 if is_ignored else 1000}):\n"

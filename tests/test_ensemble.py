@@ -27,10 +27,14 @@ from skincnn.config import Config, DataConfig, ModelConfig
 from skincnn.data.combined import open_datasets
 from skincnn.data.leakage import SplitLeakage
 from skincnn.errors import ConfigError
-from skincnn.evaluation.aggregate import read_evaluated_run, worst_leakage, write_aggregate
+from skincnn.evaluation.aggregate import (
+    MembersResult,
+    read_evaluated_run,
+    worst_leakage,
+    write_aggregate,
+)
 from skincnn.evaluation.ensemble import average_ood, combine_runs
 from skincnn.evaluation.results import (
-    MembersResult,
     OodResult,
     SplitResult,
     read_result,

@@ -14,7 +14,7 @@ from run_dirs import make_cost, make_info, make_table
 from skincnn.config import Config, EvaluateConfig, StageConfig, TrainConfig
 from skincnn.data.leakage import SplitLeakage
 from skincnn.errors import ConfigError
-from skincnn.evaluation import results, robustness
+from skincnn.evaluation import aggregate, results, robustness
 from skincnn.evaluation.aggregate import MemberScores, MembersResult
 from skincnn.evaluation.results import (
     OodResult,
@@ -88,7 +88,7 @@ RECORDS = {
 def test_records_has_an_example_of_each_type() -> None:
     types = {
         value
-        for module in (results, robustness, run_dir)
+        for module in (aggregate, results, robustness, run_dir)
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Record) and value is not Record
     }
