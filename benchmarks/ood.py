@@ -71,7 +71,10 @@ def compare(workdir: Path, data_dir: Path | None) -> pd.DataFrame:
 def to_markdown(shares: pd.DataFrame) -> str:
     """Returns the table of a run, and the means over the sets of unsuitable images."""
     mean = shares.drop(index=TEST).mean().rename("mean of the sets")
-    lines = [f"| images | {' | '.join(shares)} |", "|---" * (len(shares.columns) + 1) + "|"]
+    lines = [
+        f"| images | {' | '.join(shares.columns)} |",
+        "|---" * (len(shares.columns) + 1) + "|",
+    ]
     for name, row in pd.concat([shares, mean.to_frame().T]).iterrows():
         number, *rest = row
         cells = [f"{number:.0f}", *(f"{share:.1%}".replace("%", " %") for share in rest)]
@@ -118,7 +121,11 @@ def nearest(validation: Floats, groups: Sequence[str], others: Floats) -> Floats
 
 
 def largest(distances: Sequence[Floats], num_validation: int) -> Floats:
-    """Returns the largest distance, as multiples of the validation quantile `ACCEPTED`."""
+    """Returns the largest distance of each image, after division by a quantile.
+
+    Each array of distances is divided by its quantile `ACCEPTED` over the validation
+    images, which are the first `num_validation`.
+    """
     limits = [np.quantile(one[:num_validation], ACCEPTED) for one in distances]
     ratios = [one / limit for one, limit in zip(distances, limits, strict=True)]
     return np.asarray(np.max(ratios, axis=0))

@@ -103,7 +103,7 @@ def check_records(
     if one_diagnosis and conflicting:
         raise SourceError(
             f"{where}: {len(conflicting)} lesion(s) have several diagnoses: "
-            f"{join_first(conflicting)}. Expected the same `dx` for all images of a lesion."
+            f"{join_first(conflicting)}. Expected one diagnosis for all images of a lesion."
         )
 
 

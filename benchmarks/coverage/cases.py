@@ -156,7 +156,7 @@ def _score(
 def lesion_scores(
     simulation: Simulation, rng: np.random.Generator, seed: int
 ) -> Iterator[Case]:
-    """Yields the scores of the mean probabilities of lesions."""
+    """Yields the scores per lesion, with probabilities averaged over its images."""
     test, validation = simulation.draw(rng), simulation.draw(rng)
     sample = simulation.sample(test, test.probabilities(), seed)
     chosen_on = simulation.sample(

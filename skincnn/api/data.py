@@ -61,8 +61,8 @@ class Split:
     ) -> tf.data.Dataset:
         """Returns batches of images in 0..255 and labels, for `keras.Model.fit`.
 
-        Only `skincnn.train` applies the augmentation and the sampling of the imbalance
-        strategy.
+        The images are neither augmented nor sampled by the imbalance strategy;
+        `skincnn.train` does both.
 
         Args:
             batch_size: Number of images in a batch; `data.batch_size` by default.

@@ -80,7 +80,10 @@ def parse(argv: list[str]) -> tuple[str, Arguments]:
 
 
 def command() -> None:
-    """Runs training of one or several models, a preview or a learning-rate range test."""
+    """Trains and evaluates models, draws a preview, or runs a learning-rate range test.
+
+    A model or an ensemble is also exported; the models of a cross-validation are not.
+    """
     preset, arguments = parse(sys.argv[1:])
     if arguments.folds and (arguments.final_test or arguments.config.data.final_test):
         raise ConfigError("Use either --folds or a final test. Received: both.")

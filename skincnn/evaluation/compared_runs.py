@@ -46,7 +46,8 @@ class ComparedRun:
         changed: Whether the predictions file has changed since its result was written.
         is_leaky: Whether lesions or groups of images are in several splits of a model.
         unit: What the bootstrap resamples; see `SplitResult.unit`.
-        config: With default folds for a cross-validation; None for an ensemble.
+        config: The configuration, with the default folds for a cross-validation; None for
+            an ensemble.
         folds: Training, validation and test folds, such as "0 1 2 / 3 / 4"; a description
             for a cross-validation; "" for an ensemble.
         command: The command that reproduces the predictions.

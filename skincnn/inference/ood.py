@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -102,10 +102,11 @@ class FeatureGaussian:
 
     def write(self, path: Path) -> None:
         """Writes the Gaussians to a file atomically."""
-        arrays = {f"mean{n}": block.mean for n, block in enumerate(self.blocks)}
+        arrays: dict[str, Any] = {"num_blocks": len(self.blocks)}
+        arrays |= {f"mean{n}": block.mean for n, block in enumerate(self.blocks)}
         arrays |= {f"whitening{n}": block.whitening for n, block in enumerate(self.blocks)}
         with replacing(path) as temporary:
-            np.savez(temporary, num_blocks=len(self.blocks), **arrays)
+            np.savez(temporary, **arrays)
 
     @classmethod
     def read(cls, path: Path) -> FeatureGaussian:

@@ -28,8 +28,7 @@ def record_scored(
     which they were first scored; the position of the table is its number. For several
     datasets, it is the highest of the positions. Rows are only appended to a record, even
     if several processes write to it, so that a table that is scored again keeps its
-    position. The positions are None if a record cannot be
-    written.
+    position. The positions are None if a record cannot be written.
 
     Args:
         folders: Directory of each built dataset, by name.

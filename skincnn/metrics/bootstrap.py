@@ -154,9 +154,10 @@ def bootstrap(
     y_prob: Floats,
     weights: npt.ArrayLike,
 ) -> dict[str, Scores]:
-    """Returns the values of each metric, first on all images, then on each resample.
+    """Returns, by name, the values of each metric: on all images, then on each resample.
 
-    The arrays, by name, are [1 + num_resamples] or [1 + num_resamples, num_classes].
+    Each array is [1 + num_resamples], or [1 + num_resamples, num_values] for a metric with
+    several values, such as one for each class.
 
     Args:
         functions: Metrics by name.

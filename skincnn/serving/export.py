@@ -235,9 +235,9 @@ def load_networks(spec: ExportSpec, rule: DecisionRule) -> list[RunNetwork]:
 def read_parity_images(
     predictions: Path, network: RunNetwork, data_dir: Path | None
 ) -> tuple[list[bytes], pd.DataFrame]:
-    """Returns the image files of `parity.choose_images`, and their rows in a table.
+    """Returns the image files that `parity.choose_images` selects from a predictions table.
 
-    `predictions` is the path of the predictions table.
+    Their rows of the table, which is read from the path `predictions`, are also returned.
     """
     data = network.config.data
     dataset = open_datasets(data.datasets, data_dir, data.label_maps)

@@ -1,4 +1,4 @@
-"""Keras callbacks for validation and checkpoints, and the rule for early stopping."""
+"""Keras callbacks for validation, checkpoints and custom callbacks, and early stopping."""
 
 from __future__ import annotations
 

@@ -84,7 +84,13 @@ class ExternalOptions:
 
 @dataclass(frozen=True)
 class ExternalEvaluation:
-    """The predictions table of all images, and the result, for `write_external`."""
+    """The result of an external validation, for `write_external`.
+
+    Attributes:
+        folders: Directory of each built dataset, by name.
+        predictions: The predictions table of all images, including those left out.
+        result: The scores and the result of the overlap audit.
+    """
 
     folders: dict[str, Path]
     predictions: pd.DataFrame
@@ -199,7 +205,7 @@ def open_external(name: str, config: Config, data_dir: Path | None) -> CombinedD
     """Returns the external dataset.
 
     Raises:
-        ConfigError: No dataset has this name, or it is a dataset of the run.
+        ConfigError: No dataset has this name, or the run was trained on this dataset.
         DataError: The dataset has not been built.
     """
     if name in config.data.datasets:
