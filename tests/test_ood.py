@@ -144,6 +144,8 @@ def test_few_or_equal_validation_images_do_not_cause_errors(count: int) -> None:
 
 
 def test_the_network_computes_the_same_distances() -> None:
+    """Names of layers of a loaded model are used again, as in a new process."""
+    keras.utils.clear_session()
     classifier = build_classifier(
         ModelConfig(backbone="small_cnn", width_multiplier=0.25, weights="none"), 3
     )
@@ -158,6 +160,7 @@ def test_the_network_computes_the_same_distances() -> None:
     gaussian, _ = fit_gaussian(
         [block[::2] for block in features], [str(n) for n in range(30)]
     )
+    keras.utils.clear_session()
     outputs = add_ood_distance(classifier, gaussian)(images)
     expected = gaussian.distances(features)
     assert expected.max() > 0.5

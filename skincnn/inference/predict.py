@@ -28,8 +28,11 @@ def with_features(classifier: keras.Model) -> keras.Model:
         if layer is not network:
             return layer(*args, **kwargs)
         maps = blocks(*args, **kwargs)
-        pool = keras.layers.GlobalAveragePooling2D
-        features.extend(pool(dtype="float32")(one) for one in maps)
+        for number, block_map in enumerate(maps):
+            pool = keras.layers.GlobalAveragePooling2D(
+                dtype="float32", name=f"block_means_{number}"
+            )
+            features.append(pool(block_map))
         return maps[-1]
 
     logits = keras.models.clone_model(

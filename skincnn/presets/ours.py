@@ -49,8 +49,8 @@ def mobilenet_160() -> Config:
     scripts/prepare_data.py.
     Score: balanced accuracy on images of 200x150 px; in parentheses, with evaluate.py --tta
     augment (docs/results). On folds 8 and 9, trained on folds 0 to 6 with validation on
-    fold 7, one seed: .666 [.605, .722] (.654 [.591, .712]). With an earlier version of the
-    code, on folds of version 1:
+    fold 7, seed 0: .666 [.605, .722] (.654 [.591, .712]); a second run with a later version
+    of the code: .693 [.634, .746]. With an earlier version, on folds of version 1:
 
     - Fold 8, on which this command selects the epoch: .769 (.777).
     - Fold 9, the test fold of this command: .629 [.546, .715] (.673 [.600, .748]).

@@ -87,10 +87,16 @@ def add_ood_distance(classifier: keras.Model, gaussian: FeatureGaussian) -> kera
     The distance is that of `FeatureGaussian.distances`.
     """
     logits, *features = with_features(classifier).outputs
-    pairs = zip(gaussian.blocks, inner_blocks(features), strict=True)
+    features = inner_blocks(features)
+    inputs = [keras.Input(means.shape[1:]) for means in features]
+    pairs = zip(gaussian.blocks, inputs, strict=True)
     distances = [_block_distance(*pair) for pair in pairs]
-    distance = ops.max(ops.stack(distances, axis=-1), axis=-1)
-    return keras.Model(classifier.input, {LOGITS: logits, OOD_DISTANCE: distance})
+    # In a model of its own, names of layers cannot equal those of the classifier.
+    largest = keras.Model(
+        inputs, ops.max(ops.stack(distances, axis=-1), axis=-1), name=OOD_DISTANCE
+    )
+    outputs = {LOGITS: logits, OOD_DISTANCE: largest(features)}
+    return keras.Model(classifier.input, outputs)
 
 
 def _block_distance(gaussian: BlockGaussian, features: Any) -> Any:
