@@ -26,7 +26,7 @@ from conftest import ROOT, jpeg, run_here
 from PIL import Image
 from web_models import make_model, predict_lengths, serve_in_thread
 
-from skincnn.errors import Terminated
+from skincnn.errors import ConfigError, Terminated
 from skincnn.serving.web import protocol
 from skincnn.serving.web import server as web_server
 from skincnn.serving.web.app import build_app
@@ -156,6 +156,13 @@ def test_wrong_arguments_are_errors(run: Run, monkeypatch: pytest.MonkeyPatch) -
     done = run_here("serve.py", run[0])
     assert done.returncode == 2
     assert "requires package_that_is_missing. Install: pip install -e .[ser" in done.stderr
+
+
+@pytest.mark.parametrize("host", ["a..b", "192.0.2.1"])
+def test_a_host_that_is_not_this_computer_is_an_error(host: str) -> None:
+    message = f"--host {host} --port 0 is not available: .* Use an address of this computer"
+    with pytest.raises(ConfigError, match=message):
+        web_server.bind(host, 0)
 
 
 def test_a_server_for_other_computers_says_what_it_exposes() -> None:

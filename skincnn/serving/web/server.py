@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import socket
 import sys
@@ -19,6 +20,8 @@ PACKAGES = ("fastapi", "httptools", "prometheus_client", "python_multipart", "uv
 MIN_TOKEN_LENGTH = 16
 MAX_CONNECTIONS = 512
 """Maximum number of open connections; further ones get the status 503."""
+PORT_ERRORS = (errno.EADDRINUSE, errno.EACCES)
+"""Error numbers of a port that another program uses, or that only root may use."""
 DRAIN_SECONDS = 150
 """Maximum time for completing the requests in progress after a signal."""
 EXPOSED = (
@@ -84,10 +87,13 @@ def bind(host: str, port: int) -> socket.socket:
         except OSError:
             listener.close()
             raise
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # Python cannot encode a name like "a..b"
+        advice = "Use another --port, or --port 0 for any free port."
+        if not isinstance(error, OSError) or error.errno not in PORT_ERRORS:
+            advice = "Use an address of this computer as --host, such as 127.0.0.1."
+        reason = getattr(error, "strerror", None) or "this is not a valid name"
         raise ConfigError(
-            f"--host {host} --port {port} is not available: {error.strerror}. Use another "
-            "--port, or --port 0 for any free port."
+            f"--host {host} --port {port} is not available: {reason}. {advice}"
         ) from error
     return listener
 
