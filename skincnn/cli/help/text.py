@@ -104,7 +104,10 @@ def _describe_command(
     own = [flag for flag in flags if not flag.group]
     named = [getattr(cls, "usage", ""), *(flag.usage for flag in own if flag.positional)]
     words = ["usage:", program, *filter(None, named), "[--FLAG VALUE ...]"]
-    parts = [" ".join(words), inspect.getdoc(cls) or ""]
+    text = inspect.getdoc(cls) or ""
+    if text.startswith(f"{cls.__name__}("):  # a signature instead of an omitted docstring
+        text = ""
+    parts = [" ".join(words), *filter(None, [text])]
     to_row = _short_row if groups else _full_row
     for title, is_positional in (("arguments:", True), ("options:", False)):
         rows = [to_row(flag) for flag in own if flag.positional == is_positional]
