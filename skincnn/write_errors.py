@@ -19,7 +19,7 @@ ADVICE = {
     "Permission is denied. Correct the permissions, or use another directory.": (
         *(errno.EACCES, errno.EPERM),
     ),
-    "The path is too long. Use a directory with a shorter path.": (errno.ENAMETOOLONG,),
+    "The path, or a name in it, is too long. Use a shorter one.": (errno.ENAMETOOLONG,),
     "This process may not open more files. Use a higher limit `ulimit -n`.": (
         *(errno.EMFILE, errno.ENFILE),
     ),
