@@ -365,3 +365,11 @@ def test_sorting_a_split_on_disk_does_not_change_it(
     assert sorted(p.name for p in Path(in_memory.data_dir).iterdir()) == sorted(
         p.name for p in Path(on_disk.data_dir).iterdir()
     )
+
+
+def test_a_builder_leaves_no_temporary_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    Builder(config="demo", data_dir=tmp_path / "data")
+    assert not list(tmp_path.glob("tmp*"))

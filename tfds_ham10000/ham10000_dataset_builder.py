@@ -168,7 +168,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         config = self.builder_config
-        return self.dataset_info_from_configs(
+        info = self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(None, None, 3)),
@@ -182,6 +182,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             supervised_keys=("image", "label"),
             homepage=HOMEPAGES.get(config.source),
         )
+        # TFDS would look for a published copy, and leave an empty temporary directory.
+        info.initialize_from_bucket = lambda: None
+        return info
 
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
