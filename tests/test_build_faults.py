@@ -67,7 +67,7 @@ def test_concurrent_builds_after_a_killed_build_write_one_dataset(tmp_path: Path
     outputs = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert not list(tmp_path.rglob("incomplete.*"))
-    assert sum("Writing images" in stderr for _, stderr in outputs) == 1, outputs
+    assert sum(f" in {tmp_path}" in stderr for _, stderr in outputs) == 1, outputs
     splits = [[line for line in out.splitlines() if "fold_" in line] for out, _ in outputs]
     assert splits[0] == splits[1]
     assert len(splits[0]) == 10
