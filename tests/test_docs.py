@@ -194,12 +194,15 @@ def test_python_code_of_the_readme_runs(
     code = "\n".join(re.findall(r"^ {4}(.*)", section.split("\n## ")[0], re.M))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(skincnn, "train", lambda *_: skincnn.load(workdir, data_dir))
+    load_data = skincnn.load_data
+    monkeypatch.setattr(skincnn, "load_data", lambda config: load_data(config, data_dir))
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
     values: dict[str, object] = {}
     exec(code, values)
     assert opened == [(workdir / "report.html").as_uri()]
     assert len(values["table"]) == 1  # type: ignore[arg-type]
+    assert (tmp_path / "images/a.jpg").read_bytes() != jpeg()
 
 
 @pytest.mark.slow
