@@ -295,6 +295,16 @@ def test_a_changed_validation_table_is_rejected(
         evaluate_external(workdir, ExternalOptions(dataset="folder"), prepared[1])
 
 
+def test_damaged_features_are_reported_before_the_slow_audit(
+    prepared: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workdir = Path(shutil.copytree(prepared[0], tmp_path / "run"))
+    (workdir / "ood.npz").write_bytes(b"")
+    monkeypatch.delattr("skincnn.evaluation.external.overlap.find_overlap")
+    with pytest.raises(ConfigError, match=r"ood\.npz cannot be read"):
+        evaluate_external(workdir, ExternalOptions(dataset="folder"), prepared[1])
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 
@@ -38,7 +39,7 @@ from skincnn.evaluation.results import (
     result_path,
     write_results,
 )
-from skincnn.evaluation.splits import load_split
+from skincnn.evaluation.splits import Split, load_split
 from skincnn.evaluation.triage import ValidationChoices
 from skincnn.files import sha256
 from skincnn.inference.load import load_model
@@ -121,6 +122,9 @@ def evaluate_external(
     user_map = read_user_map(options.label_map, info.class_names)
     dataset = open_external(options.dataset, config, data_dir)
     table, label_map = read_images(dataset, info, user_map)
+    # Damaged files are reported before the slow search for overlap.
+    gaussian = FeatureGaussian.read(workdir / OOD_FILE)
+    model = with_features(load_model(workdir, info))
     audit = None
     if not options.skip_overlap_audit:
         trained, splits = overlap.open_training_images(info, config, data_dir, workdir)
@@ -139,7 +143,8 @@ def evaluate_external(
             "model has no such class, and the others are kinds of overlap with the "
             "training and validation images. Use another dataset, or --label-map."
         )
-    predictions = predict_images(dataset, table, workdir, info, config, cache)
+    split = load_split(dataset, table, config, cache)
+    predictions = predict_images(split, model, gaussian, info.class_names)
     result = score_external(dataset, predictions, label_map, audit, run, options)
     return ExternalEvaluation(dataset.folders, predictions, result)
 
@@ -242,19 +247,14 @@ def read_images(
 
 
 def predict_images(
-    dataset: CombinedDataset,
-    table: pd.DataFrame,
-    workdir: Path,
-    info: RunInfo,
-    config: Config,
-    cache: Cache,
+    split: Split, model: keras.Model, gaussian: FeatureGaussian, class_names: Sequence[str]
 ) -> pd.DataFrame:
-    """Returns the predictions table of all images, as it is read from its file."""
-    gaussian = FeatureGaussian.read(workdir / OOD_FILE)
-    split = load_split(dataset, table, config, cache)
-    model = with_features(load_model(workdir, info))
+    """Returns the predictions table of all images, as it is read from its file.
+
+    For `model`, see `with_features`.
+    """
     logits, *features = predict(model, split.batches())
-    predictions = predictions_table(split.table, logits, info.class_names)
+    predictions = predictions_table(split.table, logits, class_names)
     predictions[DISTANCE] = gaussian.distances(features)
     return as_written(predictions)
 
