@@ -188,7 +188,7 @@ def test_public_functions_apply_the_settings_of_the_package() -> None:
 def test_help_is_printed_if_python_omits_docstrings(script: str) -> None:
     done = run_script(script, "--help", PYTHONOPTIMIZE="2")
     assert done.returncode == 0, done.stderr
-    assert "workdir" in done.stdout
+    assert "WORKDIR" in done.stdout.upper()
     assert "Arguments(" not in done.stdout
 
 
