@@ -56,7 +56,10 @@ def by_gradients(
         features, logits = model(inputs, training=False)
         chosen = tf.reduce_sum(tf.gather(logits, CLASSES, batch_dims=1))
     weights = np.asarray(tape.gradient(chosen, features)).mean(axis=(1, 2), keepdims=True)
-    maps = np.maximum((weights * np.asarray(features)).sum(axis=-1), 0)
+    values = np.asarray(features)
+    if values.shape[1:3] != (1, 1):  # pooling over a map of 2x2 pixels has equal outputs
+        values = values * (np.ptp(values, axis=(1, 2), keepdims=True) > 0)
+    maps = np.maximum((weights * values).sum(axis=-1), 0)
     highest = maps.max(axis=(1, 2), keepdims=True)
     assert (highest > maps).any()
     return maps / np.where(highest > 0, highest, 1)
