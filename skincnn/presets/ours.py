@@ -21,7 +21,7 @@ def quickstart() -> Config:
     This preset requires no download. The score shows only that the software works.
 
     Command: python scripts/train.py
-    Cost: about four minutes on two cores, including the rendering of the images.
+    Cost: nine minutes of CPU time (about five minutes on two cores), with rendering.
     Score: balanced accuracy .695 [.552, .808] on the synthetic test fold.
     """
     return Config(
