@@ -49,7 +49,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read_csv(paths: Sequence[Path]) -> pd.DataFrame:
     tables = [pd.read_csv(path, keep_default_na=False, na_values=[""]) for path in paths]
-    return pd.concat(tables).sort_values("file").reset_index(drop=True)
+    rows = pd.concat(tables).sort_values("file").reset_index(drop=True)
+    # The column has empty cells for unreadable files.
+    names = rows.columns.intersection(["out_of_distribution"])
+    return rows.astype(dict.fromkeys(names, "boolean"))
 
 
 def read_output(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
