@@ -21,7 +21,7 @@ def quickstart() -> Config:
     This preset requires no download. The score shows only that the software works.
 
     Command: python scripts/train.py
-    Cost: nine minutes of CPU time (about five minutes on two cores), with rendering.
+    Cost: nine minutes of CPU time on two cores, including the rendering of the images.
     Score: balanced accuracy .695 [.552, .808] on the synthetic test fold.
     """
     return Config(
