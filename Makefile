@@ -67,6 +67,7 @@ export CHECK_PYTHON
 	$(PYTHON) -m venv --clear $*
 
 .venv/.installed: .venv/bin/pip setup.cfg pyproject.toml
+	@echo "Installing packages in .venv (minutes)"
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 

@@ -18,7 +18,7 @@ import tyro
 
 from benchmarks import measure
 from benchmarks.measure import Result, Size
-from skincnn.cli import common
+from skincnn.cli import common, process
 from skincnn.errors import ConfigError
 from skincnn.files import write_json, write_text
 from skincnn.lookup import look_up
@@ -47,6 +47,9 @@ def measure_input(
             keras_directory: comparison with image_dataset_from_directory; torch_loader:
             comparison with a PyTorch DataLoader.
         output: The JSON file for the results.
+
+    Raises:
+        ConfigError: `only` has an unknown name, or `image_dir` contains no .jpg files.
     """
     os.environ.setdefault("TQDM_DISABLE", "1")
     common.load_tensorflow()
@@ -107,7 +110,8 @@ def measure_serve(
         output: The JSON file for the results.
 
     Raises:
-        ConfigError: An argument is invalid.
+        ConfigError: An argument is invalid; see also `benchmarks.serving.prepare`.
+        DataError: See `benchmarks.serving.prepare`.
     """
     if num_images < 1 or requests < 10:
         raise ConfigError(
@@ -149,6 +153,9 @@ def measure_scale(
             near_duplicates: search for near-duplicates; folds: assignment to folds; audit:
             leakage audit; evaluation: scores with intervals.
         output: The JSON file for the results.
+
+    Raises:
+        ConfigError: `only` has an unknown name.
     """
     common.load_tensorflow()
     from benchmarks import scale
@@ -181,6 +188,9 @@ def measure_coverage(
         num_true: Number of lesions from which the true scores are computed.
         num_workers: Number of processes.
         output: The Markdown file for the results.
+
+    Raises:
+        ConfigError: `num_resamples` is below 100.
     """
     from benchmarks.coverage import measure
 
@@ -201,9 +211,12 @@ def measure_ood(
     Requires pip install scikit-image, which contains some of the images.
 
     Args:
-        runs: Directories of evaluated runs.
-        data_dir: Directory of the built TFDS datasets.
+        runs: Directories of finished runs whose models use images only.
+        data_dir: Directory of the built TFDS datasets; by default, that of TFDS.
         output: The Markdown file for the results.
+
+    Raises:
+        ConfigError, DataError: See `benchmarks.ood.compare`.
     """
     common.load_tensorflow()
     from benchmarks import ood
@@ -216,7 +229,7 @@ def measure_ood(
 
 
 def command() -> None:
-    """Runs the group of benchmarks that the first command-line argument names."""
+    """Runs the benchmarks that the first command-line argument selects."""
     tyro.extras.subcommand_cli_from_dict(
         {
             "input": measure_input,
@@ -252,4 +265,4 @@ def _run(
 
 
 if __name__ == "__main__":
-    common.main(command)
+    process.main(command)

@@ -19,9 +19,11 @@ from tfds_ham10000.records import Record
 
 ARCHIVES = ("HAM10000_images_part_1.zip", "HAM10000_images_part_2.zip")
 FIRST_NUMBER = 24306
+"""Number in the first image_id of HAM10000, ISIC_0024306."""
 SIZE = (600, 450)
 QUALITY = 98
 NUM_RENDERED = 40
+"""Maximum number of different synthetic images."""
 
 
 def image_files(folder: Path | None, count: int) -> list[bytes]:
@@ -31,7 +33,7 @@ def image_files(folder: Path | None, count: int) -> list[bytes]:
     JPEG quality 98. Each file is about 160 kB.
 
     Raises:
-        ConfigError: The directory contains no .jpg files.
+        ConfigError: The directory does not exist or contains no .jpg files.
     """
     if folder is None:
         files = _render(min(NUM_RENDERED, count))

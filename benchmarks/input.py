@@ -159,7 +159,7 @@ def keras_directory(setting: Setting) -> Iterator[Result]:
     """Compares epochs of the pipeline with those of `image_dataset_from_directory`.
 
     That function does not cache, and would resize without antialiasing. The images are
-    therefore loaded at their original size and then resized with antialiasing.
+    therefore loaded at the size of the first one, and then resized with antialiasing.
     """
     height, width = tf.io.decode_image(setting.files[0]).shape[:2]
     side = CONFIG.image_size

@@ -22,6 +22,7 @@ import pandas as pd
 from skincnn.cli import common
 
 PAIRS = 8
+"""Number of rounds from which a speed ratio is computed."""
 DECIMALS = ("x", "min", "GB")
 """Units of values that are shown with two decimals."""
 Work = Callable[[], int]
@@ -54,9 +55,10 @@ class Size:
 class Result:
     """A measured value and its targets.
 
-    In each round, the baseline is measured twice. `baseline_ratio` is the range, over the
-    rounds, of the second rate divided by the first; a ratio within this range may be noise.
-    `baseline_ratio` is None if `value` is not from `compare` or `summarize`.
+    For `compare` and `summarize`, each round measures the rate of the baseline before and
+    after that of the candidate. `baseline_ratio` is then the range, over the rounds, of the
+    rate after divided by the rate before; a `value` within this range may be noise. For
+    other results, `baseline_ratio` is None.
     """
 
     name: str  # usually "candidate / baseline"
@@ -154,7 +156,7 @@ def to_json(result: Result) -> dict[str, Any]:
 
 def to_text(results: Sequence[Result]) -> str:
     """Returns a table of the results, as text for the terminal."""
-    header = ("", "median", "range", "baseline/baseline", "target", "")
+    header = ("", "value", "range", "baseline/baseline", "target", "")
     rows = [
         (
             result.name,

@@ -1,8 +1,8 @@
 """Comparison of methods of out-of-distribution (OOD) detection on unsuitable images.
 
 The limit of each method accepts 95 % of the validation images of a run. The unsuitable
-images are photographs, documents, generated images, altered test images, and skin without a
-lesion (corners of test images).
+images are photographs, faces, textures, documents, histology and retina images, generated
+images, altered test images, and skin without a lesion (corners of test images).
 """
 
 from __future__ import annotations
@@ -46,10 +46,14 @@ TEST = "test images (should be accepted)"
 
 
 def compare(workdir: Path, data_dir: Path | None) -> pd.DataFrame:
-    """Returns the share of images above the limit, for each set (row) and method (column).
+    """Returns the share of images above the limit, by set (rows) and method (columns).
+
+    The first column is the number of images in each set. The model in `workdir` must use
+    images only.
 
     Raises:
-        ConfigError: scikit-image is not installed, or the run cannot be used.
+        ConfigError: scikit-image is not installed; see also `load_run`.
+        DataError: See `load_run`.
     """
     run = load_run(workdir, data_dir, "auto", ())
     sets = {TEST: np.asarray(run.splits["test"].images[:])} | unsuitable_images(
@@ -132,7 +136,12 @@ def largest(distances: Sequence[Floats], num_validation: int) -> Floats:
 
 
 def unsuitable_images(run: LoadedRun, data_dir: Path | None) -> dict[str, ImageArray]:
-    """Returns sets of preprocessed images, uint8 [num_images, size, size, 3]."""
+    """Returns the preprocessed images of each set, uint8 [num_images, size, size, 3].
+
+    Raises:
+        ConfigError: See `scikit_image_crops` and `open_datasets`.
+        DataError: See `open_datasets`.
+    """
     rng, data, test = np.random.default_rng(0), run.config.data, run.splits["test"]
     sets: dict[str, Iterable[ImageArray]] = dict(scikit_image_crops(rng))
     sets |= {name: make(rng) for name, make in GENERATED.items()}
@@ -153,7 +162,11 @@ def unsuitable_images(run: LoadedRun, data_dir: Path | None) -> dict[str, ImageA
 
 
 def scikit_image_crops(rng: np.random.Generator) -> dict[str, list[ImageArray]]:
-    """Returns square crops of the images of scikit-image, and its faces."""
+    """Returns square crops of the images of scikit-image, and its faces, by set.
+
+    Raises:
+        ConfigError: scikit-image is not installed.
+    """
     if importlib.util.find_spec("skimage") is None:
         raise ConfigError(
             "This benchmark requires scikit-image, which is not installed. Install it: pip "
@@ -175,7 +188,7 @@ def scikit_image_crops(rng: np.random.Generator) -> dict[str, list[ImageArray]]:
 def crop(
     image: npt.NDArray[Any], rng: np.random.Generator, smallest: float = 0.4
 ) -> ImageArray:
-    """Returns a random square, with a side of at least `smallest` of the shorter side."""
+    """Returns a random square whose side is at least `smallest` times the shorter side."""
     pixels = np.asarray(image if image.dtype == np.uint8 else 255 * image).astype(np.uint8)
     color = np.stack([pixels] * 3, axis=-1) if pixels.ndim == 2 else pixels[..., :3]
     shorter = min(color.shape[:2])
@@ -187,8 +200,8 @@ def crop(
 def skin_corners(files: Sequence[bytes]) -> list[ImageArray]:
     """Returns, for each file with a corner of skin, its most uniform corner.
 
-    A corner is a square with 30 % of the shorter side. It shows only skin, but no black
-    border, if it is bright and has little contrast.
+    A corner is a square whose side is 30 % of the shorter side of the image. A corner that
+    is bright and has little contrast is assumed to show only skin, and no black border.
     """
     chosen = []
     for content in files:
@@ -251,4 +264,4 @@ ALTERED: dict[str, Callable[[ImageArray], ImageArray]] = {
     "strong blur": blurred,
     "two levels per color": two_levels,
 }
-"""Alterations that the built-in sets do not contain."""
+"""Alterations of test images that the built-in sets (`RUINED`) do not contain."""

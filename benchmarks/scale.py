@@ -37,7 +37,7 @@ from tfds_ham10000.records import Record
 CLASSES = ("benign", "malignant")
 IMAGE_SIZE = 133
 SAMPLE = 2000
-"""Number of images whose features are extracted."""
+"""Maximum number of images whose features are extracted."""
 DUPLICATES = 100
 """One in this number of images is a near-duplicate of the previous image."""
 NUM_ORIGINALS = 500
@@ -204,7 +204,7 @@ def _evaluate(setting: Setting) -> Callable[[], object]:
         "val": _table(setting.num_images // 10, seed=1),
         "test": _table(setting.num_images, seed=2),
     }
-    cost = InferenceCost(num_views=1, seconds_per_image=0.0, relative=1.0)
+    cost = InferenceCost(num_views=1, seconds_per_image=0.0)
     config = EvaluateConfig(num_bootstrap=setting.num_resamples)
     stored_in = dict.fromkeys(tables, "synthetic")
     variants = [InferenceVariant("", tables, cost)]

@@ -1,17 +1,16 @@
-"""Benchmark of the HTTP service under load, relative to scripts/predict.py."""
+"""Benchmark of the HTTP service under load, relative to `skincnn predict`."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import http.client
+import functools
 import itertools
 import json
 import math
 import multiprocessing
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -20,12 +19,13 @@ import psutil
 
 from benchmarks.measure import Result, compare
 from benchmarks.serving import BATCH_SIZE, MB, Setting
-from skincnn.cli import common
+from skincnn.cli import common, process
 from skincnn.config import DataConfig
 from skincnn.metrics.decision_rule import DecisionRule
-from skincnn.serving.predictor import Predictor
+from skincnn.serving.predictor import Predictor, converting_files
 from skincnn.serving.prefetch import predict_batches
 from skincnn.serving.saved_model import open_saved_model
+from skincnn.serving.web import check_requirements
 from skincnn.serving.web.schemas import ModelVersion
 
 ModelPart = tuple[Path, DecisionRule, DataConfig]
@@ -40,12 +40,13 @@ BOUNDARY = "boundary-of-the-benchmark"
 def http_service(setting: Setting) -> Iterator[Result]:
     """Measures errors, latency, memory growth and throughput of the HTTP service.
 
-    The server is a process on this computer, and `NUM_CLIENTS` threads of this process send
+    The server is a process on this computer, and `NUM_CLIENTS` clients in this process send
     requests with one image each. The baseline predicts the same files with the same
-    SavedModel as in scripts/predict.py.
+    SavedModel and in batches, as `skincnn predict` does. Both convert the files first.
     """
+    check_requirements()
     model = (setting.saved_model, setting.rule, setting.data)
-    bodies = [to_form(path.read_bytes()) for path in setting.paths]
+    requests = [to_request(path.read_bytes()) for path in setting.paths]
     predictor = load(model)
 
     def predict_files() -> int:
@@ -53,9 +54,9 @@ def http_service(setting: Setting) -> Iterator[Result]:
         return sum(len(batch.table) for batch in batches)
 
     with serving(model) as (port, server):
-        send(port, bodies, NUM_FIRST)
+        send(port, requests, NUM_FIRST)
         first = server.memory_info().rss
-        seconds = send(port, bodies, NUM_REQUESTS - NUM_FIRST)
+        seconds = send(port, requests, NUM_REQUESTS - NUM_FIRST)
         last = server.memory_info().rss
         load_text = f"{NUM_CLIENTS} clients"
         yield Result(
@@ -72,7 +73,7 @@ def http_service(setting: Setting) -> Iterator[Result]:
             yield Result(f"HTTP service: {name} of the latency, {load_text}", value, "ms")
         yield compare(
             f"HTTP service, {load_text} / files to table ({setting.description})",
-            lambda: len(send(port, bodies, len(bodies))),
+            lambda: len(send(port, requests, len(requests))),
             predict_files,
             at_least=0.8,
         )
@@ -82,55 +83,61 @@ def load(model: ModelPart) -> Predictor:
     """Returns a predictor with a SavedModel."""
     path, rule, data = model
     predict = open_saved_model(path, rule.class_names, clinical_metadata=False)
+    predict = converting_files(predict)
     return Predictor("saved_model", rule, data, True, False, predict)
 
 
-def to_form(content: bytes) -> bytes:
-    """Returns the body of a request with one image."""
-    head = (
+def to_request(content: bytes) -> bytes:
+    """Returns an HTTP request for the prediction of one image."""
+    part = (
         f"--{BOUNDARY}\r\nContent-Disposition: form-data; name=images; filename=x.jpg\r\n"
         "Content-Type: image/jpeg\r\n\r\n"
     )
-    return head.encode() + content + f"\r\n--{BOUNDARY}--\r\n".encode()
+    body = part.encode() + content + f"\r\n--{BOUNDARY}--\r\n".encode()
+    head = (
+        f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n"
+    )
+    return head.encode() + body
 
 
-def send(port: int, bodies: Sequence[bytes], count: int) -> list[float]:
+def send(port: int, requests: Sequence[bytes], count: int) -> list[float]:
     """Returns the time in seconds of each of `count` requests; NaN for a failed request.
 
     Each of `NUM_CLIENTS` clients has a connection and sends its next request when it
-    receives a response.
+    receives a response. All run in one thread and parse little of the responses, because
+    they use the same cores as the server.
     """
-    numbers, lock = itertools.count(), threading.Lock()
+    numbers = iter(range(count))
 
-    def run_client(_: int) -> list[float]:
-        seconds: list[float] = []
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        while True:
-            with lock:
-                number = next(numbers)
-            if number >= count:
-                connection.close()
-                return seconds
-            seconds.append(request(connection, bodies[number % len(bodies)]))
+    async def run_client() -> list[float]:
+        seconds = []
+        connect = functools.partial(asyncio.open_connection, "127.0.0.1", port)
+        connection = None
+        for number in numbers:
+            try:
+                reader, writer = connection = connection or await connect()
+                started = time.perf_counter()
+                writer.write(requests[number % len(requests)])
+                async with asyncio.timeout(60):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    length = int(head.lower().split(b"content-length:")[1].split()[0])
+                    content = await reader.readexactly(length)
+            except (OSError, EOFError):
+                connection = None
+                seconds.append(math.nan)
+                continue
+            elapsed = time.perf_counter() - started
+            is_predicted = head.split()[1] == b"200" and json.loads(content)["predictions"]
+            seconds.append(elapsed if is_predicted else math.nan)
+        if connection:
+            connection[1].close()
+        return seconds
 
-    with ThreadPoolExecutor(NUM_CLIENTS) as executor:
-        return list(itertools.chain(*executor.map(run_client, range(NUM_CLIENTS))))
+    async def run_clients() -> list[list[float]]:
+        return await asyncio.gather(*(run_client() for _ in range(NUM_CLIENTS)))
 
-
-def request(connection: http.client.HTTPConnection, body: bytes) -> float:
-    """Returns the time in seconds of a request for one prediction; NaN if it fails."""
-    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
-    started = time.perf_counter()
-    try:
-        connection.request("POST", "/v1/predict", body, headers)
-        response = connection.getresponse()
-        content = response.read()
-    except OSError:
-        connection.close()  # The next request opens it again.
-        return math.nan
-    elapsed = time.perf_counter() - started
-    is_predicted = response.status == 200 and json.loads(content)["predictions"]
-    return elapsed if is_predicted else math.nan
+    return list(itertools.chain(*asyncio.run(run_clients())))
 
 
 @contextlib.contextmanager
@@ -138,13 +145,14 @@ def serving(model: ModelPart) -> Iterator[tuple[int, psutil.Process]]:
     """Yields the port and the process of a server."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=run_server, args=(model, sender))
-    process.start()
+    server = context.Process(target=run_server, args=(model, sender))
+    server.start()
+    sender.close()  # if the server ends, recv() then raises an error
     try:
-        yield receiver.recv(), psutil.Process(process.pid)
+        yield receiver.recv(), psutil.Process(server.pid)
     finally:
-        process.terminate()
-        process.join()
+        server.terminate()
+        server.join()
 
 
 def run_server(model: ModelPart, sender: Connection) -> None:
@@ -161,4 +169,4 @@ def run_server(model: ModelPart, sender: Connection) -> None:
         app = build_app(ServedModel(predictor, None, info))
         listener.listen()
         sender.send(listener.getsockname()[1])
-        common.main(lambda: server.serve(app, listener))
+        process.main(lambda: server.serve(app, listener))

@@ -29,7 +29,7 @@ from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.model.classifier import build_classifier
 from skincnn.serving.export import ExportSpec, read_rule
 from skincnn.serving.network import Network, add_ood_distance, load_network
-from skincnn.serving.predictor import Predictor
+from skincnn.serving.predictor import Predictor, converting_files
 from skincnn.serving.prefetch import predict_batches
 from skincnn.serving.runtimes import RUNTIMES, Infer, find_runtime, with_fixed_size
 from skincnn.serving.saved_model import (
@@ -51,8 +51,9 @@ BATCH_SIZE = 32
 SINGLE_IMAGES = 16
 """Number of one-image batches per measurement."""
 NUM_CALIBRATION = 64
-"""Number of images for the calibration of the int8 conversion."""
+"""Maximum number of images for the calibration of the int8 conversion."""
 REQUEST_SIDES = (64, 96, 128, 200)
+"""Heights of the images of `request_files`, in pixels."""
 MB = 1_000_000
 
 
@@ -119,13 +120,15 @@ def signature(setting: Setting) -> Iterator[Result]:
 def end_to_end(setting: Setting) -> Iterator[Result]:
     """Compares prediction, from files to a table, with decoding and the network alone.
 
-    Files are predicted as in scripts/predict.py. The baseline decodes with `read_image`, as
-    in training, on all cores while the compiled network predicts. The baseline does not
-    check file sizes, read EXIF data or build a table. In the second result, the SavedModel
-    predicts all files as one batch.
+    Files are converted and predicted as in `skincnn predict`. The baseline decodes with
+    `read_image`, as in training, on all cores while the compiled network predicts. The
+    baseline does not convert files, check their sizes, read EXIF data or build a table. In
+    the second result, the SavedModel predicts all files as one batch.
     """
-    predict = open_saved_model(
-        setting.saved_model, setting.rule.class_names, clinical_metadata=False
+    predict = converting_files(
+        open_saved_model(
+            setting.saved_model, setting.rule.class_names, clinical_metadata=False
+        )
     )
     predictor = Predictor("saved_model", setting.rule, setting.data, True, False, predict)
     keras_call = _keras_call(setting)

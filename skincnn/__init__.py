@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from skincnn.api.compare import Comparison, compare
     from skincnn.api.data import Data, Split, build_model, load_data, show_batch
     from skincnn.api.model import Model
-    from skincnn.api.run import Run, load, train
+    from skincnn.api.run import Run, load
+    from skincnn.api.training import train
     from skincnn.config import Config
     from skincnn.presets import preset
 
@@ -47,21 +48,16 @@ _MODULES = {
     "skincnn.api.compare": ("Comparison", "compare"),
     "skincnn.api.data": ("Data", "Split", "build_model", "load_data", "show_batch"),
     "skincnn.api.model": ("Model",),
-    "skincnn.api.run": ("Run", "load", "train"),
+    "skincnn.api.run": ("Run", "load"),
+    "skincnn.api.training": ("train",),
     "skincnn.config": ("Config",),
     "skincnn.presets": ("preset",),
 }
-_WITH_TENSORFLOW = tuple(name for name in _MODULES if name.startswith("skincnn.api."))
 
 
 def __getattr__(name: str) -> object:
     for module, names in _MODULES.items():
         if name in names:
-            from skincnn import startup
-
-            startup.ignore_missing_plot_backend()
-            if module in _WITH_TENSORFLOW:
-                startup.load_tensorflow()
             globals()[name] = getattr(importlib.import_module(module), name)
             return globals()[name]
     if name == "metrics":

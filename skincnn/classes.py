@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +14,8 @@ class LesionClass:
     """A class of skin lesions, usually a diagnosis."""
 
     name: str
-    """Short name, such as a `dx` of HAM10000 or a lower-case column name of ISIC 2019."""
+    """Short name, such as a `dx` of HAM10000 or a lower-case column name of ISIC 2019; for
+    a class without one, its name in the dataset."""
     full_name: str
     malignant: bool | None
     """Whether the class counts as malignant; None if unknown. `akiec` and `ak`, which are
@@ -59,9 +61,11 @@ NOTHING_DECLARED: Mapping[str, LesionClass] = MappingProxyType({})
 
 SYNONYMS = {
     "ak": ("actinic keratosis", "solar or actinic keratosis"),
+    "akiec": ("actinic keratosis intraepithelial carcinoma",),
     "bcc": ("basal cell carcinoma",),
     "bkl": (
         "benign keratosis",
+        "benign keratosis like lesion",
         "pigmented benign keratosis",
         "seborrheic keratosis",
     ),
@@ -81,6 +85,7 @@ SYNONYMS = {
         "superficial spreading melanoma ssm",
     ),
     "nv": (
+        "melanocytic naevus",
         "melanocytic nevi",
         "melanocytic nevus",
         "naevus",
@@ -95,11 +100,11 @@ SYNONYMS = {
     ),
     "vasc": ("vascular lesion",),
 }
-"""Published names of each class other than its short name, in the form that `_key` returns.
+"""Published names of classes by short name, in the form that `_key` returns.
 
-They are the labels of the ISIC challenges and the ISIC Archive (`diagnosis_3`), of
-PAD-UFES-20, Derm7pt, Fitzpatrick17k and DDI. Other names, such as lentigo maligna, are not
-assigned to a class.
+Most names are labels of the ISIC challenges, the ISIC Archive (`diagnosis_3`), Derm7pt,
+Fitzpatrick17k and DDI. Labels that are neither here nor in `KNOWN`, such as lentigo
+maligna, are classes of their own; see `describe`.
 """
 
 KNOWN = {
@@ -114,15 +119,18 @@ SHORT_NAMES = {key: short for short, keys in SYNONYMS.items() for key in keys}
 def describe(
     names: Iterable[str], declared: Mapping[str, LesionClass] = NOTHING_DECLARED
 ) -> dict[str, LesionClass]:
-    """Returns the class of each short name or synonym; the keys are `names`.
+    """Returns the class of each name; the keys are `names`.
 
-    `declared` contains the classes that the dataset itself describes, which have priority.
-    For other names, case and punctuation are ignored. The full name of a class that is
-    given by a synonym or an unknown name is that name.
+    `declared` contains the classes that the dataset itself describes, by name, which have
+    priority. Other names are looked up as short names and synonyms: case is ignored, and
+    punctuation, except dots, counts as a space. The full name of a synonym is the synonym
+    as given. A name that is neither a short name nor a synonym is a class of its own, whose
+    malignancy is unknown.
     """
     return {name: declared.get(name) or _describe(name) for name in names}
 
 
+@functools.lru_cache(maxsize=1024)  # called several times for each served prediction
 def _describe(name: str) -> LesionClass:
     key = _key(name)
     if key in KNOWN:
@@ -133,5 +141,5 @@ def _describe(name: str) -> LesionClass:
 
 
 def _key(name: str) -> str:
-    """Returns a name in lower case, with single spaces instead of punctuation."""
+    """Returns a name in lower case, with single spaces for punctuation except dots."""
     return " ".join(re.findall(r"[\w.]+", name.lower().replace("_", " ")))

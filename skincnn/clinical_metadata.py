@@ -42,7 +42,7 @@ REGIONS = {
 """Body regions and the sites in each, as named by HAM10000 (`localization`) and ISIC 2019
 (`anatom_site_general`). The two datasets share no finer grouping."""
 FORM_VALUES = {"sex": (*SEX_NAMES, UNKNOWN), "localization": (*SITES, UNKNOWN)}
-"""These names, in the order in which a form lists them."""
+"""The names of the sexes and sites by column, in the order in which a form lists them."""
 FIELDS = {"age": "age", "sex": "sex", "localization": "site"}
 """The field of `PARSERS` for each of `CLINICAL_COLUMNS`."""
 
@@ -60,19 +60,21 @@ CLINICAL_FEATURES = (
 def normalize_clinical_metadata(
     table: pd.DataFrame, where: str = "The clinical metadata"
 ) -> pd.DataFrame:
-    """Returns the `CLINICAL_COLUMNS` with ages as numbers and words as published names.
+    """Returns the `CLINICAL_COLUMNS` with numeric ages, and canonical sexes and sites.
 
-    Ages are float64, NaN if missing. A missing sex or site is "unknown". Words are those
-    that `tfds_ham10000` reads in any table, such as "M" for male and "torso" for trunk:
-    case and surrounding whitespace are ignored, and underscores match spaces.
+    Ages are float64, NaN if missing. Sexes are `SEX_NAMES`, and sites are those in
+    `REGIONS`. A missing sex or site, and the sex "other", become "unknown". NaN and words
+    such as "", "unknown" or "n/a" are missing values. The accepted words are those that
+    `tfds_ham10000` reads in any table, such as "M" for male and "torso" for trunk: case and
+    surrounding whitespace are ignored, and underscores match spaces.
 
     Args:
-        table: A table with the `CLINICAL_COLUMNS`. Its index is the number of each row.
+        table: A table with the `CLINICAL_COLUMNS`. Its index contains the row numbers.
         where: The source of the table, for error messages.
 
     Raises:
-        DataError: A column is missing, or an age is not in 0..`MAX_AGE` or a word is not
-            known. The message contains the row and the value.
+        DataError: A column is missing, an age is not in 0..120 years, or a sex or a site is
+            not a known word. The message contains the first invalid cells.
     """
     missing = [name for name in CLINICAL_COLUMNS if name not in table]
     if missing:
@@ -94,16 +96,15 @@ def normalize_clinical_metadata(
 def encode_clinical_metadata(table: pd.DataFrame) -> npt.NDArray[np.float32]:
     """Encodes the `CLINICAL_COLUMNS` of a table as numbers.
 
-    Age is divided by 100; sex and body region are one-hot encoded. A missing age (NaN or
-    an empty cell) is encoded as 0 with `age_unknown` 1. A missing sex or site (NaN, an
-    empty cell or "unknown") sets `sex_unknown` or `site_unknown` to 1. See
-    `normalize_clinical_metadata` for the words.
+    Age is divided by 100; sex and body region are one-hot encoded. A missing age is encoded
+    as 0 with `age_unknown` 1. A missing sex or site sets `sex_unknown` or `site_unknown` to
+    1. See `normalize_clinical_metadata` for the words and the missing values.
 
     Returns:
         float32 [len(table), len(CLINICAL_FEATURES)], in the order of `CLINICAL_FEATURES`.
 
     Raises:
-        DataError: A column is missing, or an age, sex or site is not a valid value.
+        DataError: See `normalize_clinical_metadata`.
     """
     table = normalize_clinical_metadata(table)
     age = table["age"].to_numpy()

@@ -6,9 +6,9 @@ import shlex
 
 
 def command_line(name: str, *arguments: object) -> str:
-    """Returns the command that runs a script, with quoted arguments.
+    """Returns a command of `skincnn.cli.main.COMMANDS` with quoted arguments.
 
     For example, `command_line("evaluate", "runs/a b")` is
-    "python scripts/evaluate.py 'runs/a b'".
+    "skincnn evaluate 'runs/a b'".
     """
-    return shlex.join(["python", f"scripts/{name}.py", *map(str, arguments)])
+    return shlex.join(["skincnn", name, *map(str, arguments)])

@@ -1,16 +1,17 @@
 """Errors that a user can cause, and the exit codes of the commands.
 
-Exit codes: 0 success, 1 unexpected error, 2 `ConfigError` or invalid flags, 3 invalid data,
-4 training diverged, 130 Ctrl-C, 141 closed output pipe, 143 SIGTERM or SIGHUP. If an
-exception has an integer `exit_code`, `skincnn.cli.common` prints its message without a
-traceback and exits with this code.
+Exit codes: 0 success, 1 unexpected error, 2 `ConfigError`, invalid flags or a system error
+with a known cause (`skincnn.write_errors`), 3 invalid data, 4 `DivergedError`, 130 Ctrl-C,
+141 closed output pipe, 143 SIGTERM, SIGHUP or SIGXCPU. If an exception has an integer
+`exit_code`, `skincnn.cli.process` prints its message without a traceback and exits with
+this code.
 """
 
 from __future__ import annotations
 
 
 class ConfigError(ValueError):
-    """Raised if a setting or path cannot be used, or memory or disk space runs out."""
+    """Raised if a setting, file or package cannot be used, or memory or disk is full."""
 
     exit_code = 2
 
@@ -20,16 +21,23 @@ class MemoryFullError(ConfigError):
 
 
 class DataError(ValueError):
-    """Raised if data are missing, damaged or unsuitable for training or evaluation."""
+    """Raised if images, tables, models or exports are missing, damaged or unsuitable."""
 
     exit_code = 3
 
 
 class DivergedError(RuntimeError):
-    """Raised if training diverges, for example if the loss or a weight is not finite."""
+    """Raised if the loss is too large, or if the loss, a weight or an output is not finite.
+
+    Also raised if the loss never decreases in a learning-rate range test, or if a search
+    completes no trial.
+    """
 
     exit_code = 4
 
 
 class Terminated(KeyboardInterrupt):
-    """Raised on SIGTERM and SIGHUP. Handlers of `KeyboardInterrupt` also handle it."""
+    """Raised on SIGTERM, SIGHUP and SIGXCPU.
+
+    Handlers of `KeyboardInterrupt` also handle it.
+    """

@@ -7,39 +7,54 @@ import errno
 import hashlib
 import json
 import os
+import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from skincnn.errors import ConfigError
-from skincnn.paths import require_usable_path
+from skincnn.paths import real_path, require_usable_path
+from skincnn.write_errors import explain_write_errors
 
 NO_RENAME = (errno.EEXIST, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 """Error numbers of file systems that cannot replace a file by renaming, or cannot sync."""
+
+CORRECT_OR_COPY = "Correct the permissions, or copy the run (cp -r) and use the copy."
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path; the file written to it replaces `path` after the block.
 
-    The temporary file is in the same directory, which is created if necessary, and is
-    synced before it is renamed. A crash or a full disk therefore never leaves an incomplete
-    file at `path`. If the block raises an exception, `path` is unchanged.
+    If `path` is a symbolic link, its target is replaced. The temporary file is in the same
+    directory as the replaced file; the directory is created if necessary. An existing file
+    keeps its permissions, and its owner if this is permitted.
+
+    The temporary file is synced before it is renamed, if the file system supports this; a
+    crash or a full disk then never leaves an incomplete file at `path`. If the block raises
+    an exception, `path` is unchanged.
 
     Raises:
         OSError: The file cannot be written. Its errno is ENOTSUP if the file system cannot
             replace a file by renaming another one.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    target = _link_target(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
     # The temporary file has the same suffixes, from which Keras infers the file format.
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = target.with_name(f".tmp-{os.getpid()}-{path.name}")
+    existing = target.stat() if target.exists() else None
     try:
+        if existing is not None:  # the content may be secret, also while it is written
+            temporary.touch(0o600)
         yield temporary
+        if existing is not None:
+            _set_permissions(temporary, existing)
         _sync(temporary)
         try:
-            temporary.replace(path)
+            temporary.replace(target)
         except OSError as error:
             if error.errno not in NO_RENAME:
                 raise
@@ -59,15 +74,18 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     lock.
 
     Raises:
-        ConfigError: Another process holds the lock and `wait` is False, or `folder` is
-            not a directory, is not writable, or cannot be created.
+        ConfigError: Another process holds the lock and `wait` is False, `folder` cannot be
+            used (see `require_writable_folder`), or the directory or the lock file cannot
+            be created, for example because the disk is full.
     """
-    require_writable_folder(folder, "--workdir")
+    if os.path.lexists(folder):  # given as --workdir, or as a run that another user wrote
+        require_writable_folder(folder, "The run directory", CORRECT_OR_COPY)
+    else:
+        require_writable_folder(folder, "--workdir")
     # Here, because importing the dataset builder takes a second, and --help needs no lock.
     from tfds_ham10000.locks import hold_lock
 
     created = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
 
     def on_busy(hint: str) -> None:
         if not wait:
@@ -78,12 +96,54 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         text = f"waiting for another process that uses {folder}. {hint}"
         print(text.rstrip(), file=sys.stderr)
 
+    path = folder / ".lock"
     try:
-        with hold_lock(folder / ".lock", on_busy):
+        with contextlib.ExitStack() as stack:
+            with explain_write_errors(path):
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(hold_lock(path, on_busy))
             yield
     finally:
-        if created and not any(folder.iterdir()):
+        if created and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a directory with its content, if it exists.
+
+    Of a directory that is a link or a mount point, such as one on another disk, only the
+    content is removed.
+
+    Raises:
+        OSError: A file or directory cannot be removed.
+    """
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+    elif path.is_symlink() or os.path.ismount(path):
+        for child in path.iterdir():
+            remove(child)
+    else:
+        shutil.rmtree(path)
+
+
+def _link_target(path: Path) -> Path:
+    """Returns the path at which a file is written: the target if `path` is a link."""
+    return real_path(path) if os.path.islink(path) else path
+
+
+def _set_permissions(path: Path, existing: os.stat_result) -> None:
+    """Gives `path` the mode of an existing file, and its owner if this is permitted.
+
+    On Windows, files have the permissions of their directory.
+    """
+    if sys.platform == "win32":
+        return
+    for owner in ((-1, existing.st_gid), (existing.st_uid, -1)):
+        with contextlib.suppress(OSError):
+            os.chown(path, *owner)
+    mode = stat.S_IMODE(existing.st_mode)
+    if mode != stat.S_IMODE(path.stat().st_mode):  # some file systems have no modes
+        path.chmod(mode)
 
 
 def _sync(path: Path) -> None:
@@ -96,11 +156,14 @@ def _sync(path: Path) -> None:
                 raise
 
 
-def require_writable_folder(path: Path, flag: str) -> None:
+def require_writable_folder(
+    path: Path, flag: str, fix: str = "Use another directory."
+) -> None:
     """Raises a `ConfigError` if files cannot be written to the directory `path`.
 
-    The directory need not exist. `flag` is the command-line flag of the path, for the error
-    message.
+    The directory need not exist. For the error message, `flag` names the path, such as
+    "--workdir", and `fix` states what to do if the directory is not writable. See also
+    `skincnn.paths.require_usable_path`.
     """
     require_usable_path(path, flag)
     existing = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
@@ -113,30 +176,48 @@ def require_writable_folder(path: Path, flag: str) -> None:
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(
             f"{flag} must be a writable directory. Received: {path}, but {existing} is not "
-            "writable. Use another directory."
+            f"writable. {fix}"
         )
 
 
 def require_writable_file(path: Path, flag: str) -> None:
-    """Raises a `ConfigError` if `replacing` cannot write the file `path`.
+    """Raises a `ConfigError` if `path` is a directory, or its directory is not writable.
 
-    `flag` is the command-line flag of the path, for the error message.
+    Devices, other special files and mount points are rejected, too. `path` and its
+    directory need not exist. If `path` is a symbolic link, its target is checked. `flag` is
+    the command-line flag of the path, for the error message. See also
+    `require_writable_folder`.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise ConfigError(
             f"{flag} must be a file. Received: {path}, which is not a regular file."
         )
-    require_writable_folder(path.parent, f"The parent directory of {flag}")
+    target = _link_target(path)
+    if os.path.ismount(target):  # such as a file mounted in a container
+        raise ConfigError(
+            f"{flag} must be a file that can be replaced. Received: {path}, which is a "
+            "mount point. Mount its directory instead."
+        )
+    require_writable_folder(target.parent, f"The parent directory of {flag}")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` to `path` atomically."""
+    """Writes `text` to `path` atomically, encoded in UTF-8.
+
+    Raises:
+        OSError: See `replacing`.
+    """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` to `path` as indented JSON, atomically; rejects NaN and infinity."""
+    """Writes `value` to `path` as indented JSON, atomically.
+
+    Raises:
+        ValueError: `value` contains NaN or infinity.
+        OSError: See `replacing`.
+    """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
@@ -146,6 +227,10 @@ def json_sha256(value: Any) -> str:
 
 
 def sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file as 64 hexadecimal digits."""
+    """Returns the SHA-256 of a file as 64 hexadecimal digits.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,23 +1,55 @@
-"""Stops a training run between two steps instead of during a step."""
+"""Handling of signals and limits of CPU time: training stops between two steps."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-import stat
 import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any, TextIO
 
 from skincnn.errors import Terminated
 
 TERMINATION: tuple[signal.Signals, ...] = (signal.SIGTERM,)
-"""Signals that end a command: those of `kill` and, except on Windows, of a terminal or a
-network connection that is closed."""
+"""Signals that end a command, in addition to that of Ctrl-C: the signal of `kill` and,
+except on Windows, those of a closed terminal or network connection and of a limit of CPU
+time."""
 if sys.platform != "win32":
-    TERMINATION = (signal.SIGTERM, signal.SIGHUP)
+    import resource
+
+    TERMINATION = (signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)
+CPU_LIMIT = "the limit of CPU time (`ulimit -t`) is reached. Use a higher limit."
+SECONDS_TO_SAVE = 60
+"""Seconds of CPU time per core that are reserved for saving before the hard limit; at
+most a tenth of the limit, but at least one second."""
+
+
+def stop_error(number: int | None) -> KeyboardInterrupt:
+    """Returns `KeyboardInterrupt` for the signal of Ctrl-C, `Terminated` for others."""
+    if number == signal.SIGINT:
+        return KeyboardInterrupt()
+    if sys.platform != "win32" and number == signal.SIGXCPU:
+        return Terminated(CPU_LIMIT)
+    return Terminated()
+
+
+def reserve_cpu_time() -> None:
+    """Lowers the soft limit of CPU time, at which SIGXCPU is sent, below the hard limit.
+
+    `ulimit -t` sets both limits to one value. At the hard limit, the process is killed. A
+    soft limit that leaves the time of `SECONDS_TO_SAVE` does not change. Without a hard
+    limit, and on Windows, nothing changes.
+    """
+    if sys.platform != "win32":
+        soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        if hard == resource.RLIM_INFINITY:
+            return
+        reserve = min(max(1, hard // 10), SECONDS_TO_SAVE * (os.cpu_count() or 1))
+        if soft == resource.RLIM_INFINITY or soft > hard - reserve:
+            resource.setrlimit(resource.RLIMIT_CPU, (max(1, hard - reserve), hard))
 
 
 class StopRequest:
@@ -40,8 +72,8 @@ class StopRequest:
         return self.signal is not None
 
     def exit(self) -> None:
-        """Raises `KeyboardInterrupt` after Ctrl-C, and otherwise `Terminated`."""
-        raise KeyboardInterrupt if self.signal == signal.SIGINT else Terminated
+        """Raises the exception of the signal; see `stop_error`."""
+        raise stop_error(self.signal)
 
     @contextlib.contextmanager
     def immediate(self) -> Iterator[None]:
@@ -66,19 +98,45 @@ class StopRequest:
     def _record(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None or self._immediate:
             self.signal = number
+            prepare_to_stop()
             # `exit` of a subclass would wait for other processes.
             StopRequest.exit(self)
         self.signal = number
-        leave_closed_terminal()
+        prepare_to_stop()
         print("\nfinishing the step, then saving ...", file=sys.stderr)
 
 
-def leave_closed_terminal() -> None:
-    """Redirects the output to the null device if it went to a terminal that was closed.
+def prepare_to_stop() -> None:
+    """Makes sure that a process that has received a signal can print and save files.
 
-    Otherwise, the next output would be an error.
+    From now on, output that cannot be written is discarded: the terminal may be closed, and
+    Ctrl-C also ends the program that reads the output, such as `tee`. The process may use
+    the CPU time up to the hard limit. Otherwise, SIGXCPU would be repeated every second.
     """
-    for number in (1, 2):
-        with contextlib.suppress(OSError):  # a closed stream
-            if stat.S_ISCHR(os.fstat(number).st_mode) and not os.isatty(number):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, _LenientStream):
+            setattr(sys, name, _LenientStream(stream))
+    if sys.platform != "win32":
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
+
+
+class _LenientStream:
+    """A standard stream that discards what it cannot write instead of raising an error."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        # Python raises a RuntimeError if the signal has interrupted another output.
+        with contextlib.suppress(OSError, RuntimeError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, RuntimeError):
+            self._stream.flush()

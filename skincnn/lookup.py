@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from skincnn.errors import ConfigError
 
@@ -16,12 +16,30 @@ def look_up(table: Mapping[str, T], name: str, what: str) -> T:
 
     `what` names the argument in the message, such as "`model.backbone`" or "PRESET".
     """
-    if name in table:
+    if isinstance(name, str) and name in table:
         return table[name]
     raise ConfigError(
         f"{what} must be one of: {', '.join(table)}. Received: {name!r}."
         f"{suggest(table, name)}"
     )
+
+
+def to_names(names: str | Iterable[str] | None, what: str) -> tuple[str, ...]:
+    """Returns names as a tuple; a string is one name, and "" or None is no name.
+
+    Raises:
+        ConfigError: A name is not a string. The message begins with `what`.
+    """
+    if names is None or isinstance(names, str):
+        return (names,) if names else ()
+    is_list = isinstance(names, Iterable) and not isinstance(names, Mapping)
+    values: tuple[object, ...] = tuple(names) if is_list else (names,)
+    for value in values:
+        if not isinstance(value, str):
+            raise ConfigError(
+                f"{what} must be a name or a list of names. Received: {names!r}."
+            )
+    return cast(tuple[str, ...], values)
 
 
 def describe_functions(table: Mapping[str, Callable[..., Any]]) -> str:
@@ -39,5 +57,5 @@ def describe_functions(table: Mapping[str, Callable[..., Any]]) -> str:
 
 def suggest(valid: Iterable[str], name: str) -> str:
     """Returns " Did you mean ...?" for the valid name closest to `name`, or ""."""
-    closest = difflib.get_close_matches(name, list(valid), n=1)
+    closest = difflib.get_close_matches(str(name), list(valid), n=1)
     return f" Did you mean {closest[0]!r}?" if closest else ""

@@ -1,8 +1,9 @@
 """Parts of a training run that have names: functions in a table, or custom parts.
 
-A custom part is named `package.module:function`, or `package.module:function(argument=2)`
-to pass further arguments, which are Python literals. It takes the place of a function in a
-table, and therefore has the same arguments and the same kind of result. The module is
+A custom part is a function or class, named `package.module:function`. The name can contain
+further arguments, which are Python literals: `package.module:function(argument=2)`. A part
+that takes the place of a function in a table has the same arguments and the same kind of
+result; docs/guides/extending.md lists the arguments and results of all parts. The module is
 installed, in the current working directory, or in a directory of PYTHONPATH.
 """
 
@@ -34,16 +35,16 @@ NAME = re.compile(r"([\w.]+):(\w+)(\(.*\))?", re.DOTALL)
 KERAS_HUB = "keras_hub:"
 """Prefix of the presets of KerasHub, which are not custom parts."""
 MAX_LISTED = 30
-"""Maximum number of names in a module that an error lists."""
+"""An error lists the functions and classes of a module if there are at most this many."""
 
 
 class PartError(ConfigError):
-    """Raised if a custom part fails or does not fit its table."""
+    """Raised if a custom part fails, or does not have the required arguments or result."""
 
 
 def is_custom(name: str) -> bool:
     """Returns whether a name is that of a custom part, `package.module:function`."""
-    return ":" in name and not name.startswith(KERAS_HUB)
+    return isinstance(name, str) and ":" in name and not name.startswith(KERAS_HUB)
 
 
 def find_part(
@@ -59,12 +60,13 @@ def find_part(
         table: Functions by name.
         name: A key of the table, or the name of a custom part.
         what: The setting that contains the name, such as "`optimizer.schedule`".
-        arguments: Names of the positional arguments of the functions in the table.
-        returns: The class of their results.
+        arguments: Names of the positional arguments of the functions in the table; () to
+            skip the check of the arguments.
+        returns: The class of the results of these functions.
 
     Raises:
-        ConfigError: The name is unknown, or the custom part cannot be imported or does
-            not accept the arguments.
+        ConfigError: The name is unknown or not valid, or the custom part cannot be imported
+            or does not accept the arguments.
     """
     if is_custom(name):
         return cast(F, find_custom(name, what, arguments, returns))
@@ -77,7 +79,7 @@ def find_custom(
     arguments: Sequence[str] = (),
     returns: type = object,
 ) -> CustomPart:
-    """Returns a custom part; see `find_part`."""
+    """Returns a custom part; see `find_part` for the arguments and the errors."""
     match = NAME.fullmatch(name)
     if match is None:
         raise ConfigError(
@@ -100,8 +102,9 @@ def find_custom(
 class CustomPart:
     """A user's function or class, which is called like a function in a table.
 
-    An exception in it, an argument that it does not accept, or a result of another class is
-    raised as a `ConfigError` that states the file and the line.
+    If the function raises an exception, does not accept an argument, or returns a result of
+    another class, a call raises a `ConfigError` that states the file and the line, if they
+    are known.
 
     Attributes:
         name, what, returns: See `find_part`.
@@ -119,7 +122,10 @@ class CustomPart:
     returns: type
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """Returns the result for arguments and those `options` that the part accepts."""
+        """Returns the result for arguments and those `options` that the part accepts.
+
+        The options in the name of the part replace `options`.
+        """
         options = {name: x for name, x in options.items() if self.accepts(name)}
         options |= self.options
         self.check(arguments, options)
@@ -131,7 +137,7 @@ class CustomPart:
 
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
-        """The parameters of the function by name."""
+        """The parameters of the function by name; {} if it has no signature."""
         try:
             return inspect.signature(self.function).parameters
         except ValueError:  # some functions in C have no signature
@@ -143,7 +149,11 @@ class CustomPart:
         return option in self.parameters or inspect.Parameter.VAR_KEYWORD in kinds
 
     def check(self, arguments: Sequence[Any], options: Mapping[str, Any]) -> None:
-        """Raises a `ConfigError` if the part does not accept these arguments."""
+        """Raises a `ConfigError` if the part does not accept these arguments.
+
+        `arguments` are the positional arguments, or names for them. A function without a
+        signature, such as some functions in C, is not checked.
+        """
         try:
             signature = inspect.signature(self.function)
         except ValueError:
@@ -152,20 +162,24 @@ class CustomPart:
             signature.bind(*arguments, *self.values, **options)
         except TypeError as error:
             given = [*map(str, arguments), *map(repr, self.values), *options]
+            # A `Metric` or a partial function has no name.
+            function = getattr(self.function, "__name__", self.name)
             self.fail(
                 f"cannot be called with the arguments ({', '.join(given)}): {error}. "
-                f"Received: {self.function.__name__}{signature}."
+                f"Received: {function}{signature}."
             )
 
     def fail(self, problem: str) -> NoReturn:
-        """Raises a `ConfigError` that states the file and the line of the definition."""
+        """Raises a `ConfigError` that states where the part is defined, if known."""
         raise PartError(f"{self.what} {self.name}{self._place()} {problem}")
 
     @contextlib.contextmanager
     def explained(self, doing: str = "") -> Iterator[None]:
-        """Raises a `ConfigError` that states file and line for an exception in the block.
+        """Raises a `ConfigError` for an exception in the block, with file and line.
 
-        `doing` describes the block, such as "in the first step".
+        They are those of the last line of the module of the part in the traceback or, if
+        there is none, those of the definition of the part, if known. `doing` describes the
+        block, such as "in the first step".
         """
         try:
             yield
@@ -192,7 +206,7 @@ def import_module(name: str, what: str) -> ModuleType:
     `what` is the setting and its value, for the error message.
 
     Raises:
-        ConfigError: The module does not exist, or raises an exception.
+        ConfigError: The module does not exist, or its import raises an exception.
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -201,10 +215,11 @@ def import_module(name: str, what: str) -> ModuleType:
     except Exception as error:  # the user's module may raise any exception
         missing = getattr(error, "name", None) if isinstance(error, ImportError) else None
         if missing and f"{name}.".startswith(f"{missing}."):
+            path = missing.replace(".", "/") + (".py" if missing == name else "/")
             raise ConfigError(
                 f"{what}: there is no module {missing!r}. Start the command in the "
-                f"directory that contains {missing}.py, or add this directory to "
-                f"PYTHONPATH (export PYTHONPATH=DIR). Current directory: {os.getcwd()}."
+                f"directory that contains {path}, or add this directory to PYTHONPATH "
+                f"(export PYTHONPATH=DIR). Current directory: {os.getcwd()}."
             ) from error
         raise ConfigError(
             f"{what}: the module {name!r} cannot be imported{locate(error, name)}: "
@@ -213,9 +228,10 @@ def import_module(name: str, what: str) -> ModuleType:
 
 
 def locate(error: BaseException, module: ModuleType | str) -> str:
-    """Returns the last file and line of a module in a traceback, as " (a.py, line 3)".
+    """Returns the file and the last line of a module in a traceback: " (a.py, line 3)".
 
-    `module` is a module or its name. Returns "" if the traceback has no line of it.
+    `module` is a module or its name. Returns "" if the traceback has no line of the module.
+    For a SyntaxError, the place of the invalid syntax is returned.
     """
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}, line {error.lineno})"
@@ -229,8 +245,12 @@ def locate(error: BaseException, module: ModuleType | str) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Returns an exception on one line, without the arguments that Keras adds."""
-    text = str(error).split("Exception encountered: ")[-1]
+    """Returns the class and the message of an exception on one line.
+
+    For a `ConfigError`, only the message is returned. The call arguments and the object
+    configurations that Keras adds to messages are left out.
+    """
+    text = re.split(r"Exception encountered(?:: | when calling .*\n)", str(error))[-1]
     text = text.partition("Full object config:")[0].partition("Arguments received by")[0]
     text = " ".join(re.sub(r"\x1b\[\d*m", "", text).split())
     return text if isinstance(error, ConfigError) else f"{type(error).__name__}: {text}"
@@ -264,6 +284,9 @@ def hash_modules(names: Sequence[str]) -> dict[str, str]:
     The hash is that of the file when the module was first used, even if the file has
     changed since. Modules of Keras are left out, because its version is recorded, and so
     are modules without a file.
+
+    Raises:
+        ConfigError: See `import_module`.
     """
     modules = {
         name: import_module(name, f"The custom part {name}")
@@ -284,7 +307,11 @@ def _hash(module: ModuleType) -> str:
 def warn_of_changes(recorded: Mapping[str, str], names: Sequence[str], run: Path) -> None:
     """Prints a warning for each module of custom parts that has changed since training.
 
-    `recorded` are the hashes in run.json, and `names` the parts that are used now.
+    `recorded` are the hashes in run.json, and `names` the parts that are used now. A module
+    that is not in `recorded` causes no warning.
+
+    Raises:
+        ConfigError: See `hash_modules`.
     """
     for module, digest in hash_modules(names).items():
         if recorded.get(module, digest) != digest:
@@ -304,10 +331,9 @@ def _describe_missing(module: ModuleType, name: str, what: str) -> str:
     own = [key for key in names if _is_defined_in(module, vars(module)[key])]
     listed = ", ".join(own) if 0 < len(own) <= MAX_LISTED else ""
     functions = f" Its functions and classes: {listed}." if listed else ""
-    return (
-        f"{what}: {module.__file__} has no function {name!r}.{functions}"
-        f"{suggest(names, name)}"
-    )
+    # A built-in module has no file, and that of a directory without __init__.py is None.
+    place = getattr(module, "__file__", None) or f"the module {module.__name__}"
+    return f"{what}: {place} has no function {name!r}.{functions}{suggest(names, name)}"
 
 
 def _is_defined_in(module: ModuleType, value: Any) -> bool:
@@ -330,6 +356,6 @@ def _read_arguments(text: str, what: str) -> tuple[tuple[Any, ...], dict[str, An
 
 
 def _describe_class(returns: type) -> str:
-    """Returns "a Keras Loss" or "a Plan"."""
+    """Returns the name of a class with an article, such as "a Keras Loss"."""
     keras = "Keras " if returns.__module__.startswith("keras") else ""
     return f"a {keras}{returns.__name__}"

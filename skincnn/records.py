@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -41,7 +44,11 @@ def to_json(record: Record) -> dict[str, Any]:
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Writes a record to `path` atomically."""
+    """Writes a record to `path` atomically.
+
+    Raises:
+        OSError: See `skincnn.files.replacing`.
+    """
     write_json(path, to_json(record))
 
 
@@ -54,10 +61,35 @@ def read_record(path: Path, cls: type[R], fix: str) -> R:
         ConfigError: The file cannot be read, is invalid, or has a different schema version.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = json.loads(path.read_bytes())  # an editor can have changed the encoding
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read: {error}. {fix}") from error
     return parse_record(values, cls, str(path), fix)
+
+
+def keep_named(records: Mapping[Path, R], name: Callable[[R], str]) -> dict[str, R]:
+    """Returns records by name, without those in files that have another name.
+
+    Such a file is a copy, such as "test_old.json" of "test.json", which can be outdated. It
+    is left out with a note.
+
+    Args:
+        records: Records by the path of their file.
+        name: Returns the name under which a record is written, without ".json".
+    """
+    for path, record in records.items():
+        if path.stem != name(record):
+            _note_copy(path, name(record))
+    return {path.stem: r for path, r in records.items() if path.stem == name(r)}
+
+
+@functools.cache  # one note per file, although a command reads the results several times
+def _note_copy(path: Path, name: str) -> None:
+    print(
+        f"note: {path} is not used, because its content is that of a file with the name "
+        f"{name}.json. Move it to another directory, or delete it.",
+        file=sys.stderr,
+    )
 
 
 def parse_record(values: object, cls: type[R], where: str, fix: str) -> R:
@@ -87,11 +119,14 @@ def parse_record(values: object, cls: type[R], where: str, fix: str) -> R:
 
 
 def describe_error(error: ValidationError) -> str:
-    """Returns one line on the first error: the field, the cause and the received value."""
+    """Returns one line on the first error: the field, the cause and the received value.
+
+    A field that is missing has no value. Long values are cut off.
+    """
     first = error.errors(include_url=False)[0]
     field = ".".join(map(str, first["loc"])) or "content"
     cause = " ".join(first["msg"].split()).rstrip(".")
-    if first["type"] == "missing":
+    if first["type"] in ("missing", "json_invalid"):
         return f"`{field}`: {cause}."
     received = repr(first["input"])
     received = received if len(received) <= 80 else f"{received[:80]}..."

@@ -1,21 +1,26 @@
 """Which settings of the user's environment take effect, and the startup of TensorFlow.
 
-A setting of Keras or matplotlib that other projects of the user need must neither stop this
-package nor change its results. docs/guides/platforms.md lists what takes effect.
+A setting of Keras, matplotlib or Pillow that other projects of the user need must neither
+stop this package nor change its results. docs/guides/platforms.md lists what takes effect.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 import traceback
 from collections.abc import Iterator
 
 from skincnn.errors import ConfigError
+from skincnn.paths import to_path
 from skincnn.write_errors import describe_cause
 
 BACKENDS = ("tensorflow", "jax")
@@ -29,6 +34,14 @@ KERAS_SETTINGS = {
 }
 """Names and values in `keras.config` that this package requires: the defaults of Keras.
 The precision of training is `train.precision`."""
+MAX_IMAGE_PIXELS = 1024**3 // 4 // 3
+"""Size above which Pillow warns about an image: its default. `image_decoding.MAX_PIXELS` of
+`tfds_ham10000` is the limit of this package."""
+EXECUTABLE = "/proc/self/exe"
+"""A link that TensorFlow reads on Linux. Without it, TensorFlow aborts the process."""
+NUM_THREADS = min(16 + 2 * (os.cpu_count() or 1), 80)
+"""Number of threads that must be available, which is more than TensorFlow starts at first.
+The maximum limits the time of the check to less than 10 ms."""
 LIMITS = (
     "Check the installation, the directories HOME and TMPDIR, and the limits that "
     "`ulimit -a` prints."
@@ -42,8 +55,18 @@ NOISE = (
     "|To enable the following instructions"
     "|computation_placer already registered"
     "|Unable to register cu(FFT|DNN|BLAS) factory"
+    "|mkdir -p failed for path .*matplotlib"
+    "|Matplotlib (created a temporary cache directory|is building the font cache)"
 )
-"""Pattern of messages that TensorFlow prints at startup and that require no action."""
+"""Pattern of messages at the startup of TensorFlow and Keras that require no action.
+Those of Matplotlib, which Keras imports, concern its cache in the home directory."""
+_lock = threading.Lock()
+_num_inside = 0
+"""Number of blocks of `own_settings` that are being executed, in all threads."""
+_restore = contextlib.ExitStack()
+"""Restores the settings of the user when the last of these blocks ends."""
+_process: int | None = None
+"""ID of the process that loaded TensorFlow."""
 _FILTER = """
 import re, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -67,8 +90,6 @@ def set_command_environment() -> None:
         is_style = name.startswith("TQDM_") and name != "TQDM_DISABLE"
         if is_style or name in ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH"):
             del os.environ[name]
-    if "KERAS_HOME" in os.environ:  # otherwise, Keras makes a directory with the name ~
-        os.environ["KERAS_HOME"] = os.path.expanduser(os.environ["KERAS_HOME"])
 
 
 def ignore_missing_plot_backend() -> None:
@@ -92,13 +113,23 @@ def ignore_missing_plot_backend() -> None:
 def load_tensorflow() -> None:
     """Imports TensorFlow and Keras, and initializes the devices.
 
-    Messages that match `NOISE` are hidden. With another Keras backend, the GPUs are hidden
-    from TensorFlow.
+    Messages that match `NOISE` are hidden. If the backend of Keras is not TensorFlow, the
+    GPUs are hidden from TensorFlow.
 
     Raises:
-        ConfigError: Keras cannot be imported with the user's settings, or its backend is
-            none of `BACKENDS`.
+        ConfigError: TensorFlow or Keras cannot be imported, /proc is not mounted, the
+            system permits too few threads, KERAS_HOME cannot be used (see
+            `skincnn.paths.to_path`), or the backend of Keras is none of `BACKENDS`.
     """
+    global _process
+    if sys.platform == "linux" and not os.path.lexists(EXECUTABLE):
+        raise ConfigError(
+            f"TensorFlow requires the file system /proc: {EXECUTABLE} does not exist. "
+            "Mount it (mount -t proc proc /proc), or use a container that has it."
+        )
+    _require_threads()
+    _set_keras_home()
+    _process = os.getpid()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     with _without_noise():
         backend = _import_keras()
@@ -128,25 +159,95 @@ def set_keras(settings: dict[str, object]) -> dict[str, object]:
 def own_settings() -> Iterator[None]:
     """Applies the settings of this package inside the block, and restores the user's.
 
-    Keras has `KERAS_SETTINGS` and matplotlib its defaults, except the backend, which this
-    package does not use. All public functions that build models or draw figures are
-    decorated with it.
+    Keras has `KERAS_SETTINGS`, Pillow `MAX_IMAGE_PIXELS`, and matplotlib its defaults,
+    except the backend, which this package does not use. The settings belong to the process:
+    of several threads, the first applies them, and the last restores those of the user. The
+    functions and methods in `skincnn.__all__` that run TensorFlow or draw figures are
+    decorated with `own_settings`.
+
+    Raises:
+        ConfigError: This process was forked after TensorFlow was loaded.
     """
+    global _num_inside, _restore
+    if _process not in (None, os.getpid()):
+        raise ConfigError(
+            "TensorFlow cannot run in a process that was forked after TensorFlow had been "
+            'loaded. Start processes with the method "spawn", as in '
+            'multiprocessing.get_context("spawn").Pool().'
+        )
+    with _lock:
+        if not _num_inside:
+            _restore = _apply_settings()
+        _num_inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _num_inside -= 1
+            if not _num_inside:
+                _restore.close()
+
+
+def _apply_settings() -> contextlib.ExitStack:
+    """Applies the settings of this package; closing the result restores the user's."""
     with contextlib.ExitStack() as stack:
         if "keras" in sys.modules:
             stack.callback(set_keras, set_keras(KERAS_SETTINGS))
+        if "PIL.Image" in sys.modules:
+            from PIL import Image
+
+            stack.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+            Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS
         if "matplotlib" in sys.modules:
             import matplotlib
 
             stack.enter_context(matplotlib.rc_context())
             matplotlib.rcdefaults()
-        yield
+        return stack.pop_all()
+
+
+def _require_threads() -> None:
+    """Raises a `ConfigError` if `NUM_THREADS` threads cannot run at the same time.
+
+    TensorFlow and LLVM abort the process if they cannot start a thread.
+    """
+    stop = threading.Event()
+    started = []
+    try:
+        for _ in range(NUM_THREADS):
+            thread = threading.Thread(target=stop.wait)
+            thread.start()
+            started.append(thread)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"TensorFlow and Keras cannot be imported: {error}. {describe_cause(error)}"
+        ) from error
+    finally:
+        stop.set()
+        for thread in started:
+            thread.join()
+
+
+def _set_keras_home() -> None:
+    """Makes sure that Keras writes keras.json neither to a directory named ~ nor to "".
+
+    Without a home directory, as for a user without an entry in /etc/passwd, KERAS_HOME is a
+    temporary directory that is removed at the end of the process.
+    """
+    if home := os.environ.get("KERAS_HOME"):
+        os.environ["KERAS_HOME"] = str(to_path(home))
+    elif os.path.expanduser("~") == "~":
+        os.environ["KERAS_HOME"] = tempfile.mkdtemp(prefix="keras-")
+        atexit.register(shutil.rmtree, os.environ["KERAS_HOME"], ignore_errors=True)
+    else:
+        os.environ.pop("KERAS_HOME", None)  # "" would be the current directory
 
 
 def _import_keras() -> str:
-    """Imports TensorFlow, which may import Keras, and Keras; returns its backend."""
-    backend = os.environ.get("KERAS_BACKEND") or "the backend in keras.json"
-    fix = f"Set KERAS_BACKEND to one of: {', '.join(BACKENDS)} (pip install -e .[jax])"
+    """Imports TensorFlow, which may import Keras, and Keras; returns Keras's backend."""
+    setting = os.environ.get("KERAS_BACKEND")
+    backend = f"KERAS_BACKEND={setting}" if setting else "KERAS_BACKEND unset"
+    fix = f"Set KERAS_BACKEND to one of: {', '.join(BACKENDS)} (pip install -e '.[jax]')"
     try:
         import tensorflow  # noqa: F401, I001
 
@@ -159,8 +260,8 @@ def _import_keras() -> str:
             text = f"TensorFlow and Keras cannot be imported: {cause}. {advice}"
             raise ConfigError(text) from error
         raise ConfigError(
-            f"Keras cannot be imported with KERAS_BACKEND={backend} and the settings in "
-            f"{_keras_json()}: {cause}. {fix}; you may delete the file."
+            f"Keras cannot be imported with {backend} and the settings in "
+            f"{_keras_json()}: {cause}. {fix}, or delete the file."
         ) from error
     name: str = keras.config.backend()
     if name not in BACKENDS:
@@ -186,9 +287,9 @@ def _keras_json() -> str:
 def _without_noise() -> Iterator[None]:
     """Removes the lines that match `NOISE` from standard error inside the block.
 
-    The lines come from C++ and bypass sys.stderr, so the file descriptor is redirected. The
-    lines pass through another process, because TensorFlow may end this one: for example, it
-    exits after it has printed that a flag in TF_XLA_FLAGS is unknown.
+    Most of them come from C++ and bypass sys.stderr, so the file descriptor is redirected.
+    All lines pass through another process, because TensorFlow may end this one: for
+    example, it exits after it has printed that a flag in TF_XLA_FLAGS is unknown.
     """
     if sys.stderr is None:  # a program without a console
         yield

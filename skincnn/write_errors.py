@@ -1,4 +1,4 @@
-"""The causes of file system errors, such as a full disk, and advice for the user."""
+"""The causes of errors of the operating system, such as a full disk, and advice."""
 
 from __future__ import annotations
 
@@ -20,8 +20,18 @@ ADVICE = {
         *(errno.EACCES, errno.EPERM),
     ),
     "The path, or a name in it, is too long. Use a shorter one.": (errno.ENAMETOOLONG,),
+    "The file or directory is in use, or is a mount point. Stop the programs that use it, "
+    "or mount its directory instead, and repeat the command.": (
+        *(errno.EBUSY, errno.ENOTEMPTY),
+    ),
+    "A file, a directory, or a link to a missing directory is in the way. Rename or move "
+    "it, or use another path.": (errno.EEXIST, errno.EISDIR, errno.ENOTDIR),
     "This process may not open more files. Use a higher limit `ulimit -n`.": (
         *(errno.EMFILE, errno.ENFILE),
+    ),
+    "The system permits no more processes, threads or memory. Use higher limits (see "
+    "`ulimit -a`, or those of the container), or stop other programs.": (
+        *(errno.EAGAIN, errno.ENOMEM),
     ),
     "The disk or network drive does not respond. Check it, and run the command again.": (
         *(errno.EIO, errno.ESTALE, errno.ENOTCONN),
@@ -30,17 +40,21 @@ ADVICE = {
         *(errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EXDEV),
     ),
 }
-"""Causes of file system errors and what the user can do, with the numbers of the errors."""
+"""Causes of errors and what the user can do, with the numbers of the errors."""
 NO_TEMPORARY = "No usable temporary directory"
-"""Beginning of the text of `tempfile.gettempdir`, whose error has a misleading number."""
+"""Beginning of the error message of `tempfile.gettempdir`, whose error number misleads."""
+NO_THREAD = "can't start new thread"
+"""The message of a `RuntimeError` that Python raises if a thread cannot be started."""
 CAUSES = {number: text for text, numbers in ADVICE.items() for number in numbers}
 
 
 def describe_cause(error: BaseException) -> str:
-    """Returns the cause of a file system error and what to do; "" if not known.
+    """Returns the cause of a system error and what to do; "" if not known.
 
     TensorFlow and HDF5 report the text of the operating system without its number.
     """
+    if isinstance(error, RuntimeError) and NO_THREAD in str(error):
+        return CAUSES[errno.EAGAIN]
     if not isinstance(error, OSError) and not _is_from_tensorflow(error):
         return ""
     if NO_TEMPORARY in str(error):
@@ -56,17 +70,20 @@ def describe_cause(error: BaseException) -> str:
 def explain_write_errors(path: Path | str, advice: str = "") -> Iterator[None]:
     """Raises a `ConfigError` that names `path` and the cause if writing fails.
 
-    `advice` is a sentence that follows the cause, such as how to resume.
+    `advice` is a sentence that follows the cause, such as how to resume. An exception that
+    is not an OSError and has no known cause is raised unchanged, and so is a
+    BrokenPipeError.
     """
     try:
         yield
     except BrokenPipeError:
-        raise  # handled by `skincnn.cli.common.main`
+        raise  # handled by `skincnn.cli.process.main`
     except Exception as error:
         cause = describe_cause(error)
         if not isinstance(error, OSError) and not cause:
             raise
-        text = str(error).strip().splitlines()[-1].rstrip(".")
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        text = lines[-1].rstrip(".")
         parts = (f"{path} could not be written: {text}.", cause, advice)
         raise ConfigError(" ".join(filter(None, parts))) from error
 

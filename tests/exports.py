@@ -13,12 +13,10 @@ import numpy as np
 from PIL import Image
 
 from skincnn.config import Config, DataConfig, ModelConfig, TrainConfig
-from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.inference.ood import BlockGaussian, FeatureGaussian, inner_blocks
 from skincnn.inference.predict import with_features
 from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
-from skincnn.serving.export_info import IMAGE_INPUTS, ExportInfo, Preprocessing
 from skincnn.serving.network import add_ood_distance
 
 CONFIG = Config(
@@ -37,44 +35,14 @@ def make_rule(*class_names: str, **changes: Any) -> DecisionRule:
     return DecisionRule(**{**fields, **changes})
 
 
-def make_info(
-    rule: DecisionRule, data: DataConfig = CONFIG.data, **changes: Any
-) -> ExportInfo:
-    """Returns the metadata of an export without clinical metadata."""
-    preprocessing = Preprocessing(stored_longest_side=None, **describe_preprocessing(data))
-    info = ExportInfo(
-        format="onnx",
-        synthetic=True,
-        dataset="x",
-        rule=rule,
-        variant="",
-        logit_adjustment=(),
-        ood_off="",
-        attribution="",
-        preprocessing=(preprocessing,),
-        inputs=IMAGE_INPUTS,
-        clinical_features=(),
-        models_sha256=("0" * 64,),
-        predictions_sha256="0" * 64,
-        files={},
-    )
-    return info.model_copy(update=changes)
-
-
 def with_distance(model: keras.Model) -> keras.Model:
-    """Returns a classifier with OOD distances from an arbitrary Gaussian."""
-    return add_ood_distance(model, standard_gaussian(model))
-
-
-def standard_gaussian(model: keras.Model) -> FeatureGaussian:
-    """Returns Gaussians with mean 0 and covariance 1 for the features of a classifier."""
+    """Returns a classifier with OOD distances from Gaussians of mean 0 and covariance 1."""
     _, *features = with_features(model).outputs
     sizes = [block.shape[-1] for block in inner_blocks(features)]
-    return FeatureGaussian(
-        tuple(
-            BlockGaussian(np.zeros(n, "float32"), np.eye(n, dtype="float32")) for n in sizes
-        )
-    )
+    blocks = [
+        BlockGaussian(np.zeros(n, "float32"), np.eye(n, dtype="float32")) for n in sizes
+    ]
+    return add_ood_distance(model, FeatureGaussian(tuple(blocks)))
 
 
 def run_example(usage: str, path: Path, image: np.ndarray) -> dict[str, float]:

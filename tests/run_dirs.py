@@ -184,9 +184,7 @@ def make_member(name: str, config: Config) -> Member:
 
 def make_cost(num_views: int) -> InferenceCost:
     """Returns a cost proportional to the number of views."""
-    return InferenceCost(
-        num_views=num_views, seconds_per_image=0.01 * num_views, relative=float(num_views)
-    )
+    return InferenceCost(num_views=num_views, seconds_per_image=0.01 * num_views)
 
 
 def write_run_dir(

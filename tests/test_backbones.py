@@ -341,6 +341,13 @@ def test_keras_alone_loads_every_family(name: str, tmp_path: Path) -> None:
     assert_keras_alone_loads({name: build_classifier(config, 7)}, images, tmp_path)
 
 
+def test_the_smallest_width_can_be_built() -> None:
+    for name, backbone in BACKBONES.items():
+        if backbone.has_width:
+            config = ModelConfig(backbone=name, width_multiplier=0.04, weights="none")
+            assert build_classifier(config, 7).output_shape == (None, 7)
+
+
 @slow
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name not in SMALLEST])
 def test_the_larger_networks_can_be_built(name: str) -> None:
@@ -436,9 +443,9 @@ def test_small_cnn_accepts_any_size_and_width() -> None:
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        ("inception_v3", 74, ">= 75 px. Received: 74 px."),
-        ("xception", 70, ">= 71 px"),
-        ("nasnet_large", 330, "331 px or a multiple of 32 px. Received: 330 px."),
+        ("inception_v3", 74, "_size` must be >= 75 for inception_v3. Received: 74"),
+        ("xception", 70, "must be >= 71"),
+        ("nasnet_large", 330, "must be 331 or a multiple of 32 for .* Received: 330."),
     ],
 )
 def test_unsupported_sizes_are_errors(name: str, size: int, message: str) -> None:
@@ -452,7 +459,7 @@ def test_unsupported_sizes_are_errors(name: str, size: int, message: str) -> Non
 
 def test_nasnet_accepts_its_native_size_and_multiples_of_32() -> None:
     for size in (32, 224, 256, 331):
-        check_size("nasnet_large", size)
+        check_size("nasnet_large", size, "`data.image_size`")
 
 
 MODULE = """

@@ -11,7 +11,6 @@ import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -90,7 +89,7 @@ def test_the_rows_equal_those_of_predict(model: Path, images: Path, tmp_path: Pa
     assert unreadable["file"].tolist() == failed["file"].tolist()
     assert unreadable["status"].tolist() == failed["status"].tolist()
     assert unreadable["status"].str.startswith("unreadable: ").all()
-    assert "4 of 13 file(s) are unreadable" in many.stderr
+    assert "4 of 13 file(s) could not be read or predicted" in many.stderr
     for note in (str(folder / ".hidden"), str(folder / "a/notes.txt")):
         assert note in alone.stderr
         assert note in many.stderr
@@ -106,7 +105,8 @@ def test_each_name_of_a_list_is_predicted_or_reported(
     good = sorted(images.rglob("*.JPG"))
     names = [*good, large, tmp_path / "none.jpg", images, "no-such-system://x.jpg"]
     listed = tmp_path / "names.txt"
-    listed.write_text("\n\n".join(map(str, names)), encoding="utf-8")
+    # As PowerShell writes it.
+    listed.write_text("\n\n".join(map(str, names)), encoding="utf-16", newline="\r\n")
     flags = ("--names", listed, "--output", tmp_path / "out", "--format", "jsonl")
     done = run_here("batch_predict.py", model, *flags)
     assert done.returncode == 3, done.stderr
@@ -165,11 +165,6 @@ def test_images_in_archives_are_predicted(
     assert_same(expected, predictions)
 
 
-def read_archive(path: Path) -> list[Any]:
-    (ref,) = io.list_members(io.FileRef(str(path)))
-    return list(io.read(ref))
-
-
 def test_a_damaged_member_does_not_affect_the_others(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
@@ -181,7 +176,8 @@ def test_a_damaged_member_does_not_affect_the_others(tmp_path: Path) -> None:
     content[damaged + 4] = 0xFF  # the properties of LZMA, which follow its version
     content[content.index("é".encode())] = 0xFF  # in the local file header
     path.write_bytes(content)
-    *unreadable, good = read_archive(path)
+    (ref,) = io.list_members(io.FileRef(str(path)))
+    *unreadable, good = io.read(ref)
     assert [file[0] for file in unreadable] == [f"{path}/lzma.jpg", f"{path}/é.jpg"]
     assert "unreadable: Invalid or unsupported options" in unreadable[0].content
     assert "unreadable: 'utf-8' codec can't decode" in unreadable[1].content
@@ -213,7 +209,7 @@ def test_a_batch_that_fails_loses_one_image(
     assert by_name.pop("4, an image.JPG") == pipeline.UnreadableFile(failed, reason)
     names = {Path(json.loads(line)["file"]).name for line in by_name.values()}
     assert names == set(by_name)
-    # The same in the pipeline; ** matches any directories.
+    # The same in the pipeline; ** matches any text, including slashes.
     pattern, output = f"{images.parent}/**/*an image*", tmp_path / "out"
     counts = pipeline.run(handler, [pattern], None, str(output), ("file",), ())
     assert counts == {"predictions": 8, "unreadable": 1, "without_metadata": 8}
@@ -241,23 +237,10 @@ def test_relative_patterns_match_in_the_working_directory(
     assert io.list_files("*.jpg") == ["./a.jpg"]
     assert len(io.list_files("**")) == 3
     assert len(io.list_files("**", 2)) == 2
+    assert sorted(io.list_files("a/**.jpg")) == ["a/b.jpg", "a/b/[1].jpg"]
+    assert io.list_files("a/**/*.jpg") == ["a/b/[1].jpg"]
     assert io.list_files("a/b/[1].jpg") == ["a/b/[1].jpg"]
     assert io.list_files("none.jpg") == []
-
-
-def test_arguments_after_two_dashes_are_passed_to_beam(
-    model: Path, images: Path, tmp_path: Path
-) -> None:
-    threads = "-- --direct_num_workers 2 --direct_running_mode multi_threading".split()
-    arguments = (model, images, "--output", tmp_path / "out", *threads)
-    done = run_here("batch_predict.py", *arguments)
-    assert done.returncode == 3, done.stderr
-    assert len(list((tmp_path / "out").glob("predictions-*-of-00002.csv"))) == 2
-    assert sum(map(len, read_output(tmp_path / "out"))) == 12
-    arguments = (model, images, "--output", tmp_path / "no", "--", "--runner", "None")
-    done = run_here("batch_predict.py", *arguments)
-    assert done.returncode == 2
-    assert "Beam rejects the arguments after --: Unexpected pipeline" in done.stderr
 
 
 @pytest.mark.slow
@@ -268,6 +251,15 @@ def test_processes_predict_in_parallel(model: Path, images: Path, tmp_path: Path
     many = run_here("batch_predict.py", *arguments)
     assert (alone.returncode, many.returncode) == (3, 3), many.stderr
     assert_same(read_csv([tmp_path / "alone.csv"]), read_output(tmp_path / "many")[0])
+
+
+def test_arguments_that_beam_rejects_are_errors(
+    model: Path, images: Path, tmp_path: Path
+) -> None:
+    arguments = (model, images, "--output", tmp_path / "no", "--", "--runner", "None")
+    done = run_here("batch_predict.py", *arguments)
+    assert done.returncode == 2
+    assert "Beam rejects the arguments after --: Unexpected pipeline" in done.stderr
 
 
 @pytest.mark.parametrize(

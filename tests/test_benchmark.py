@@ -22,6 +22,7 @@ from web_models import RULE, make_model, serve_in_thread
 from benchmarks import images, measure, ood, scale, service, serving, training
 from benchmarks import input as benchmark
 from benchmarks.measure import Result
+from skincnn.config import DataConfig
 from skincnn.errors import ConfigError
 from skincnn.serving.images import read_images
 
@@ -140,7 +141,7 @@ def test_every_scale_benchmark_returns_results(
         results |= {result.name: result.value for result in run(setting)}
     assert results.pop("search for near-duplicates: share found") == 1
     assert len(results) == 9
-    assert all(0 < value < 10 for value in results.values())
+    assert all(value > 0 for value in results.values())
 
 
 @pytest.mark.parametrize(
@@ -218,6 +219,17 @@ def test_every_serving_benchmark_returns_results(
     assert [result.at_most for result in sizes] == [0.3, None]
     # The speed of Keras and the ratio of each runtime, for one image and for a batch.
     assert [result.unit for result in rest] == ["images/s", *["x"] * 5] * 2
+
+
+def exit_at_once(*_: object) -> None:
+    """Takes the place of `service.run_server` in the process of the server."""
+
+
+def test_a_server_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "run_server", exit_at_once)
+    model = (Path("model"), RULE, DataConfig())
+    with pytest.raises(EOFError), service.serving(model):
+        pass
 
 
 def test_the_service_benchmark_reports_errors_latency_memory_and_throughput(

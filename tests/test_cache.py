@@ -44,6 +44,11 @@ def test_every_cache_mode_returns_the_same_images(
     assert not list(tmp_path.rglob(".tmp*"))
 
 
+def test_another_cache_mode_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"`cache` must be one of: .*'Memory'"):
+        cached_images(tmp_path / "x.npy", SHAPE, Fill(), "Memory")  # type: ignore[arg-type]
+
+
 def test_auto_uses_an_existing_file(tmp_path: Path) -> None:
     path, fill = tmp_path / "x.npy", Fill()
     cached_images(path, SHAPE, fill, "disk")

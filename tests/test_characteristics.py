@@ -78,13 +78,16 @@ def test_every_image_that_was_read_is_counted_once(
     errors = {
         "i1": "cannot be decoded (truncated file)",
         "i2": "cannot be decoded (broken data)",
-        "i3": "90000x90000, expected at most 178956970 pixels",
+        "i3": "90000x90000, expected at most 50000000 pixels",
+        "i4": "30000001 bytes, expected at most 30000000 bytes",
+        "i5": "40000000 bytes, expected at most 30000000 bytes",
     }
     flow = describe_flow(make_combined(errors, 30), tables, config)
     assert flow.excluded == {
         "also in HAM10000": 7,
         "cannot be decoded": 2,
         "too many pixels": 1,
+        "too many bytes": 2,
     }
     assert flow.num_stored == 10 * NUM_IN_FOLD + 30
     assert flow.splits == {name: len(table) for name, table in tables.items()}
@@ -93,7 +96,7 @@ def test_every_image_that_was_read_is_counted_once(
     reasons = " ".join(flow.unused)
     assert ("this run does not use" in reasons) == (len(train_folds) == 2)
     assert ("same lesion" in reasons) == (thinned == "all")
-    assert ("outside the chosen share" in reasons) == (fraction < 1)
+    assert ("train-fraction leaves out" in reasons) == (fraction < 1)
 
 
 def test_only_what_several_models_share_is_combined() -> None:

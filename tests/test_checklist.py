@@ -19,10 +19,11 @@ from report_runs import (
     WITH_OFFICIAL,
     Page,
     make_members,
+    sentences,
 )
 from run_dirs import CONFIG, make_dataset, make_info, make_tables, write_run
 
-from skincnn.config import ModelConfig
+from skincnn.config import ImbalanceConfig, ModelConfig
 from skincnn.data.skin_tone import ATTRIBUTE
 from skincnn.errors import ConfigError
 from skincnn.evaluation.results import SubgroupScores
@@ -37,6 +38,7 @@ from skincnn.reporting.checklist import (
     standard_names,
 )
 from skincnn.reporting.load import RunResults, load_results
+from skincnn.reporting.model_card import render_card
 
 SIZES = {
     "tripod-ai": (27, 52),
@@ -47,6 +49,13 @@ SIZES = {
 """Number of items, and number of items and subitems, of each standard."""
 
 
+MIXED = dataclasses.replace(
+    CONFIG,
+    model=ModelConfig(clinical_metadata=True),
+    imbalance=ImbalanceConfig(strategy="none"),
+    data=dataclasses.replace(CONFIG.data, train_fraction=0.5, one_image_per_lesion="train"),
+)
+"""The configuration of another model of an ensemble."""
 SYNTHETIC = make_dataset(synthetic=True, attribution="The images are synthetic.")
 
 
@@ -71,12 +80,16 @@ def make_runs(results: RunResults) -> dict[str, RunResults]:
         "run": results,
         "own images": with_info(datasets=(make_dataset("folder", attribution=""),)),
         "synthetic": with_info(datasets=(SYNTHETIC,)),
+        "partly synthetic": with_info(datasets=(make_dataset(), SYNTHETIC)),
         "ensemble": with_info(kind="ensemble", members=members, sha256={}, **unknown),
         "cross-validation": with_info(
             kind="cross_validation", members=members, provenance=None, **unknown
         ),
         "by image": with_config(data=data),
         "metadata": with_config(model=ModelConfig(clinical_metadata=True)),
+        "mixed ensemble": with_info(
+            kind="ensemble", members=make_members(CONFIG, MIXED), sha256={}, **unknown
+        ),
         "more results": dataclasses.replace(
             results, corruptions=CORRUPTIONS, ood=(OOD,), members=MEMBERS
         ),
@@ -223,10 +236,15 @@ def test_a_recorded_skin_type_is_stated(results: RunResults) -> None:
 
     assert len(answers(results)) == 3
     images = results.headline.characteristics
-    recorded = {**images.attributes, "Fitzpatrick skin type": {"2": images.num_images}}
+    skin_types = {"2": images.num_images, "not known": 0}
+    recorded = {**images.attributes, "Fitzpatrick skin type": skin_types}
     images = images.model_copy(update={"attributes": recorded})
     headline = results.headline.model_copy(update={"characteristics": images})
     assert not answers(dataclasses.replace(results, headline=headline))
+    assert sentences("skin_tone", headline) == (
+        "All images have the same recorded Fitzpatrick skin type, 2, so the performance on "
+        "other skin types is unknown."
+    )
 
 
 def test_authors_complete_the_items(tmp_path: Path) -> None:
@@ -258,6 +276,7 @@ def test_authors_complete_the_items(tmp_path: Path) -> None:
         ('[items.clam]\n"1" = "x"', "items must be one of: .*claim.*Received: 'clam'"),
         ('founding = "x"', "`founding`: .*Expected the fields citation, contact"),
         ("founding", "cannot be read as TOML"),
+        ("items = " + "[" * 20_000, "cannot be read as TOML: maximum recursion depth"),
     ],
 )
 def test_faults_in_the_file_of_the_authors(text: str, message: str, tmp_path: Path) -> None:
@@ -290,7 +309,8 @@ def test_the_command_writes_and_renews_checklists(no_figures: None, tmp_path: Pa
     done = run_here("report.py", workdir, "--checklist", "tripod")
     assert done.returncode == 2
     assert (
-        "--checklist must be one of: claim, clear-derm, stard-ai, tripod-ai" in done.stderr
+        "The checklist must be one of: claim, clear-derm, stard-ai, tripod-ai"
+        in done.stderr
     )
 
 
@@ -299,6 +319,76 @@ def test_the_source_that_is_left_out_is_the_test_split(results: RunResults) -> N
     checklist = complete_checklist(dataclasses.replace(results, info=info), "clear-derm")
     answers = {item.number: item.answer for item in checklist.items}
     assert "validation 8, test the source rosendahl. The source rosen" in answers["10"]
+    assert answers["12"] == (
+        "The test images are from one source, rosendahl, of which no image was used for "
+        "training."
+    )
+
+
+def test_answers_for_several_models_name_the_first(results: RunResults) -> None:
+    run = make_runs(results)["ensemble"]
+    answers = {item.number: item.answer for item in complete_checklist(run, "claim").items}
+    assert answers["9"].startswith("For the first model, every image is resized to")
+    assert "figures/flow.png" not in answers["35"]
+
+
+def test_what_applies_to_some_models_is_not_claimed_for_all(results: RunResults) -> None:
+    for run, is_mixed in ((results, False), (make_runs(results)["mixed ensemble"], True)):
+        answers = " ".join(
+            item.answer for name in SIZES for item in complete_checklist(run, name).items
+        )
+        card = render_card(run)
+        for text in (
+            "body site (used by some of the models)",
+            "inputs of some of the networks",
+            "Age, sex and body site are inputs of some of the models",
+            "image, age, sex and body site",
+            "unequal class frequencies in training of some of the models: "
+            f"{CONFIG.imbalance.strategy}.",
+            "Only 50 % of the training lesions, with their near-duplicates, were used by "
+            "some of the models.",
+            "One image of each lesion was used in training of some of the models.",
+        ):
+            assert (text in answers) == is_mixed, text
+        for text in (
+            "no other information on the patient",
+            "they are not inputs of the model",
+            "Patient information is not used",
+        ):
+            assert (text in answers) != is_mixed, text
+        assert ("body site (used by some of the models)" in card) == is_mixed
+
+
+def test_licenses_of_some_images_are_not_those_of_all(tmp_path: Path) -> None:
+    datasets = make_dataset(), make_dataset("own", attribution="")
+    results = load_results(write_run(tmp_path, TABLES, info=make_info(datasets=datasets)))
+    card = render_card(results)
+    assert "Some of the images have the license CC BY-NC 4.0" in card
+    assert "The model has the license of its images" not in card
+    assert 'license: "unknown"' in card
+    answers = [i.answer for i in complete_checklist(results, "tripod-ai").items]
+    limit = "The license of the images also limits the use of the model: Images: an archive"
+    assert any(limit in answer for answer in answers)
+
+
+def test_sources_and_datasets_are_attributes_if_there_are_several(
+    results: RunResults,
+) -> None:
+    images = results.headline.characteristics
+    one = {"a": 120, "not known": 0}
+    attributes = images.attributes | {"source": one, "dataset": one}
+    images = images.model_copy(update={"attributes": attributes})
+    headline = results.headline.model_copy(update={"characteristics": images})
+    run = dataclasses.replace(results, headline=headline)
+    datasets = (make_dataset("a"), make_dataset("b"))
+    info = results.info.model_copy(update={"datasets": datasets})
+    several = dataclasses.replace(run, info=info)
+    for each, is_listed in ((run, False), (several, True)):
+        checklist = complete_checklist(each, "tripod-ai")
+        answers = {item.number: item.answer for item in checklist.items}
+        label = "dataset (of several that were used together)"
+        assert (label in answers["20c"]) == is_listed
+        assert answers["23b"].endswith("split (fold 9) are from one source.")
 
 
 def test_synthetic_images_are_marked(tmp_path: Path) -> None:

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import keras
+import keras_tuner as kt
 import numpy as np
 import pytest
 
+from skincnn.config import Config, ModelConfig
 from skincnn.errors import DataError
 from skincnn.training import checkpoints
-from skincnn.training.checkpoints import Checkpoints, Progress, assign, weights_path
+from skincnn.training.checkpoints import (
+    Checkpoints,
+    Progress,
+    assign,
+    describe_changes,
+    versions,
+    weights_path,
+)
+from skincnn.training.setup import TrainingSetup
+from tuning.config import SearchConfig
+from tuning.workdir import make_fingerprint
 
 FINGERPRINT = {"data": {"train": "abc"}, "versions": {"keras": "3"}}
 
@@ -89,6 +104,34 @@ def test_a_damaged_checkpoint_is_skipped(
     assert loaded_epoch(tmp_path) is None
 
 
+@pytest.mark.parametrize("damaged", [".npz", ".json"])
+def test_damaged_checkpoints_do_not_replace_later_ones(
+    damaged: str, tmp_path: Path
+) -> None:
+    for epoch in (8, 9):
+        save(tmp_path, epoch, best_epoch=epoch)
+        (tmp_path / f"checkpoint-{epoch:05d}-0000000{damaged}").write_bytes(b"")
+    assert loaded_epoch(tmp_path) is None
+    for epoch in (1, 2, 3):
+        save(tmp_path, epoch, best_epoch=min(epoch, 2))
+        assert loaded_epoch(tmp_path) == epoch
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {name for name in names if name.startswith("damaged")} == {
+        f"damaged-checkpoint-0000{epoch}-0000000{suffix}"
+        for epoch in (8, 9)
+        for suffix in (".npz", ".json")
+    }
+    assert {name for name in names if name.startswith("best")} == {"best-00002.weights.h5"}
+    # The previous checkpoint is kept, too, although a damaged one is newer than it.
+    (tmp_path / "checkpoint-00003-0000000.npz").write_bytes(b"")
+    assert loaded_epoch(tmp_path) == 2
+    save(tmp_path, 3, step=1, best_epoch=2)
+    (tmp_path / "checkpoint-00003-0000001.npz").write_bytes(b"")
+    assert loaded_epoch(tmp_path) == 2
+    Checkpoints(tmp_path, FINGERPRINT).remove(best_epoch=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["best-00002.weights.h5"]
+
+
 def test_another_fingerprint_is_rejected(tmp_path: Path) -> None:
     save(tmp_path, 1)
     other = Checkpoints(tmp_path, {**FINGERPRINT, "versions": {"keras": "4"}})
@@ -96,6 +139,52 @@ def test_another_fingerprint_is_rejected(tmp_path: Path) -> None:
         DataError, match=r"software or devices: versions.keras '3' \(now '4'\)"
     ):
         other.load()
+
+
+@pytest.fixture
+def keras_hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Replaces KerasHub by an empty module of version 0.32.0."""
+    module = SimpleNamespace(__version__="0.32.0")
+    monkeypatch.setitem(sys.modules, "keras_hub", module)
+    return module
+
+
+def test_another_version_of_keras_hub_is_a_change_if_it_is_used(
+    keras_hub: SimpleNamespace,
+) -> None:
+    backbones = "small_cnn", "keras_hub:dinov2_small"
+    before = [versions(backbone) for backbone in backbones]
+    keras_hub.__version__ = "0.33.0"
+    changes = [
+        describe_changes(old, versions(backbone))
+        for old, backbone in zip(before, backbones, strict=True)
+    ]
+    assert changes == ["", "keras-hub '0.32.0' (now '0.33.0')"]
+
+
+@pytest.mark.parametrize("path", ["base", "choice", "none"])
+def test_the_fingerprints_contain_the_version_of_keras_hub(
+    path: str, keras_hub: SimpleNamespace
+) -> None:
+    used = "keras_hub:dinov2_small"
+    config = Config(model=ModelConfig(backbone=used if path == "base" else "small_cnn"))
+    setup = TrainingSetup.fingerprint.func(  # type: ignore[attr-defined]
+        SimpleNamespace(
+            tables={},
+            config=config,
+            devices=SimpleNamespace(precision="float32", names=("cpu:0",)),
+            soft_labels=None,
+            hash_modules=lambda names: {},
+        )
+    )
+    assert ("keras-hub" in setup["versions"]) == (path == "base")
+    hyperparameters = kt.HyperParameters()
+    hyperparameters.Choice(
+        "model.backbone", ["mobilenet", used] if path == "choice" else ["mobilenet"]
+    )
+    data: Any = SimpleNamespace(fingerprint=dict)
+    search = make_fingerprint(config, [], hyperparameters, SearchConfig(), data)
+    assert ("keras-hub" in search["versions"]) == (path != "none")
 
 
 def test_variables_of_another_model_are_rejected() -> None:

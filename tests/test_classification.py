@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -151,6 +152,9 @@ def test_perfect_predictions_have_the_best_value(name: str) -> None:
     worse = float(metric.function(Sample(y_true, np.eye(7)[(y_true + 1) % 7])))
     assert metric.is_better(best, worse)
     assert not metric.is_better(best, best)
+    assert metric.is_better(worse, math.nan)
+    assert not metric.is_better(math.nan, worse)
+    assert not metric.is_better(math.nan, math.nan)
 
 
 def test_a_class_without_images_is_nan_and_left_out_of_means() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import pty
 import re
+import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TextIO
 
 import pytest
@@ -16,13 +18,18 @@ from conftest import ROOT, run_here
 from skincnn import __version__
 from skincnn.cli import common, main
 
-START = "from skincnn import errors\nfrom skincnn.cli import common\nimport time\n"
+START = "from skincnn import errors\nfrom skincnn.cli import process\nimport time\n"
+LIMIT = (
+    "import resource\nfrom skincnn.interruption import StopRequest\n"
+    "def set_limit(*values): resource.setrlimit(resource.RLIMIT_CPU, values)\n"
+    "def burn(until=lambda: False):\n    while not until(): pass\n"
+)
 
 
 def run(
     body: str, stdout: int | TextIO = subprocess.PIPE
 ) -> subprocess.CompletedProcess[str]:
-    code = f"{START}def command():\n    {body}\ncommon.main(command)"
+    code = f"{START}{LIMIT}def command():\n    {body}\nprocess.main(command)"
     return subprocess.run(
         [sys.executable, "-c", code], stdout=stdout, stderr=subprocess.PIPE, text=True
     )
@@ -79,12 +86,78 @@ def test_termination_exits_with_143(number: int) -> None:
         "def command():\n    print('ready', flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code + "common.main(command)"], stdout=subprocess.PIPE
+        [sys.executable, "-c", code + "process.main(command)"], stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(number)
         assert process.wait(timeout=30) == 143
+
+
+INTERRUPT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
+class Finder:
+    def find_spec(name, *_):
+        if name == os.environ["SLOW"]:
+            try:
+                os.kill(os.getpid(), signal.Signals[os.environ["SIGNAL"]])
+            except KeyboardInterrupt as error:  # like some modules in C
+                raise ImportError("cannot be imported") if "." in name else error
+sys.meta_path.insert(0, Finder)
+"""
+CONSOLE = "import sys; from skincnn.cli.main import main; sys.exit(main())"
+ENTRANCES = {
+    "console": ("-c", CONSOLE, "train"),
+    "module": ("-m", "skincnn", "train"),
+    "script": ("scripts/train.py",),
+}
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
+@pytest.mark.parametrize("name", ["tyro", "tyro.constructors", "skincnn.cli.train"])
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [("SIGINT", (130, "interrupted\n")), ("SIGTERM", (143, "terminated\n"))],
+)
+def test_a_signal_during_the_imports_prints_one_line(
+    entrance: str, name: str, number: str, expected: tuple[int, str], tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPT)
+    path = os.pathsep.join((str(tmp_path), str(ROOT)))
+    env = {"PYTHONPATH": path, "SLOW": name, "SIGNAL": number}
+    command = [sys.executable, *ENTRANCES[entrance], "--help"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **env}
+    )
+    assert (done.returncode, done.stderr) == expected
+
+
+CPU_LIMIT = (
+    "terminated: the limit of CPU time (`ulimit -t`) is reached. Use a higher limit.\n"
+)
+
+
+@pytest.mark.parametrize(("soft", "hard"), [(2, 2), (1, resource.RLIM_INFINITY)])
+def test_a_limit_of_cpu_time_is_named(soft: int, hard: int) -> None:
+    """At the hard limit, the process would be killed."""
+    done = run(f"set_limit({soft}, {hard})\n    process.main(burn)")
+    assert (done.returncode, done.stderr) == (143, CPU_LIMIT)
+
+
+def test_after_the_limit_of_cpu_time_the_state_is_saved() -> None:
+    body = (
+        "set_limit(1, -1)\n"
+        "    with StopRequest() as stop:\n"
+        "        burn(until=lambda: stop.requested)\n"
+        "        end = time.process_time() + 1.5  # SIGXCPU would be repeated\n"
+        "        burn(until=lambda: time.process_time() > end)\n"
+        "    print('saved')\n"
+        "    stop.exit()"
+    )
+    done = run(body)
+    assert (done.returncode, done.stdout) == (143, "saved\n")
+    assert done.stderr == f"\nfinishing the step, then saving ...\n{CPU_LIMIT}"
 
 
 @pytest.mark.parametrize(("is_ignored", "expected"), [(False, 143), (True, 0)])
@@ -104,7 +177,7 @@ def test_a_closed_terminal_ends_a_command_after_the_step(
         f"        for _ in range({10 if is_ignored else 1000}):\n"
         "            time.sleep(0 if stop.requested else 0.05)\n"
         "    if stop.requested: print('x' * 9999, flush=True); stop.exit()\n"
-        "common.main(command)"
+        "process.main(command)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code],
@@ -118,6 +191,57 @@ def test_a_closed_terminal_ends_a_command_after_the_step(
         assert process.wait(timeout=30) == expected
     os.close(reading)
     os.close(writing)
+
+
+@pytest.mark.parametrize("channel", ["os.pipe()", "map(socket.socket.detach, S())"])
+@pytest.mark.parametrize("first", ["reader", "signal"])
+def test_after_ctrl_c_has_ended_the_reader_the_state_is_saved(
+    first: str, channel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with `2>&1 | tee log`: Ctrl-C also ends tee."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    steps = {"reader": "os.close(reader)", "signal": "os.kill(os.getpid(), signal.SIGINT)"}
+    code = (
+        f"{START}import os, signal, socket, sys\nfrom socket import socketpair as S\n"
+        "from pathlib import Path\nfrom skincnn.interruption import StopRequest\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\ndef command():\n"
+        f"    reader, writer = {channel}\n"
+        "    for number in (1, 2): os.dup2(writer, number)\n"
+        "    os.close(writer)\n"
+        "    with StopRequest() as stop:\n"
+        "        print('buffered')\n"
+        f"        {steps.pop(first)}; {steps.popitem()[1]}\n"
+        "        for file in (sys.stdout, sys.stderr):\n"
+        "            print('progress', file=file, flush=True)\n"
+        f"        if stop.requested: Path({str(tmp_path / 'saved')!r}).touch()\n"
+        "        stop.exit()\n"
+        "process.main(command)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 130
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_signal_during_an_output_does_not_interrupt_the_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Standard error is full: its reader waits until the signal has arrived."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    body = (
+        "import os, signal, sys, threading\n"
+        "    reader, writer = os.pipe(); os.dup2(writer, 2); os.close(writer)\n"
+        "    def read():\n"
+        "        time.sleep(0.5)\n"
+        "        main = threading.main_thread().ident\n"
+        "        signal.pthread_kill(main, signal.SIGTERM); time.sleep(0.5)\n"
+        "        while os.read(reader, 9999): pass\n"
+        "    with StopRequest() as stop:\n"
+        "        threading.Thread(target=read, daemon=True).start()\n"
+        "        print('x' * 10**6, file=sys.stderr, flush=True)\n"
+        "        print('saved'); sys.stdout.flush()\n"
+        "        os._exit(int(stop.requested))"
+    )
+    done = run(body)
+    assert (done.returncode, done.stdout) == (1, "saved\n")
 
 
 def test_only_known_startup_messages_are_dropped() -> None:
@@ -155,7 +279,7 @@ def run_skincnn(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
-def test_usage_lists_every_subcommand(arguments: list[str]) -> None:
+def test_usage_lists_every_command(arguments: list[str]) -> None:
     done = run_skincnn(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
     for name, text in main.COMMANDS.items():
@@ -171,15 +295,13 @@ def test_version_is_shown() -> None:
     [
         (
             ["trian"],
-            r"SUBCOMMAND must be one of: prepare-data, train, .*"
+            r"COMMAND must be one of: prepare-data, train, .*"
             r"Received: 'trian'. Did you mean 'train'\?",
         ),
         (["train", "nosuch"], "PRESET must be one of: quickstart, .*"),
     ],
 )
-def test_wrong_subcommand_or_argument_exits_with_2(
-    arguments: list[str], message: str
-) -> None:
+def test_wrong_command_or_argument_exits_with_2(arguments: list[str], message: str) -> None:
     done = run_skincnn(*arguments)
     assert done.returncode == 2
     assert re.fullmatch(f"error: {message}\n", done.stderr)
@@ -193,4 +315,5 @@ def test_help_has_examples(script: str) -> None:
     shown = run_here(script, "--help")
     assert shown.returncode == 0
     _, examples = re.split("^(?:For e|E|e)xamples?:", shown.stdout, maxsplit=1, flags=re.M)
-    assert f"{script} " in examples
+    name = script.removesuffix(".py").replace("_", "-")
+    assert f"skincnn {name} " in examples

@@ -16,14 +16,14 @@ from conftest import Prepare, run_here
 from PIL import Image
 from source_files import write_folder, write_table
 
-from skincnn.config import DataConfig
+from skincnn.config import NUM_FOLDS, DataConfig
 from skincnn.data import combined, datasets, links, pipeline
 from skincnn.data.characteristics import DATASET, describe_flow
 from skincnn.data.combined import CombinedDataset, class_names, open_datasets
 from skincnn.data.leakage import audit
 from skincnn.data.links import StoredImages, find_links, merge_groups
 from skincnn.data.preprocess import read_image
-from skincnn.data.splits import make_splits
+from skincnn.data.splits import image_folds, make_splits
 from skincnn.errors import ConfigError, DataError
 from skincnn.inference.predictions import read_predictions
 from skincnn.inference.run_dir import read_run_info
@@ -151,6 +151,17 @@ def test_files_and_pixels_are_read_from_where_they_are_stored(
     pd.testing.assert_frame_equal(part, expected_rows)
 
 
+def test_images_that_a_dataset_no_longer_contains_are_an_error(
+    data_dir: Path, table: pd.DataFrame
+) -> None:
+    dataset, rows = open_both(data_dir), table.iloc[:3]
+    removed = rows.assign(image_id=["clinic_a/98", "clinic_a/99", rows["image_id"].iloc[2]])
+    with pytest.raises(DataError, match=r"clinic_a.* lacks 2 required image.*98\. Delete"):
+        dataset.read_files(removed)
+    with pytest.raises(DataError, match=r"lacks 3 required image.*use the --data-dir"):
+        dataset.read_files(rows.assign(stored_in="validation"))
+
+
 def test_no_split_separates_a_group_and_the_audit_counts_all_datasets(
     data_dir: Path,
 ) -> None:
@@ -224,8 +235,21 @@ def test_a_label_map_can_merge_the_classes_of_a_single_dataset(data_dir: Path) -
     assert merged.drop(columns="label").equals(rows.drop(columns="label"))
     assert not merged["image_id"].str.contains("/").any()
     path.write_text(json.dumps({"*": "any"}))
-    with pytest.raises(ConfigError, match="has the classes any, after its label map"):
+    with pytest.raises(ConfigError, match=r"two classes or more\. Received: any\."):
         open_datasets(["clinic_b"], data_dir, [f"clinic_b={path}"])
+
+
+def test_any_other_label_of_the_first_dataset_has_no_default(data_dir: Path) -> None:
+    path = data_dir.parent / "any_other.json"
+    # By default, nv would have no class: seborrheic keratosis does not contain it.
+    path.write_text(json.dumps({"mel": "melanoma", "*": "seborrheic keratosis"}))
+    dataset = open_datasets(["clinic_a"], data_dir, [f"clinic_a={path}"])
+    assert dataset.class_names == ("melanoma", "seborrheic keratosis")
+    assert dataset.parts[0].label_map.classes == {
+        "mel": "melanoma",
+        "nv": "seborrheic keratosis",
+    }
+    assert len(dataset.read_table(FOLDS)) == 2 * NUM_PATIENTS
 
 
 def test_a_label_without_a_class_needs_a_label_map(data_dir: Path) -> None:
@@ -287,14 +311,32 @@ def test_an_unknown_source_and_a_final_test_of_a_source_are_rejected(
     data_dir: Path,
 ) -> None:
     config = DataConfig(datasets=NAMES, leave_out="clinic_c")
-    with pytest.raises(ConfigError, match=r"clinic_a, clinic_a0, .*'clinic_c'"):
-        make_splits(open_both(data_dir), config)
+    for names in (("train", "val", "test"), ("train", "val")):
+        with pytest.raises(ConfigError, match=r"clinic_a, clinic_a0, .*'clinic_c'"):
+            make_splits(open_both(data_dir), config, names)
     with pytest.raises(ConfigError, match=r"data\.leave_out"):
         config.for_final_test()
     everything = replace(config, datasets=("clinic_a",), leave_out="clinic_a")
     tables = make_splits(open_datasets(["clinic_a"], data_dir), everything)
     with pytest.raises(DataError, match="images of every class"):
         audit(tables, ("mel", "nv"), may_lack_classes=("test",))
+
+
+def test_a_source_without_images_in_the_folds_is_rejected(data_dir: Path) -> None:
+    dataset = open_both(data_dir)
+    table = dataset.read_table(range(NUM_FOLDS))
+    taken = image_folds(table)[table["dataset"] == "clinic_a0"]
+    train, val, test, *_ = sorted({*range(NUM_FOLDS)} - {*taken})
+    config = DataConfig(
+        datasets=NAMES,
+        leave_out="clinic_a0",
+        split_by="image",
+        train_folds=(train,),
+        validation_folds=(val,),
+        test_folds=(test,),
+    )
+    with pytest.raises(ConfigError, match="'clinic_a0': the test split would have no"):
+        make_splits(dataset, config)
 
 
 def make_images(name: str, **columns: Sequence[object]) -> pd.DataFrame:

@@ -22,7 +22,7 @@ SOURCES = [
     for package in ("skincnn", "tfds_ham10000", "tuning")
     for path in sorted((ROOT / package).rglob("*.py"))
 ]
-BEFORE_VALUE = re.compile(r"scripts/\w+\.py( .*--[a-z-]+)? $")
+BEFORE_VALUE = re.compile(r"skincnn [a-z-]+( .*--[a-z-]+)? $")
 PATH = re.compile(r"\b(path|folder|workdir|data_dir|manual_dir)\b")
 """The text before a value in a command, and a value that must be quoted."""
 
@@ -30,15 +30,23 @@ PATH = re.compile(r"\b(path|folder|workdir|data_dir|manual_dir)\b")
 @pytest.mark.parametrize("name", ["run", "a b", "e [v2]", "it's", "$HOME", "é"])
 def test_arguments_are_quoted(name: str) -> None:
     arguments = shlex.split(command_line("evaluate", Path(name), "--tta", "d4"))
-    assert arguments == ["python", "scripts/evaluate.py", name, "--tta", "d4"]
+    assert arguments == ["skincnn", "evaluate", name, "--tta", "d4"]
 
 
 def test_messages_contain_quoted_commands(tmp_path: Path) -> None:
     folder = tmp_path / "e [v2]"
-    with pytest.raises(ConfigError, match=r"scripts/evaluate\.py '.*e \[v2\]'"):
+    with pytest.raises(ConfigError, match=r"skincnn evaluate '.*e \[v2\]'"):
         read_result(folder, "test", SplitResult)
     with pytest.raises(DataError, match=r"--data-dir '.*e \[v2\]'$"):
         open_dataset("isic2018", folder)
+
+
+def test_results_of_several_models_are_not_recreated_by_evaluating_one(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "run.json").touch()  # an ensemble has no config.json
+    with pytest.raises(ConfigError, match="Repeat the command that wrote the directory"):
+        read_result(tmp_path, "test", SplitResult)
 
 
 def test_a_data_directory_one_level_too_deep_is_named(

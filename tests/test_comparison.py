@@ -24,6 +24,7 @@ from run_dirs import (
 )
 from sklearn import metrics as reference
 
+from skincnn.classes import LesionClass
 from skincnn.config import (
     Config,
     DataConfig,
@@ -40,10 +41,12 @@ from skincnn.evaluation.compared_runs import (
     variant_names,
 )
 from skincnn.evaluation.comparison import Row, compare
+from skincnn.evaluation.scoring import MELANOMA_SCORES
 from skincnn.inference.predictions import arrays, read_predictions, table_path
 from skincnn.inference.run_dir import Member
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.calibration import fit_calibration
+from skincnn.metrics.classification import METRICS
 from skincnn.presets import to_command
 from skincnn.presets.ours import mobilenet_160
 
@@ -158,9 +161,12 @@ def test_synthetic_images_have_their_own_table(tmp_path: Path) -> None:
         write_run(tmp_path / "real", 0.7),
         write_run(tmp_path / "rendered", 0.7, datasets=(make_dataset(synthetic=True),)),
     ]
-    real, rendered = compare(read_runs(workdirs), "macro_f1", 100)
+    both = make_dataset(), make_dataset("demo", synthetic=True)
+    workdirs.append(write_run(tmp_path / "both", 0.7, datasets=both))
+    real, rendered, mixed = compare(read_runs(workdirs), "macro_f1", 100)
     assert real.startswith("split by lesion, 120 images (")
     assert rendered == f"SYNTHETIC images, {real}"
+    assert mixed == f"partly SYNTHETIC images, {real}"
 
 
 @pytest.fixture(scope="module")
@@ -201,9 +207,7 @@ def test_seeds_are_averaged(six_runs: list[ComparedRun]) -> None:
             expected, abs=2e-6
         )
     assert {row.baseline for row in rows} == {first.name}
-    assert first.command == (
-        "python scripts/compare.py runs/a_0 runs/a_1 runs/a_2 --average-seeds"
-    )
+    assert first.command == "skincnn compare runs/a_0 runs/a_1 runs/a_2 --average-seeds"
 
 
 def test_recipes_are_compared_with_the_variance_between_seeds(
@@ -310,9 +314,8 @@ def test_runs_of_every_kind_have_a_command_and_folds(tmp_path: Path) -> None:
     assert [run.command for run in runs] == [
         f"{base} --workdir runs/one",
         f"{base} --folds 2 --workdir runs/crossed",
-        "python scripts/evaluate.py runs/one 'runs/the other' --ensemble runs/mixed",
-        "python scripts/train.py --config runs/own/model_1/config.json --folds 3 "
-        "--workdir runs/own",
+        "skincnn evaluate runs/one 'runs/the other' --ensemble runs/mixed",
+        "skincnn train --config runs/own/model_1/config.json --folds 3 --workdir runs/own",
     ]
     assert [run.folds for run in runs] == [
         "0 1 2 3 4 5 6 7 / 8 / 9",
@@ -363,6 +366,30 @@ def test_calibrated_scores_use_the_validation_table(tmp_path: Path) -> None:
         assert row.scores["macro_f1"].value is not None
 
 
+def test_a_class_that_the_dataset_declares_as_melanoma_has_the_same_scores(
+    tmp_path: Path,
+) -> None:
+    run = read_compared_run(write_run(tmp_path / "a", 0.7), "test")
+    code = "class 7"
+    tables = [
+        table.replace({"label": {"mel": code}}).rename(
+            columns={"probability_mel": f"probability_{code}"}
+        )
+        for table in (run.predictions, run.validation)
+        if table is not None
+    ]
+    info = run.info.model_copy(
+        update={"declared": {code: LesionClass("mel", "Melanom", True)}}
+    )
+    renamed = dataclasses.replace(
+        run, predictions=tables[0], validation=tables[1], info=info
+    )
+    [[expected]] = compare([run], "macro_f1", 100).values()
+    [[row]] = compare([renamed], "macro_f1", 100).values()
+    for name in MELANOMA_SCORES:
+        assert row.scores[name] == expected.scores[name], name
+
+
 @pytest.fixture(scope="module")
 def with_variants(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Returns an ensemble and its two runs, all with test-time augmentation."""
@@ -388,7 +415,7 @@ def with_variants(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     ]
 
 
-EVALUATE = "python scripts/evaluate.py runs/"
+EVALUATE = "skincnn evaluate runs/"
 
 
 def test_variants_have_their_own_commands(with_variants: list[Path]) -> None:
@@ -402,7 +429,7 @@ def test_variants_have_their_own_commands(with_variants: list[Path]) -> None:
         for name in ["", *variant_names(path, "test")]
     }
     augment = "--tta augment --num-views 4"
-    train = "python scripts/train.py mobilenet_160 --evaluate.num-bootstrap 100"
+    train = "skincnn train mobilenet_160 --evaluate.num-bootstrap 100"
     assert commands == {
         ("one", ""): f"{train} --workdir runs/one",
         ("one", "augment"): f"{EVALUATE}one {augment}",
@@ -415,6 +442,40 @@ def test_variants_have_their_own_commands(with_variants: list[Path]) -> None:
     assert two.name == "two"
 
 
+def test_the_command_evaluates_another_split(tmp_path: Path) -> None:
+    tables = make_tables(0.6)
+    tables = {**tables, "test_official": tables["test"]}
+    workdir = run_dirs.write_run(tmp_path / "one", tables, config=make_recipe())
+    command = read_compared_run(workdir, "test_official").command
+    assert command.startswith("skincnn train mobilenet_160 ")
+    end = f" --workdir runs/one && {EVALUATE}one --split test_official"
+    assert command.endswith(end)
+
+
+def test_runs_inside_the_directory_of_an_ensemble_have_its_path(tmp_path: Path) -> None:
+    tables = {"augment": make_tables(0.95, seed=7)}
+    configs = [make_recipe(seed=seed) for seed in (0, 1)]
+    names = ("model_1", "model_2")
+    members = tuple(map(make_member, names, configs))
+    workdir = tmp_path / "my ensemble"
+    write_run(workdir, 0.8, kind="ensemble", members=members, variants=tables)
+    for name, config in zip(names, configs, strict=True):
+        write_run(workdir / name, 0.7, config)
+    one, two = ("'runs/my ensemble/model_1'", "'runs/my ensemble/model_2'")
+    average = f"{one} {two} --ensemble 'runs/my ensemble'"
+    command = read_compared_run(workdir, "test").command
+    assert command == f"skincnn evaluate {average}"
+    command = read_compared_run(workdir, "test", "augment").command
+    assert command == " && ".join(
+        f"skincnn evaluate {part}"
+        for part in (
+            f"{one} --tta augment --num-views 4",
+            f"{two} --tta augment --num-views 4",
+            average,
+        )
+    )
+
+
 def test_seeds_are_averaged_with_the_same_variant(with_variants: list[Path]) -> None:
     runs = [
         read_compared_run(path, "test", name)
@@ -422,7 +483,7 @@ def test_seeds_are_averaged_with_the_same_variant(with_variants: list[Path]) -> 
         for name in ["", *variant_names(path, "test")]
     ]
     [rows] = compare(runs, "macro_f1", 100, average_seeds=True).values()
-    average = "python scripts/compare.py runs/one runs/two"
+    average = "skincnn compare runs/one runs/two"
     assert {row.name: row.command for row in rows if len(row.runs) > 1} == {
         "mean of one (augment) and 1 other seed": f"{average} --variants --average-seeds",
         "mean of one and 1 other seed": f"{average} --average-seeds",
@@ -486,13 +547,24 @@ def test_an_undefined_score_is_none(tmp_path: Path) -> None:
     assert row.scores["macro_auc"] == Estimate(None, None, None)
 
 
+@pytest.mark.parametrize("metric", ["macro_auc", "log_loss"])
+def test_an_undefined_score_is_the_worst(metric: str) -> None:
+    ranks = [METRICS[metric].rank(value) for value in (0.2, 0.7, None)]
+    best = [0.7, 0.2, None] if METRICS[metric].higher_is_better else [0.2, 0.7, None]
+    values = [0.2, 0.7, None]
+    assert [value for _, value in sorted(zip(ranks, values, strict=True))] == best
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--sort", "f1"], "--sort must be one of"),
+        (["--sort", "f1"], "`sort` must be one of"),
         (["--split", "other"], "a was not evaluated on other: "),
-        (["--num-bootstrap", "0"], "`--num-bootstrap` must be 100 or more. Received: 0"),
-        (["nowhere"], "nowhere contains no finished run: run.json is missing"),
+        (
+            ["--num-bootstrap", "0"],
+            "`num_bootstrap` must be an integer, 100 or more.",
+        ),
+        (["nowhere"], "nowhere does not exist. Expected a run directory"),
         (["--baseline", "d4"], "must be a variant of the first run, a (variants: none)."),
     ],
 )
@@ -506,16 +578,16 @@ def test_invalid_arguments_are_rejected_in_one_line(
     assert message in line
 
 
-def test_runs_with_the_same_name_are_rejected(tmp_path: Path) -> None:
-    runs = read_runs([write_run(tmp_path / name / "run", 0.7) for name in "ab"])
-    with pytest.raises(ConfigError, match=r"different names.* Received repeatedly: run\."):
+def test_a_run_that_is_given_twice_is_rejected(tmp_path: Path) -> None:
+    runs = read_runs([write_run(tmp_path / "run", 0.7)] * 2)
+    with pytest.raises(ConfigError, match=r"run once\. Received several times: run\."):
         compare(runs, "macro_f1", 100)
 
 
 def test_a_command_without_runs_is_rejected() -> None:
     done = run_here("compare.py")
     assert done.returncode == 2, done.stderr
-    assert "error: Give the directories of evaluated runs" in done.stderr
+    assert "error: Expected the directories of evaluated runs" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["run.json", "results/test.json"])
@@ -523,7 +595,7 @@ def test_a_damaged_record_is_rejected_with_its_fix(name: str, tmp_path: Path) ->
     """`test_records.py` tests other kinds of damage."""
     workdir = write_run(tmp_path / "a", 0.5)
     (workdir / name).write_text('{"split_by"')
-    fix = r"cannot be read: .* (Recreate it with|or run: python) scripts/"
+    fix = r"cannot be read: .*(Recreate the directory|Delete the file, then run:).*skincnn "
     with pytest.raises(ConfigError, match=fix) as caught:
         read_compared_run(workdir, "test")
     assert str(caught.value).startswith(str(workdir / name))

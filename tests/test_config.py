@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -51,7 +52,9 @@ def test_config_is_restored_from_json(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", r"config\.json:1:2: Invalid JSON"),
-        ('{"seed": 1, "seed": 2}', r"config\.json: .* the key 'seed' occurs twice"),
+        ('{"seed": 1, "seed": 2}', r"config\.json: The key 'seed' occurs more than once"),
+        ("[" * 200_000, r"config\.json: maximum recursion depth exceeded"),
+        ('{"x": ' + "[" * 900 + "]" * 900 + "}", "`config`.*recursion limit exceeded"),
         ("[]", "`config` must be an object"),
         ('{"data": 3}', r"config\.json:1:2: `data` must be an object. Received: 3"),
         (
@@ -128,6 +131,10 @@ def test_yaml_file_in_the_documentation_is_valid(tmp_path: Path) -> None:
         ("data:", "\tdata:", r":2:1: Invalid YAML: found character .* cannot start"),
         ("seed: 1", "seed: !!python/name:os.system", r":1:7: Invalid YAML: .* tag"),
         ("seed: 1", "? [a, b]\n: 1", r"my\.yaml: Invalid YAML: keys must be str"),
+        ("seed: 1", "seed: 2026-02-30", r"my\.yaml: Invalid YAML: day is out of range"),
+        ("seed: 1", "seed: !!bool 1x", r"my\.yaml: Invalid YAML: '1x'"),
+        ("seed: 1", f"seed: {'1' * 5000}", r"my\.yaml: Invalid YAML: Exceeds the limit"),
+        ("seed: 1", "[" * 20_000, r"my\.yaml: Invalid YAML: maximum recursion depth"),
         ("seed: 1", "seed: &a [*a]", r"my\.yaml: .*[Cc]ircular"),
         (YAML, "", r"my\.yaml: `config` must be an object\. Received: None"),
         (YAML, "- seed", r"my\.yaml: `config` must be an object"),
@@ -173,6 +180,12 @@ def test_value_of_another_type_is_an_error(
         Config.from_dict(values)
 
 
+def test_value_that_json_cannot_represent_is_an_error() -> None:
+    for value in (np.int64(1), Path("a"), {1, 2}):
+        with pytest.raises(ConfigError, match=r"values that JSON can represent.*Received"):
+            Config.from_dict({"seed": value})
+
+
 def test_integer_is_valid_for_a_float_field() -> None:
     values = json.loads(json.dumps(Config().to_dict()))
     values["model"]["dropout"] = 0
@@ -206,7 +219,7 @@ def test_integer_is_valid_for_a_float_field() -> None:
         (AugmentConfig, {"rotation_degrees": 181.0}, "rotation_degrees"),
         (AugmentConfig, {"magnitude": 1.1}, r"`augment\.magnitude` must be <= 1"),
         (AugmentConfig, {"mix": "both"}, "'none', 'mixup' or 'cutmix'.*'both'"),
-        (ModelConfig, {"width_multiplier": 0.0}, "width_multiplier"),
+        (ModelConfig, {"width_multiplier": 0.03}, "width_multiplier` must be >= 0.04"),
         (ModelConfig, {"dropout": 1.0}, "dropout"),
         (ModelConfig, {"batch_norm": "off"}, "'train', 'frozen' or 'frozen_statistics'"),
         (ImbalanceConfig, {"power": 1.5}, "power"),
@@ -226,6 +239,11 @@ def test_integer_is_valid_for_a_float_field() -> None:
         (ImbalanceConfig, {"gamma": -1.0}, "gamma"),
         (ImbalanceConfig, {"margin": -1.0}, "margin"),
         (ImbalanceConfig, {"drw_start": 1.0}, "drw_start"),
+        (
+            StageConfig,
+            {"epochs": 3},
+            r"trainable_blocks` is required\. Received: {'epochs': 3}\.",
+        ),
         (TrainConfig, {"epochs": 0}, "epochs"),
         (
             TrainConfig,

@@ -116,6 +116,6 @@ def test_a_missed_coverage_and_classes_without_a_threshold_are_described() -> No
     result = result.model_copy(update={"prediction_sets": sets})
     assert below_coverage(result) == ["bkl"]
     text = sentences("prediction_sets", result)
-    assert "contains the diagnosis of 90 of 100 images of each class" in text
+    assert "contains the diagnosis of at least 90 of 100 images of each class" in text
     assert "melanocytic naevus (nv), so this class is in every set." in text
     assert "The goal is missed for benign keratosis" in text

@@ -39,7 +39,7 @@ def test_preset_is_valid_and_documents_command_cost_and_score(name: str) -> None
     check(config)
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     documentation = PRESETS[name].__doc__ or ""
-    assert "Command: python scripts/train.py" in documentation
+    assert "Command: skincnn train" in documentation
     assert "Cost: " in documentation
     assert re.search("[Ss]core.*: ", documentation, re.DOTALL)
 
@@ -236,6 +236,8 @@ def test_classes_of_other_datasets_are_described() -> None:
     malignant = [lesion.malignant for lesion in described.values()]
     assert malignant == [True, False, True, None]
     assert described["wart"].full_name == "wart"
+    for lesion in (*classes.HAM10000, *classes.ISIC2019_ONLY):
+        assert classes.describe([lesion.full_name])[lesion.full_name] == lesion
     for name, synonyms in classes.SYNONYMS.items():
         for synonym in synonyms:
             assert classes.describe([synonym.title()])[synonym.title()].name == name

@@ -13,6 +13,7 @@ from benchmarks.__main__ import measure_coverage
 from benchmarks.coverage.cases import PARTS, Part, Simulation
 from benchmarks.coverage.population import MELANOMA, Population, draw
 from benchmarks.coverage.smallest import smallest_coverage, smallest_coverage_of_difference
+from skincnn.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,11 @@ def test_each_part_yields_intervals(part: Part, population: Population) -> None:
     assert len(with_ends) > len(cases) / 2
     inside = [case.interval.low <= case.truth <= case.interval.high for case in with_ends]
     assert np.mean(inside) > 0.6
+
+
+def test_too_few_resamples_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"num_bootstrap` must be >= 100\. Received: 99"):
+        measure_coverage(num_resamples=99, num_true=1000, output=tmp_path / "coverage.md")
 
 
 @pytest.mark.parametrize(("count", "rate"), [(9, 0.8), (3, 0.5), (12, 0.02)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,104 +15,83 @@ from web_models import RULE
 
 from skincnn.config import DataConfig
 from skincnn.metrics.decision_rule import DecisionRule
-from skincnn.serving.decision import (
-    explain_decision,
-    explain_rule,
-    find_reason,
-    percent,
-)
+from skincnn.serving.decision import explain_rule, percent
 from skincnn.serving.images import OK, UNREADABLE
 from skincnn.serving.postprocessing import postprocess
 from skincnn.serving.predictor import Predictor, predict_files
 from skincnn.serving.saved_model import Predictions
-from skincnn.serving.tables import csv_line, to_lines
-from skincnn.serving.web.schemas import to_predictions
+from skincnn.serving.tables import to_lines
+from skincnn.serving.web.schemas import ImagePrediction, to_predictions
+
+UNKNOWN = {"class_names": ("one", "two"), "threshold": None}
+BENIGN = {"class_names": ("nv", "bkl"), "threshold": None}
 
 
-def prediction_of(
-    malignant: float, distance: float, rule: DecisionRule = RULE
-) -> dict[str, Any]:
-    """Returns a prediction of two classes with the decisions of the rule."""
-    refer, ood = rule.decide(np.array([[malignant, 1 - malignant]]), np.array([distance]))
-    return {
-        "status": OK.encode(),
-        "probabilities": np.array([malignant, 1 - malignant], np.float32),
-        "out_of_distribution": ood[0],
-        "refer": refer[0],
+def predict(
+    malignant: float, distance: float, rule: DecisionRule, **changes: Any
+) -> ImagePrediction:
+    """Returns a prediction of two classes with the decisions of the rule.
+
+    The file is unreadable if the probability is NaN. `changes` are changes of the outputs.
+    """
+    probabilities = np.array([[malignant, 1 - malignant]])
+    is_readable = not np.isnan(malignant)
+    refer, ood = rule.decide(probabilities, np.array([distance]))
+    outputs = {
+        "status": [(OK if is_readable else UNREADABLE).encode()],
+        "probabilities": probabilities.astype(np.float32),
+        "predicted_class": [b"one"],
+        "in_prediction_set": probabilities > 0.1,
+        "ood_distance": [distance],
+        "out_of_distribution": ood,
+        "refer": refer | (not is_readable),
     }
+    (prediction,) = to_predictions(["a.jpg"], {**outputs, **changes}, rule)
+    return prediction
 
 
 @pytest.mark.parametrize(
-    ("malignant", "distance", "reason", "expected"),
+    ("malignant", "distance", "changes", "reason", "expected"),
     [
-        (0.5, 0.1, "malignant", "is 50.0 %, at or above the referral threshold of 30.0 %"),
-        (0.3, 0.1, "malignant", "is 30.0 %, at or above the referral threshold of 30.0 %"),
-        (0.2, 0.1, "below_threshold", "is 20.0 %, below the referral threshold of 30.0 %"),
-        (
-            0.2999,
-            0.1,
-            "below_threshold",
-            "30.0 %, just below the referral threshold of 30.0",
-        ),
-        (0.2, 0.9, "out_of_distribution", "differs strongly from the images for which"),
-        (0.5, 0.9, "out_of_distribution", "differs strongly from the images for which"),
+        (0.5, 0.1, {}, "malignant", "50.0 %, at or above the referral threshold of 30.0 %"),
+        (0.3, 0.1, {}, "malignant", "30.0 %, at or above the referral threshold of 30.0 %"),
+        (0.2, 0.1, {}, "below_threshold", "20.0 %, below the referral threshold of 30.0 %"),
+        (0.2999, 0.1, {}, "below_threshold", "30.0 %, just below the referral threshold"),
+        (0.2, 0.9, {}, "out_of_distribution", "differs strongly from the images for which"),
+        (0.5, 0.9, {}, "out_of_distribution", "differs strongly from the images for which"),
+        (np.nan, 0.1, {}, "unreadable", "not a readable image"),
+        (0.5, 0.1, {"threshold": None}, "no_threshold", "has no referral threshold"),
+        (np.nan, 0.1, {"threshold": None}, "unreadable", "not a readable image"),
+        (0.5, 0.1, UNKNOWN, "no_target", "it is not known which classes are malignant"),
+        (0.5, 0.9, UNKNOWN, "out_of_distribution", "differs strongly"),
+        (np.nan, 0.1, UNKNOWN, "unreadable", "not a readable image"),
+        (0.5, 0.1, BENIGN, "no_target", "all of its classes are benign"),
     ],
 )
 def test_the_sentence_matches_the_decision(
-    malignant: float, distance: float, reason: str, expected: str
+    malignant: float, distance: float, changes: dict[str, Any], reason: str, expected: str
 ) -> None:
-    prediction = prediction_of(malignant, distance)
-    text = explain_decision(prediction, RULE)
-    assert find_reason(prediction, RULE) == reason
+    rule = RULE.model_copy(update=changes)
+    prediction = predict(malignant, distance, rule)
+    text = prediction.explanation
+    assert prediction.reason == reason
     assert expected in text
-    assert text.startswith("Refer to a" if prediction["refer"] else "Not referred")
-    assert prediction["refer"] != ("does not rule out malignancy" in text)
+    if reason == "no_target":
+        assert f"refers no image, because {expected}. " in explain_rule(rule)
+    if rule.target is None:
+        assert "Refer" not in text
+        assert prediction.refer is prediction.malignant_probability is None
+    else:
+        assert text.startswith("Refer to a" if prediction.refer else "Not referred")
+        is_stated = "does not rule out malignancy" in text
+        assert is_stated == (not prediction.refer or reason == "unreadable")
 
 
 def test_rounding_does_not_contradict_the_decision_of_the_model() -> None:
     """The sum of the probabilities in float32 may be on the other side of the threshold."""
-    prediction = prediction_of(0.3 - 1e-7, 0.1)
-    text = explain_decision({**prediction, "refer": np.True_}, RULE)
-    assert "is 30.0 %, at or above the referral threshold of 30.0 %" in text
-
-
-def test_sentences_without_a_threshold_and_for_unreadable_files() -> None:
-    rule = RULE.model_copy(update={"threshold": None})
-    prediction = prediction_of(0.5, 0.1, rule)
-    assert find_reason(prediction, rule) == "no_threshold"
-    assert "has no referral threshold" in explain_decision(prediction, rule)
-    unreadable = {**prediction, "status": UNREADABLE.encode(), "refer": np.True_}
-    assert find_reason(unreadable, rule) == "unreadable"
-    assert "not a readable image" in explain_decision(unreadable, rule)
-
-
-def test_nothing_is_said_about_a_referral_if_malignant_classes_are_not_known() -> None:
-    rule = RULE.model_copy(update={"class_names": ("one", "two"), "threshold": None})
-    prediction = prediction_of(0.5, 0.1, rule)
-    unreadable = {**prediction, "status": UNREADABLE.encode()}
-    for case, reason, expected in (
-        (prediction, "no_target", "it is not known which classes are malignant"),
-        (prediction_of(0.5, 0.9, rule), "out_of_distribution", "differs strongly"),
-        (unreadable, "unreadable", "not a readable image"),
-    ):
-        text = explain_decision(case, rule)
-        assert find_reason(case, rule) == reason
-        assert expected in text
-        assert "Refer" not in text
-    assert explain_rule(rule).startswith("The model refers no image, because it is")
-    [result] = to_predictions(["a.jpg"], in_batch(prediction), rule)
-    assert result.refer is result.malignant_probability is None
-
-
-def in_batch(prediction: dict[str, Any]) -> dict[str, Any]:
-    """Returns the outputs of a model without a target for a batch of one image."""
-    outputs = {
-        **{name: values for name, values in prediction.items() if name != "refer"},
-        "predicted_class": b"one",
-        "in_prediction_set": np.array([True, False]),
-        "ood_distance": 0.1,
-    }
-    return {name: [values] for name, values in outputs.items()}
+    prediction = predict(0.3 - 1e-7, 0.1, RULE, refer=[True])
+    text = "is 30.0 %, at or above the referral threshold of 30.0 %"
+    assert text in prediction.explanation
 
 
 @pytest.mark.parametrize(
@@ -124,8 +102,8 @@ def test_nothing_is_said_about_ood_without_detection_and_for_unreadable_files(
 ) -> None:
     rule = RULE.model_copy(update={"max_distance": max_distance})
 
-    def predict(contents: Sequence[bytes], metadata: pd.DataFrame) -> Predictions:
-        is_readable = tf.constant([content != b"" for content in contents])
+    def predict(contents: Sequence[bytes | str], metadata: pd.DataFrame) -> Predictions:
+        is_readable = tf.constant([isinstance(content, bytes) for content in contents])
         distances = tf.constant([0.1, 0.9, 0.9])
         outputs = postprocess([tf.zeros((3, 2))], [distances], is_readable, rule)
         return {name: value.numpy() for name, value in outputs.items()}
@@ -135,12 +113,7 @@ def test_nothing_is_said_about_ood_without_detection_and_for_unreadable_files(
     table = predict_files(predictor, list(map(Path, names)), contents, pd.DataFrame())
     lines = list(map(json.loads, to_lines(table, as_json=True)))
     assert [line["out_of_distribution"] for line in lines] == expected
-    text = "\n".join([csv_line(table), *to_lines(table, as_json=False)])
-    cells = pd.read_csv(io.StringIO(text), dtype={"out_of_distribution": "boolean"})
-    pd.testing.assert_series_equal(
-        cells["out_of_distribution"], table["out_of_distribution"]
-    )
-    outputs = predictor.predict([b"a", b"b", b""], pd.DataFrame())
+    outputs = predictor.predict(contents, pd.DataFrame())
     results = to_predictions(names, outputs, rule)
     assert [result.out_of_distribution for result in results] == expected
 

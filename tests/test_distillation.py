@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ from skincnn.config import (
 from skincnn.data import pipeline
 from skincnn.data.combined import open_datasets
 from skincnn.data.splits import make_splits
-from skincnn.errors import ConfigError
-from skincnn.files import sha256
-from skincnn.inference.run_dir import Teacher, read_run_info
+from skincnn.errors import ConfigError, DataError
+from skincnn.files import sha256, write_json
+from skincnn.inference.run_dir import RUN_FILE, Teacher, read_run_info
 from skincnn.training import run
 from skincnn.training.distillation import (
     DistillationLoss,
@@ -180,7 +181,7 @@ def test_each_image_is_predicted_by_the_model_that_was_not_trained_on_it(
         ({"train_folds": (0,), "validation_folds": (1,)}, "neither training nor validat"),
         ({"train_folds": (0,), "test_folds": (1,)}, "trained on the validation or"),
         ({"validation_folds": (7,), "test_folds": (8,)}, "validated on the test images"),
-        ({"datasets": ("demo",)}, "trained on the datasets demo_tiny"),
+        ({"datasets": ("demo",)}, "trained with the datasets and label maps demo_tiny"),
     ],
 )
 def test_a_teacher_that_saw_held_out_images_is_rejected(
@@ -192,6 +193,26 @@ def test_a_teacher_that_saw_held_out_images_is_rejected(
     tables = make_splits(dataset, splits)
     with pytest.raises(ConfigError, match=message):
         predict_teacher(config, tables, dataset, "memory")
+
+
+def test_a_teacher_with_other_classes_is_rejected(
+    teachers: list[Path], data_dir: Path, tmp_path: Path
+) -> None:
+    teacher = shutil.copytree(teachers[0], tmp_path / "teacher")
+    content = json.loads((teacher / RUN_FILE).read_text())
+    content["class_names"].reverse()
+    write_json(teacher / RUN_FILE, content)
+    config = distill([teacher])
+    dataset = open_datasets(["demo_tiny"], data_dir)
+    tables = make_splits(dataset, config.data)
+    with pytest.raises(DataError) as caught:
+        predict_teacher(config, tables, dataset, "memory")
+    names = list(dataset.class_names)
+    assert str(caught.value) == (
+        f"{dataset.full_name} has the classes {', '.join(names)}. Expected the classes of "
+        f"{teacher} in the order of the outputs of the model: {', '.join(names[::-1])}. "
+        f"Use the --data-dir with which {teacher} was trained, or another teacher."
+    )
 
 
 @pytest.mark.slow

@@ -10,12 +10,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-import webbrowser
 from pathlib import Path
 
 import pytest
 import tyro
 from conftest import ROOT, jpeg, run_here
+from PIL import Image
 
 import skincnn
 from skincnn.cli import train, tune
@@ -30,7 +30,8 @@ RESULTS = sorted((ROOT / "docs/results").rglob("*.csv"))
 TUTORIALS = sorted((ROOT / "docs/tutorials").glob("*.md"))
 CELL = re.compile(r"```\{code-cell\} ipython3\n(?::tags:[^\n]*\n)?(.*?)```", re.DOTALL)
 COMMAND = re.compile(
-    r"(?:python scripts/([a-z_]+)\.py|(?<![-\w/])skincnn ([a-z][-a-z]+))(?: (.*))?"
+    r"(?:python scripts/([a-z_]+)\.py|(?:(?<![-\w/])|(?<=bin/))skincnn ([a-z][-a-z]+))"
+    r"(?: (.*))?"
 )
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 
@@ -55,7 +56,7 @@ def code_lines(path: Path) -> list[str]:
 def commands(paths: list[Path]) -> list[tuple[str, list[str]]]:
     """Returns the subcommand and arguments of each command.
 
-    Commands with placeholders or custom parts are left out.
+    Commands without arguments, with placeholders or with custom parts are left out.
     """
     found = {
         ((script or name).replace("_", "-"), arguments)
@@ -63,7 +64,7 @@ def commands(paths: list[Path]) -> list[tuple[str, list[str]]]:
         for line in code_lines(path)
         for part in line.split("&&")
         for script, name, arguments in COMMAND.findall(part.strip())
-        if not re.search(r"\.\.\.|\[|sN|[|>]|PRESET|my_\w+:", arguments)
+        if arguments and not re.search(r"\.\.\.|\[|sN|[|>]|PRESET|my_\w+:", arguments)
     }
     return [(name, shlex.split(arguments)) for name, arguments in sorted(found)]
 
@@ -131,7 +132,7 @@ def test_commands_are_valid(tmp_path: Path) -> None:
     write_json(config, Config().to_dict())
     found = commands([*PAGES, *RESULTS])
     assert len(found) > 120
-    assert {name for name, _ in found} >= COMMANDS.keys() - {"make-folds"}
+    assert {name for name, _ in found} >= COMMANDS.keys() - {"make-folds", "datasets"}
     for name, arguments in found:
         parse(name, [str(config) if arg.endswith(".json") else arg for arg in arguments])
 
@@ -185,24 +186,30 @@ def test_fast_commands_run(run: Run, tmp_path: Path, no_figures: None) -> None:
 
 @pytest.mark.slow
 def test_python_code_of_the_readme_runs(
-    run: Run, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run,
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     workdir = shutil.copytree(run[0], tmp_path / "run")
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images/a.jpg").write_bytes(jpeg())
-    section = (ROOT / "README.md").read_text().split("## Five lines of Python")[1]
-    code = "\n".join(re.findall(r"^ {4}(.*)", section.split("\n## ")[0], re.M))
+    text = (ROOT / "README.md").read_text()
+    code = "".join(re.findall(r"^```python\n(.*?)^```$", text, re.M | re.DOTALL))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(skincnn, "train", lambda *_: skincnn.load(workdir, data_dir))
-    load_data = skincnn.load_data
-    monkeypatch.setattr(skincnn, "load_data", lambda config: load_data(config, data_dir))
-    opened: list[str] = []
-    monkeypatch.setattr(webbrowser, "open", opened.append)
-    values: dict[str, object] = {}
-    exec(code, values)
-    assert opened == [(workdir / "report.html").as_uri()]
-    assert len(values["table"]) == 1  # type: ignore[arg-type]
-    assert (tmp_path / "images/a.jpg").read_bytes() != jpeg()
+    opened = skincnn.load(workdir, data_dir)
+    monkeypatch.setattr(skincnn, "load", lambda _: opened)
+    data = skincnn.load_data(opened.config, data_dir)
+    monkeypatch.setattr(skincnn, "load_data", lambda _: data)
+    exec(code, {})
+    assert [path.name for path in sorted((tmp_path / "images").iterdir())] == [
+        f"{i}.jpg" for i in range(5)
+    ]
+    with Image.open(tmp_path / "map.png") as image:
+        assert image.size[0] == 2 * opened.config.data.image_size
+    output = capsys.readouterr().out
+    assert "balanced_accuracy" in output
+    assert "Name: predicted_class" in output
+    assert str(workdir / "report.html") in output
 
 
 @pytest.mark.slow

@@ -23,13 +23,15 @@ from run_dirs import (
 )
 from sklearn import metrics as reference
 
+import skincnn
 from skincnn.config import Config, DataConfig, ModelConfig
 from skincnn.data.combined import open_datasets
 from skincnn.data.leakage import SplitLeakage
-from skincnn.errors import ConfigError
+from skincnn.errors import ConfigError, DataError
+from skincnn.evaluation import results
 from skincnn.evaluation.aggregate import (
     MembersResult,
-    read_evaluated_run,
+    read_evaluated_runs,
     worst_leakage,
     write_aggregate,
 )
@@ -49,8 +51,10 @@ from skincnn.inference.predictions import (
 )
 from skincnn.inference.run_dir import Provenance, read_run_info
 from skincnn.presets import ENSEMBLES, PRESETS, vary_seed
-from skincnn.records import write_record
+from skincnn.records import Record, write_record
+from skincnn.reporting.load import load_results
 from skincnn.reporting.parity_result import read_parity
+from skincnn.reporting.text.training_text import describe_training
 from skincnn.serving.export import find_runs
 from skincnn.serving.predictor import load_predictor
 from skincnn.training import run
@@ -65,6 +69,7 @@ def make_ood(seed: int, name: str = "noise", num_images: int = 20) -> pd.DataFra
             "set": name,
             "image_id": [f"{name} {n}" for n in range(num_images)],
             **dict(zip(PROBABILITIES, rng.dirichlet([1, 1, 1], num_images).T, strict=True)),
+            "energy": 0.0,
             "distance": rng.gamma(16, 0.25, num_images),
         }
     )
@@ -153,7 +158,7 @@ def test_the_cost_is_that_of_all_models(ensemble: Path) -> None:
     as_is, d4 = results["test"].cost, results["test.d4"].cost
     assert (as_is.num_views, d4.num_views) == (1, 4)
     assert as_is.seconds_per_image == pytest.approx(3 * 0.01)
-    assert (as_is.relative, d4.relative) == (1, pytest.approx(4))
+    assert d4.seconds_per_image == pytest.approx(3 * 0.04)
 
 
 def test_the_ensemble_has_the_variants_and_splits_of_all_runs(
@@ -191,7 +196,7 @@ def test_out_of_distribution_images_are_those_of_all_runs(
     # The user's folders are averaged over their common images.
     write_predictions(workdirs[0], {"ood.cats": make_ood(0, "cats")})
     write_predictions(workdirs[1], {"ood.cats": make_ood(1, "cats", 12).iloc[::-1]})
-    runs = [read_evaluated_run(workdir) for workdir in workdirs]
+    runs = read_evaluated_runs(workdirs)
     assert list(average_ood(runs)) == ["ood"]
     cats = average_ood(runs[:2])["ood.cats"]
     assert len(cats) == 12
@@ -204,6 +209,26 @@ def test_out_of_distribution_images_are_those_of_all_runs(
     assert average_ood([runs[0], runs[2]]) == {}
     table_path(workdirs[2], "ood").unlink()
     assert average_ood([runs[0], runs[2]]) == {}
+
+
+@pytest.mark.parametrize(
+    "column", ["set", "image_id", "energy", "distance", "probability_mel"]
+)
+def test_a_table_of_ood_images_without_a_column_is_rejected(
+    column: str, workdirs: list[Path]
+) -> None:
+    path = table_path(workdirs[1], "ood")
+    pd.read_csv(path).drop(columns=column).to_csv(path, index=False)
+    with pytest.raises(DataError, match=rf"ood\.csv: columns are missing: {column}\."):
+        combine_runs(workdirs)
+
+
+def test_an_unreadable_table_of_ood_images_is_rejected(workdirs: list[Path]) -> None:
+    path = table_path(workdirs[1], "ood")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(DataError, match=r"ood\.csv cannot be read.*skincnn evaluate"):
+        combine_runs(workdirs)
 
 
 def test_the_run_file_describes_all_models(workdirs: list[Path], tmp_path: Path) -> None:
@@ -233,7 +258,7 @@ def test_the_run_file_describes_all_models(workdirs: list[Path], tmp_path: Path)
     assert combined.kind == "ensemble"
     assert combined.device == info.device
     assert combined.provenance is combined.best_epoch is None
-    assert combined.synthetic
+    assert combined.partly_synthetic
     assert combined.num_parameters == 1234 + 66
     assert combined.training_seconds == 2 * 60.0
     assert combined.audit.num_images == {"train": 7777, "val": 100, "test": 100}
@@ -256,7 +281,7 @@ def test_the_largest_leakage_of_the_runs_is_kept(workdirs: list[Path]) -> None:
         result = read_result(workdir, "test", SplitResult)
         leaky = result.model_copy(update={"leakage": SplitLeakage(*counts)})
         write_record(result_path(workdir, "test"), leaky)
-    runs = [read_evaluated_run(workdir) for workdir in workdirs]
+    runs = read_evaluated_runs(workdirs)
     assert worst_leakage(runs) == {"test": SplitLeakage(3, 5, None, 0, 9)}
     assert worst_leakage(runs[2:]) == {}
     combined = combine_runs(workdirs).results["test"]
@@ -327,6 +352,26 @@ def test_files_of_an_earlier_ensemble_are_removed(
     assert len(read_run_info(ensemble).members) == 2
 
 
+def test_an_interrupted_ensemble_is_written_again(
+    workdirs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensemble, combined = tmp_path / "abc", combine_runs(workdirs)
+
+    def interrupt(path: Path, record: Record) -> None:
+        if path.stem == "val":
+            raise KeyboardInterrupt
+        write_record(path, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "write_record", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            write_aggregate(ensemble, combined)
+    with pytest.raises(ConfigError, match=r"was not evaluated: .*val\.json is missing"):
+        load_results(ensemble)
+    write_aggregate(ensemble, combined)
+    assert load_results(ensemble).members is not None
+
+
 @pytest.mark.parametrize("kind", ["run", "readme"])
 def test_no_other_directory_is_overwritten(
     kind: str, workdirs: list[Path], tmp_path: Path
@@ -338,7 +383,7 @@ def test_no_other_directory_is_overwritten(
         (target / "predictions").mkdir(parents=True)
         (target / "README.md").write_text("# My project")
     before = {path: path.read_bytes() for path in target.rglob("*.*")}
-    with pytest.raises(ConfigError, match=f"{target.name} holds a .*new directory"):
+    with pytest.raises(ConfigError, match=f"{target.name} contains .*new directory"):
         write_aggregate(target, aggregate)
     assert {path: path.read_bytes() for path in target.rglob("*.*")} == before
 
@@ -350,6 +395,13 @@ def test_runs_with_different_numbers_of_views_are_rejected(
     write_run(tmp_path / "d", tables, {"d4": tables}, num_views=8)
     with pytest.raises(ConfigError, match=r"\(d4\): 4, 8\. .*same --num-views"):
         combine_runs([workdirs[0], tmp_path / "d"])
+
+
+def test_runs_with_different_columns_are_rejected(workdirs: list[Path]) -> None:
+    path = table_path(workdirs[0], "test")
+    pd.read_csv(path).assign(energy=0.0).to_csv(path, index=False)
+    with pytest.raises(ConfigError, match=r"b differs from the first run in .* columns"):
+        combine_runs(workdirs)
 
 
 def test_the_command_writes_an_ensemble(workdirs: list[Path], tmp_path: Path) -> None:
@@ -370,15 +422,22 @@ def test_invalid_ensembles_are_rejected(workdirs: list[Path], tmp_path: Path) ->
     for arguments, message in (
         ([workdirs[0], "--ensemble", target], "two or more different runs. Received: a."),
         ([workdirs[0]] * 2 + ["--ensemble", target], "two or more different runs"),
-        ([*workdirs[:2], "--ensemble", target], "evaluated on different images"),
-        ([workdirs[0], workdirs[2], "--ensemble", workdirs[1]], "holds a run"),
+        ([*workdirs[:2], "--ensemble", target], "differs from the first run in the images"),
+        ([workdirs[0], workdirs[2], "--ensemble", workdirs[1]], "contains a run"),
         (
             [*workdirs, "--ensemble", target, "--tta", "augment"],
             "--tta cannot be used with --ensemble, which averages",
         ),
-        ([workdirs[0], tmp_path / "no", "--ensemble", target], "contains no finished run"),
+        (
+            [*workdirs, "--ensemble", target, "--corruptions", "--external", "isic2019"],
+            "--corruptions, --external cannot be used with --ensemble: ensembles have no",
+        ),
+        (
+            [workdirs[0], tmp_path / "no", "--ensemble", target],
+            "no does not exist. Expected a run directory",
+        ),
         ([workdirs[0], tmp_path / "untested", "--ensemble", target], "was not evaluated"),
-        ([], "Give the directory of a run"),
+        ([], "Expected the directory of a run"),
     ):
         done = run_here("evaluate.py", *arguments)
         assert done.returncode == 2, done.stderr
@@ -406,7 +465,7 @@ def test_the_models_of_an_ensemble_preset_are_changes_of_its_first_model() -> No
     [
         ("ensemble5 --folds 2", "Use one of --folds, --ensemble and"),
         ("quickstart --ensemble 2 --folds 2", "Use one of --folds, --ensemble and"),
-        ("quickstart --ensemble 1", "must be at least 2 models. Received: 1"),
+        ("quickstart --ensemble 1", "must be 2 or more. Received: 1"),
         ("ensemble6", "Did you mean"),
     ],
 )
@@ -472,3 +531,28 @@ def test_one_command_trains_and_exports_an_ensemble(
     shutil.rmtree(workdir / "model_2")
     with pytest.raises(ConfigError, match="directories of its runs model_2"):
         find_runs(workdir)
+
+
+def test_members_in_directories_of_the_same_name_are_distinguished(tmp_path: Path) -> None:
+    tables = make_tables(0.7)
+    runs = [
+        write_run(
+            tmp_path / name / "run", tables, config=dataclasses.replace(CONFIG, seed=seed)
+        )
+        for seed, name in enumerate("ab")
+    ]
+    workdir = tmp_path / "ab"
+    write_aggregate(workdir, combine_runs(runs))
+    assert [member.name for member in skincnn.load(workdir).info.members] == [
+        "a/run",
+        "b/run",
+    ]
+    results = load_results(workdir)
+    assert results.members is not None
+    assert [member.name for member in results.members.members] == ["a/run", "b/run"]
+    assert "(a/run, b/run)" in describe_training(results)
+    compared = skincnn.compare([*runs, workdir], num_bootstrap=100)
+    frame = compared.to_frame()
+    assert sorted(frame["run"]) == ["a/run", "ab", "b/run"]
+    [command] = frame.loc[frame["run"] == "ab", "command"]
+    assert command == "skincnn evaluate runs/a/run runs/b/run --ensemble runs/ab"

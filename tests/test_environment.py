@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import pwd
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -20,10 +22,11 @@ import numpy as np
 import pytest
 import tyro
 from conftest import ROOT, run_here, run_script
+from PIL import Image
 
 import skincnn
 from skincnn import startup
-from skincnn.cli import common, predict
+from skincnn.cli import common, predict, prepare_data
 from skincnn.config import DataConfig
 from skincnn.data.datasets import built_datasets, prepare_dataset
 from skincnn.errors import ConfigError
@@ -36,6 +39,7 @@ from skincnn.paths import (
     real_path,
     require_usable_path,
     to_path,
+    unique_names,
 )
 from skincnn.serving.runtimes import RUNTIMES
 from skincnn.training.run import save_model
@@ -161,12 +165,48 @@ def test_figures_do_not_depend_on_the_users_style(
     assert np.array_equal(np.asarray(comparison.plot()), expected)
 
 
+def test_the_last_of_several_threads_restores_the_settings(other_settings: None) -> None:
+    first, second = startup.own_settings(), startup.own_settings()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert keras.config.floatx() == "float32"
+    second.__exit__(None, None, None)
+
+
+def test_a_forked_process_is_named(
+    run: tuple[Path, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorFlow would wait forever for its threads."""
+    opened = skincnn.load(run[0])
+    child = os.getpid() + 1
+    monkeypatch.setattr(os, "getpid", lambda: child)
+    with pytest.raises(ConfigError, match=r'was forked .* method "spawn"'):
+        opened.predict(np.zeros((40, 40, 3), np.uint8))
+
+
+@pytest.mark.parametrize("maximum", [1000, None])
+def test_the_limit_of_pixels_is_that_of_the_package(
+    run: tuple[Path, object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    maximum: int | None,
+) -> None:
+    Image.new("RGB", (60, 40)).save(tmp_path / "small.png")
+    Image.new("1", (10_000, 5_001)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", maximum)
+    status = skincnn.load(run[0]).predict(tmp_path)["status"]
+    assert status[0] == "unreadable: 10000x5001, expected at most 50000000 pixels"
+    assert status[1] == "ok"
+    assert maximum == Image.MAX_IMAGE_PIXELS
+
+
 READERS = {
     *("class_names", "info", "config", "history", "results", "predictions", "summary"),
-    *("checklists", "to_frame", "to_markdown", "batches", "images", "labels", "replace"),
-    *("from_dict", "to_dict", "load", "preset", "compare"),
+    *("checklists", "to_frame", "to_markdown", "labels", "replace", "from_dict"),
+    *("to_dict", "load", "preset", "compare", "path"),
 }
-"""Public functions that neither build a model nor draw a figure."""
+"""Public functions that neither run TensorFlow nor draw a figure."""
 
 
 def public_functions() -> Iterator[tuple[str, Any]]:
@@ -213,7 +253,7 @@ def test_an_unusable_setting_of_keras_is_one_line(
     content: str, env: dict[str, str], message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "keras.json").write_text(content)
-    code = "from skincnn.cli import common; common.main(common.load_tensorflow)"
+    code = "from skincnn.cli import common, process; process.main(common.load_tensorflow)"
     done = run_code(code, KERAS_HOME=str(tmp_path), **env)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: Keras cannot be imported with KERAS_BACKEND=")
@@ -225,19 +265,43 @@ def test_an_unusable_setting_of_keras_is_one_line(
     ("limit", "message"),
     [
         ("-f 0", "No usable temporary directory found in"),
-        ("-v 500000", "and the limits that `ulimit -a` prints."),
+        ("-v 500000", "`ulimit -a`"),
     ],
 )
 def test_a_cause_other_than_the_settings_of_keras_is_named(
     limit: str, message: str
 ) -> None:
-    code = "from skincnn.cli import common; common.main(common.load_tensorflow)"
+    code = "from skincnn.cli import common, process; process.main(common.load_tensorflow)"
     shell = ["sh", "-c", f'ulimit {limit}; exec "$0" -c "$1"', sys.executable, code]
     done = subprocess.run(shell, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: TensorFlow and Keras cannot be imported: ")
     assert message in done.stderr
     assert "keras.json" not in done.stderr
+
+
+def test_a_container_without_proc_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow would abort the process."""
+    monkeypatch.setattr(startup, "EXECUTABLE", "/nowhere/self/exe")
+    with pytest.raises(ConfigError, match=r"^TensorFlow requires .*/proc: .*Mount it"):
+        startup.load_tensorflow.__wrapped__()
+
+
+def test_too_few_threads_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow would abort the process."""
+    startup.load_tensorflow()
+    start, before = threading.Thread.start, threading.active_count()
+
+    def fail(thread: threading.Thread) -> None:
+        if threading.active_count() == before + 3:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with pytest.raises(ConfigError, match=r"can't start new thread\. The system"):
+        startup.load_tensorflow.__wrapped__()
+    assert threading.active_count() == before
+    startup.load_tensorflow()  # is checked only once
 
 
 def test_messages_are_shown_if_tensorflow_ends_the_process() -> None:
@@ -252,7 +316,7 @@ def test_messages_are_shown_if_tensorflow_ends_the_process() -> None:
 
 
 def test_output_does_not_depend_on_the_locale() -> None:
-    code = "from skincnn.cli import common; common.main(lambda: print('é \\udce9 5 €'))"
+    code = "from skincnn.cli import process; process.main(lambda: print('é \\udce9 5 €'))"
     done = run_code(code, PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout) == (0, "\\xe9 \\udce9 5 \\u20ac\n")
 
@@ -261,9 +325,9 @@ def test_names_that_tensorflow_would_encode_differently_are_rejected(
     tmp_path: Path,
 ) -> None:
     code = (
-        "import sys; from pathlib import Path; from skincnn.cli import common\n"
+        "import sys; from pathlib import Path; from skincnn.cli import process\n"
         "from skincnn.paths import require_usable_path\n"
-        "common.main(lambda: require_usable_path(Path(sys.argv[1]), '--workdir'))"
+        "process.main(lambda: require_usable_path(Path(sys.argv[1]), '--workdir'))"
     )
     env = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
     for name, expected in (("a", 0), ("é", 2)):
@@ -276,9 +340,9 @@ def test_names_that_tensorflow_would_encode_differently_are_rejected(
 
 def test_the_exit_code_is_correct_if_standard_error_is_full() -> None:
     code = (
-        "from skincnn.cli import common; from skincnn.errors import ConfigError\n"
+        "from skincnn.cli import process; from skincnn.errors import ConfigError\n"
         "def command(): raise ConfigError('x')\n"
-        "common.main(command)"
+        "process.main(command)"
     )
     shell = ["sh", "-c", 'exec "$0" -c "$1" 2> /dev/full', sys.executable, code]
     assert subprocess.run(shell).returncode == 2
@@ -287,11 +351,11 @@ def test_the_exit_code_is_correct_if_standard_error_is_full() -> None:
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_no_error(closed: str) -> None:
     code = (
-        "import sys; from skincnn.cli import common, main; from skincnn import startup\n"
+        "import sys; from skincnn.cli import main, process; from skincnn import startup\n"
         "def command():\n"
         "    print('output'); print('error', file=sys.stderr); sys.stdin.read()\n"
         "    with startup._without_noise(): pass\n"
-        "common.main(command)"
+        "process.main(command)"
     )
     shell = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code]
     done = subprocess.run(shell, capture_output=True, text=True, stdin=subprocess.DEVNULL)
@@ -302,8 +366,8 @@ def test_closed_streams_are_no_error(closed: str) -> None:
 
 def test_a_deleted_current_directory_is_named(tmp_path: Path) -> None:
     code = (
-        "import os; from skincnn.cli import common; os.mkdir('x'); os.chdir('x')\n"
-        "os.rmdir('../x'); common.main(lambda: None)"
+        "import os; from skincnn.cli import process; os.mkdir('x'); os.chdir('x')\n"
+        "os.rmdir('../x'); process.main(lambda: None)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
@@ -318,6 +382,9 @@ def test_home_directories_are_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert to_path(Path("~")) == Path("/home/x")
     assert to_path("runs/~a") == Path("runs/~a")
     assert to_path("~nosuchuser/a") == Path("~nosuchuser/a")
+    for value in (None, b"runs/a", {"wart": "mel"}, os.scandir):
+        with pytest.raises(ConfigError, match=r"Expected a path.* Received: "):
+            to_path(value)  # type: ignore[arg-type]
     assert skincnn.Run("~/runs/a").path == Path("/home/x/runs/a")
     with common.path_flags():
         arguments = tyro.cli(
@@ -327,6 +394,77 @@ def test_home_directories_are_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [arguments.model, arguments.output, arguments.grad_cam, arguments.isic_csv] == [
         Path("/home/x") / name for name in ("m", "o.csv", "g", "i.csv")
     ]
+
+
+def test_an_unknown_home_directory_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container can run with a user ID that has no entry in /etc/passwd."""
+
+    def fail(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", fail)
+    for name in ("HOME", "TFDS_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    message = "home directory is not known. Set the environment variable HOME, or .*--data"
+    table = prepare_data.Arguments(config="table", table="~/x.csv")
+    monkeypatch.setenv("KERAS_HOME", "~/.keras")  # Keras would not expand it
+    for function in (
+        lambda: to_path("~/runs"),
+        lambda: to_path("~"),
+        built_datasets,
+        lambda: prepare_dataset("demo_tiny"),
+        lambda: prepare_data._table_options(table),
+        startup.load_tensorflow.__wrapped__,
+    ):
+        with pytest.raises(ConfigError, match=message):
+            function()
+    assert not list(tmp_path.iterdir())
+    assert built_datasets(tmp_path / "data") == []
+    assert to_path("~a") == Path("~a")
+
+
+@pytest.mark.parametrize(
+    ("caller", "home", "keras_home"),
+    [
+        ("import skincnn; skincnn.Run", {}, {}),
+        ("cli.main.main()", {}, {"KERAS_HOME": ""}),
+        ("import skincnn; skincnn.Run", {"HOME": "home"}, {"KERAS_HOME": ""}),
+    ],
+)
+def test_keras_writes_no_files_to_the_current_directory(
+    caller: str, home: dict[str, str], keras_home: dict[str, str], tmp_path: Path
+) -> None:
+    """A container can run with a user ID that has no entry in /etc/passwd."""
+    for name in ("current", "home", "temporary"):
+        (tmp_path / name).mkdir()
+    paths = {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "temporary")}
+    env = {k: v for k, v in os.environ.items() if k not in ("HOME", "KERAS_HOME")}
+    env |= {**keras_home, **paths, **{k: str(tmp_path / v) for k, v in home.items()}}
+    code = (
+        "import pwd, sys; pwd.getpwuid = {}.__getitem__\n"
+        "sys.argv = 'skincnn datasets --data-dir x'.split()\n"
+        f"from skincnn import cli; import skincnn.cli.main\n{caller}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        **{"capture_output": True, "text": True, "cwd": tmp_path / "current", "env": env},
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / "current").iterdir())
+    assert not list((tmp_path / "temporary").iterdir())
+    assert (tmp_path / "home/.keras/keras.json").exists() == bool(home)
+
+
+def test_messages_about_the_cache_of_matplotlib_are_hidden(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code = "from skincnn.startup import load_tensorflow; load_tensorflow()"
+    done = run_code(
+        code, HOME=str(tmp_path / "file"), MPLCONFIGDIR="", KERAS_HOME=str(tmp_path)
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_data_dir_in_the_home_directory_is_used(
@@ -380,11 +518,20 @@ def test_the_default_data_dir_is_checked(
             function()
 
 
+def test_names_of_directories_are_unique(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("a", "x/run", "y/run", "x/z/run", "y/z/run")]
+    names = ["a", "x/run", "y/run", "x/z/run", "y/z/run"]
+    assert unique_names(folders) == names
+    assert unique_names([*folders[:2], folders[1]]) == ["a", "run", "run"]
+    assert unique_names([Path("/run"), Path("/a/run")]) == ["/run", "a/run"]
+    assert unique_names([]) == []
+
+
 def test_links_that_lead_to_themselves_are_named(tmp_path: Path) -> None:
     loop = tmp_path / "loop"
     loop.symlink_to("loop")
     assert real_path(tmp_path / "a/..") == tmp_path.resolve()
-    with pytest.raises(ConfigError, match="loop contains no images"):
+    with pytest.raises(ConfigError, match="loop is not a directory"):
         read_ood_folder(loop, DataConfig())
 
 

@@ -204,7 +204,11 @@ def test_a_replaced_augmentation_removes_what_depends_on_it(
     ("arguments", "code", "message"),
     [
         (["--ood-dir", "broken"], 3, "broken.jpg"),
-        (["--tta", "augment", "--num-views", "0"], 2, "--num-views must be 1 or more"),
+        (
+            ["--tta", "augment", "--num-views", "0"],
+            2,
+            "`num_views` must be an integer, 1",
+        ),
         (["--split", "fold_8"], 2, "fold_8, which was used for validation"),
     ],
 )
@@ -230,4 +234,4 @@ def test_a_damaged_earlier_result_is_rejected_before_any_prediction(
     assert done.returncode == 2, done.stderr
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "test.d4.json has the format of a different version of skincnn" in line
-    assert "Delete the file, or run: " in line
+    assert "Delete the file, then run: " in line

@@ -1,4 +1,4 @@
-"""Confident errors of a model."""
+"""The most confident errors of a model."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from report_runs import make_mistakes
-from run_dirs import predict_lesions
+from run_dirs import make_tables, predict_lesions, write_run
 from scipy.special import softmax
 from test_grad_cam import find_squares
 
 from skincnn.clinical_metadata import CLINICAL_FEATURES
 from skincnn.config import ModelConfig
 from skincnn.errors import ConfigError
+from skincnn.evaluation.evaluate import Evaluation, write_evaluation
 from skincnn.evaluation.mistakes import (
     COLUMNS,
     Mistakes,
@@ -23,6 +24,7 @@ from skincnn.evaluation.mistakes import (
     mistakes_path,
 )
 from skincnn.inference.grad_cam import GradCam
+from skincnn.inference.ood import FeatureGaussian
 from skincnn.metrics.calibration import CalibrationMap
 from skincnn.model.classifier import build_classifier
 
@@ -194,8 +196,17 @@ def test_a_damaged_file_is_rejected_in_one_line(fault: str, tmp_path: Path) -> N
         path.write_bytes(content[:middle] + bytes(100) + content[middle + 100 :])
     else:
         np.savez(path, images=np.zeros(3))
-    with pytest.raises(
-        ConfigError, match=r"cannot be read: .*scripts/evaluate\.py"
-    ) as error:
+    with pytest.raises(ConfigError, match=r"cannot be read: .*skincnn evaluate") as error:
         Mistakes.read(path)
     assert "\n" not in str(error.value)
+
+
+def test_earlier_mistakes_are_removed_if_a_split_has_no_errors(tmp_path: Path) -> None:
+    workdir = write_run(tmp_path, make_tables(0.8))
+    path = mistakes_path(workdir, "test")
+    make_mistakes().write(path)
+    evaluation = Evaluation(
+        "test", {}, FeatureGaussian(()), make_tables(1.0), results={}, mistakes={}
+    )
+    write_evaluation(workdir, evaluation)
+    assert not path.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,23 @@ def test_other_splits_are_thinned_like_the_test_split(
             ConfigError, match=rf"must be one of: test, fold_1, .*: {split}{reason}\."
         ):
             read_splits(dataset, config, info, Path("run"), (split,))
+    # The fold that is kept for the final test is not listed.
+    config = Config(data=dataclasses.replace(data, train_folds=(2,)))
+    with pytest.raises(ConfigError, match=r"must be one of: test, fold_1, .*: fold_11\."):
+        read_splits(dataset, config, info, Path("run"), ("fold_11",))
     changed = make_info(data_fingerprint={**fingerprints, "test": "other"})
     with pytest.raises(DataError, match=r"The split test of .* differs from that of the"):
         read_splits(dataset, config, changed, Path("run"), ())
+
+
+def test_a_split_without_images_is_rejected(data_dir: Path) -> None:
+    dataset = open_datasets(["demo_tiny"], data_dir)
+    data = DataConfig(
+        datasets=("demo_tiny",), train_folds=(0,), leave_out="demo_tiny"
+    )  # only the test split has images of this source
+    tables = make_splits(dataset, data, ("val", "test"))
+    info = make_info(
+        data_fingerprint={name: pipeline.fingerprint(x) for name, x in tables.items()}
+    )
+    with pytest.raises(ConfigError, match="The split fold_1 has no images that meet"):
+        read_splits(dataset, Config(data=data), info, Path("run"), ("fold_1",))

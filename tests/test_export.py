@@ -7,33 +7,33 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnxruntime
-import pandas as pd
 import pytest
 import tensorflow as tf
 from conftest import ROOT, limited_file_size, run_here
 from exports import make_rule, run_example
+from run_dirs import make_dataset, make_info
 
+from skincnn.cli.train import finish
+from skincnn.config import Config
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.results import SplitResult, read_result, result_path
 from skincnn.files import sha256
 from skincnn.inference.predictions import arrays, read_predictions, table_path
-from skincnn.metrics.calibration import CalibrationMap
 from skincnn.records import to_json
 from skincnn.reporting.parity_result import ParityResult, read_parity
 from skincnn.serving import conversion, export
 from skincnn.serving.export import ExportSpec, export_saved_model, read_rule
-from skincnn.serving.export_info import info_path, read_export_info
+from skincnn.serving.export_info import ExportInfo, info_path, read_export_info
 from skincnn.serving.parity import (
-    Output,
+    check_parity,
     choose_images,
     decide,
     find_ood_fault,
-    measure_parity,
-    require_parity,
 )
 from skincnn.serving.predictor import load_predictor
 from skincnn.serving.runtimes import RUNTIMES, Infer, Runtime
@@ -50,21 +50,56 @@ def workdir(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(run[0], folder))
 
 
+def test_an_export_names_the_datasets_of_all_networks(tmp_path: Path) -> None:
+    note = "The images are synthetic."
+    demo = make_dataset("demo", synthetic=True, attribution=note)
+    own = make_dataset("own", attribution="")
+    networks: Any = [
+        SimpleNamespace(
+            info=make_info(datasets=(dataset,)), config=Config(), logit_adjustment=None
+        )
+        for dataset in (demo, make_dataset(), own)
+    ]
+    spec = ExportSpec(workdir=tmp_path)
+    spec.predictions.parent.mkdir()
+    spec.predictions.touch()
+    info = export.describe_export(spec, networks, RULE, format_name="onnx")
+    assert not info.synthetic
+    assert (
+        info.attribution == "Some images are synthetic. Images: an archive, CC BY-NC 4.0."
+    )
+    assert set(info.dataset.split(" + ")) == {
+        f"ham10000/{name}/2.0.0" for name in ("demo", "isic2018", "own")
+    }
+    alone = export.describe_export(spec, networks[:1], RULE, format_name="onnx")
+    assert alone.synthetic
+    assert alone.attribution == note
+
+
 def parity_of(workdir: Path, name: str) -> ParityResult:
     (result,) = (one for one in read_parity(workdir) if one.name == name)
     return result
 
 
-def measure(y_true: Any, before: np.ndarray, after: np.ndarray) -> ParityResult:
-    model, exported = Output(before), Output(after)
-    return measure_parity(
+def measure(
+    y_true: Any,
+    before: np.ndarray,
+    after: np.ndarray,
+    distances: Any = 0.0,
+    tolerance: float | None = None,
+    max_distance: float | None = 2.0,
+) -> ParityResult:
+    rule = RULE.model_copy(update={"max_distance": max_distance})
+    return check_parity(
         np.array(y_true),
-        model,
-        exported,
-        RULE,
+        decide(before, np.zeros(len(before)), rule),
+        decide(after, np.full(len(after), distances), rule),
+        rule,
         format_name="x",
-        ood_detection=True,
+        ood_detection=max_distance is not None,
         num_bytes=9,
+        tolerance=tolerance,
+        distance_tolerance=0.01,
     )
 
 
@@ -93,24 +128,6 @@ def test_the_parity_of_the_saved_model_is_recorded(workdir: Path) -> None:
     assert "saved_model" in (workdir / "README.md").read_text()
 
 
-@pytest.mark.slow
-def test_a_keras_applications_network_is_converted(data_dir: Path, tmp_path: Path) -> None:
-    """With depthwise convolutions, unlike the network of `run`."""
-    workdir = tmp_path / "run"
-    flags = (
-        "--data.datasets demo_tiny --data.image-size 32 --model.backbone mobilenet "
-        "--model.width-multiplier 0.25 --train.epochs 1 --evaluate.num-bootstrap 100"
-    ).split()
-    done = run_here("train.py", "--workdir", workdir, "--data-dir", data_dir, *flags)
-    assert done.returncode == 0, done.stderr
-    formats = ("--formats", "litert", "onnx")
-    done = run_here("export.py", workdir, "--data-dir", data_dir, *formats)
-    assert done.returncode == 0, done.stderr
-    for name in ("saved_model", "litert", "onnx"):
-        assert parity_of(workdir, name).largest_difference < 1e-4
-        assert parity_of(workdir, name).same_class == 1
-
-
 def test_a_litert_model_predicts_as_the_keras_model(workdir: Path, data_dir: Path) -> None:
     done = run_here("export.py", workdir, "--data-dir", data_dir, "--formats", "litert")
     assert done.returncode == 0, done.stderr
@@ -128,45 +145,29 @@ def check_converted(workdir: Path, name: str) -> None:
     path = workdir / f"export/skincnn{RUNTIMES[name].suffix}"
     info = read_export_info(path)
     assert info.files == {path.name: sha256(path)}
-    assert read_embedded(path) == {**to_json(info), "files": {}}
+    check_embedded(path, info)
     usage = (workdir / "export/README.md").read_text()
     printed = run_example(usage, path, np.full((40, 50, 3), 99, np.uint8))
     assert list(printed) == list(info.rule.class_names)
     assert sum(printed.values()) == pytest.approx(1, abs=1e-4)
     assert parity.num_bytes == path.stat().st_size
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
-    content = tf.io.encode_png(pixels).numpy()
-    predictors = [load_predictor(workdir / "model.keras"), load_predictor(path)]
-    outputs = [one.predict([content], pd.DataFrame()) for one in predictors]
-    calibration_map = read_rule(ExportSpec(workdir=workdir)).calibration_map
-    assert any(calibration_map.bias)
-    for output in outputs:
-        expected = calibration_map.apply(outputs[0]["uncalibrated_probabilities"])
-        np.testing.assert_allclose(output["probabilities"], expected, atol=1e-4)
-        assert output["predicted_class"] == outputs[0]["predicted_class"]
 
 
-def read_embedded(path: Path) -> dict[str, Any]:
-    """Returns the metadata inside a LiteRT or ONNX file."""
+def check_embedded(path: Path, info: ExportInfo) -> None:
+    """Checks the metadata inside a LiteRT or ONNX file."""
+    names, expected = [*info.rule.class_names], {**to_json(info), "files": {}}
     if path.suffix == ".tflite":
         with zipfile.ZipFile(path) as archive:
-            names = archive.read("labels.txt")
-            assert names == path.with_name("labels.txt").read_bytes()
-            return dict(json.loads(archive.read("metadata.json")))
-    session = onnxruntime.InferenceSession(str(path))
-    texts = session.get_modelmeta().custom_metadata_map
-    names = json.loads(texts.pop("class_names"))
-    content = {name: parse_json(text) for name, text in texts.items()}
-    assert content["rule"]["class_names"] == names
-    return content
-
-
-def parse_json(text: str) -> Any:
-    """Returns the value of a JSON text; other texts as they are."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+            labels = archive.read("labels.txt")
+            assert json.loads(archive.read("metadata.json")) == expected
+        assert labels == path.with_name("labels.txt").read_bytes()
+        assert labels.decode().splitlines() == names
+        return
+    texts = onnxruntime.InferenceSession(str(path)).get_modelmeta().custom_metadata_map
+    assert json.loads(texts.pop("class_names")) == names
+    words = {name: value for name, value in expected.items() if isinstance(value, str)}
+    others = {name: json.loads(texts[name]) for name in texts.keys() - words.keys()}
+    assert {**texts, **others} == expected
 
 
 def test_parity_is_measured_for_each_class() -> None:
@@ -199,36 +200,38 @@ def test_all_images_of_rare_classes_are_compared() -> None:
     np.testing.assert_array_equal(choose_images(labels[:30]), np.arange(30))
 
 
-def test_decisions_follow_from_probabilities_and_distances() -> None:
-    calibration_map = CalibrationMap(temperature=2.0, bias=(0.0, np.log(2), 0.0))
-    changes = {"threshold": 0.4, "max_distance": 1.5, "calibration_map": calibration_map}
-    rule = make_rule("bkl", "mel", "nv", **changes)
-    y_prob = np.random.default_rng(0).dirichlet(np.ones(3), 40)
-    distances = np.linspace(0, 2, 40)
-    output = decide(y_prob, distances, rule)
-    weighted = np.sqrt(y_prob) * [1, 2, 1]
-    calibrated = weighted / weighted.sum(axis=1, keepdims=True)
-    assert output.out_of_distribution is not None
-    assert output.refer is not None
-    assert output.out_of_distribution.tolist() == (distances > 1.5).tolist()
-    expected = (calibrated[:, 1] >= 0.4) | (distances > 1.5)
-    assert output.refer.tolist() == expected.tolist()
-
-
 def test_an_export_that_loses_a_class_or_differs_is_rejected() -> None:
-    before, after = np.eye(2)[[0, 1, 1]], np.eye(2)[[0, 0, 0]]
-    parity = measure([0, 1, 1], before, after)
+    y_true, before = [0, 1, 1], np.eye(2)[[0, 1, 1]]
     message = "x export never predicts, or never correctly predicts, b"
     with pytest.raises(DataError, match=message):
-        require_parity(parity, Output(before), Output(after), None)
-    after = before * 0.999
-    parity = measure([0, 1, 1], before, after)
-    require_parity(parity, Output(before), Output(after), 0.01)
+        measure(y_true, before, np.eye(2)[[0, 0, 0]])
+    measure(y_true, before, 0.999 * before, tolerance=0.01)
     with pytest.raises(DataError, match=r"by 0.001 in probability"):
-        require_parity(parity, Output(before), Output(after), 1e-4)
-    not_a_number = parity.model_copy(update={"largest_distance_difference": np.nan})
-    with pytest.raises(DataError, match="by nan in OOD distance"):
-        require_parity(not_a_number, Output(before), Output(after), None)
+        measure(y_true, before, 0.999 * before, tolerance=1e-4)
+
+
+def test_distances_are_compared_only_for_ood_detection() -> None:
+    y_true, y_prob = [0, 1], np.eye(2)
+    for distance, text in ((0.1, "0.05"), (np.nan, "nan")):
+        with pytest.raises(DataError, match=rf"by {text} in OOD .*export --no-ood\.$"):
+            measure(y_true, y_prob, y_prob, distance)
+        parity = measure(y_true, y_prob, y_prob, distance, max_distance=None)
+        assert parity.largest_distance_difference is None
+    assert measure(y_true, y_prob, y_prob, 0.01).largest_distance_difference == 0.005
+
+
+def test_a_run_whose_export_is_rejected_has_a_report(run: Run, tmp_path: Path) -> None:
+    workdir = Path(shutil.copytree(run[0], tmp_path / "run"))
+    names = ("report.html", "README.md")
+    for name in names:
+        (workdir / name).unlink()
+
+    def reject() -> Path:
+        raise DataError("the export was rejected")
+
+    with pytest.raises(DataError, match="rejected"):
+        finish(workdir, reject)
+    assert all((workdir / name).exists() for name in names)
 
 
 def fake_runtime(infer: Infer) -> Runtime:
@@ -308,9 +311,11 @@ def test_an_onnx_model_is_kept_if_another_format_is_rejected(
     check_converted(workdir, "onnx")
 
 
-def test_an_unsupported_export_is_rejected(workdir: Path, data_dir: Path) -> None:
+def test_an_unsupported_export_is_rejected(
+    workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = ExportSpec(workdir=workdir, operating_point="luck=0.80")
-    expected = "--operating-point must be one of: specificity=0.90"
+    expected = "`operating_point` must be one of: specificity=0.90"
     with pytest.raises(ConfigError, match=expected):
         export_saved_model(spec, data_dir)
     ensemble = ExportSpec(workdir=workdir, runs=(workdir, workdir))
@@ -319,18 +324,12 @@ def test_an_unsupported_export_is_rejected(workdir: Path, data_dir: Path) -> Non
     with pytest.raises(ConfigError, match=r"of random views\. Received: augment"):
         export_saved_model(ExportSpec(workdir=workdir, tta="augment"), data_dir)
     adjusted = ExportSpec(workdir=workdir, logit_adjustment=True)
-    with pytest.raises(ConfigError, match=r"evaluate\.py .*run --logit-adjustment"):
+    with pytest.raises(ConfigError, match=r"skincnn evaluate .*run --logit-adjustment"):
         export_saved_model(adjusted, data_dir)
     with pytest.raises(ConfigError, match="cannot be read"):
         export_saved_model(ExportSpec(workdir=workdir / "none"), data_dir)
-
-
-def test_missing_packages_are_named(
-    workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(
-        RUNTIMES, "new", Runtime("", print, print, print, None, ("no_such",))
-    )
+    fake = Runtime("", print, print, print, None, ("no_such",))
+    monkeypatch.setitem(RUNTIMES, "new", fake)
     with pytest.raises(ConfigError, match=r"new requires no_such.*\[export\]"):
         list(conversion.export(ExportSpec(workdir=workdir), ["new"], data_dir))
 

@@ -7,12 +7,15 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import run_here
 from PIL import Image
+from run_dirs import make_info
 from sklearn import metrics as reference
 
 from skincnn.config import read_config
@@ -24,10 +27,11 @@ from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.external.evaluate import (
     ExternalEvaluation,
     ExternalOptions,
+    check_prevalences,
     evaluate_external,
     write_external,
 )
-from skincnn.evaluation.external.overlap import find_overlap
+from skincnn.evaluation.external.overlap import by_origin, find_overlap
 from skincnn.evaluation.external.result import ExternalResult, read_external
 from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.inference.predictions import read_predictions, table_path
@@ -273,6 +277,12 @@ def test_invalid_options_are_rejected(
     assert message in done.stderr
 
 
+@pytest.mark.parametrize("prevalences", [{"melanoma": "0.02"}, {"melanoma": None}, 0.02])
+def test_a_prevalence_that_is_no_number_is_rejected(prevalences: Any) -> None:
+    with pytest.raises(ConfigError, match=r"must (be TARGET=SHARE|contain a share)"):
+        check_prevalences(prevalences, make_info())
+
+
 def test_a_dataset_without_scored_images_is_an_error(
     prepared: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -387,3 +397,24 @@ def test_a_changed_copy_of_a_training_image_is_found() -> None:
 
     kinds = find_overlap(store("external"), store("trained"))
     assert kinds.tolist() == ["", "near_duplicate", ""]
+    # Synthetic training images are not searched, but do not prevent the search.
+    files["demo"] = [make_texture(20)]
+    trained = [store("trained"), store("demo")]
+    parts = [
+        SimpleNamespace(
+            name=name,
+            builder=SimpleNamespace(
+                builder_config=SimpleNamespace(synthetic=name == "demo")
+            ),
+        )
+        for name in ("own", "demo")
+    ]
+
+    tables = [
+        images.table.assign(dataset_name=part.name)
+        for images, part in zip(trained, parts, strict=True)
+    ]
+    dataset: Any = SimpleNamespace(parts=parts, iterate_files=trained[0].files)
+    origins = by_origin(dataset, pd.concat(tables))
+    assert [(x.synthetic, len(x.table)) for x in origins] == [(False, 6), (True, 1)]
+    assert find_overlap(store("external"), *origins).equals(kinds)

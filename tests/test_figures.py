@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -83,6 +84,10 @@ def test_synthetic_images_are_named_in_every_title(tmp_path: Path) -> None:
     assert figure_title(results) == "SYNTHETIC images"
     title = figure_title(results, results.headline)
     assert title == "SYNTHETIC images, test split (fold 9)"
+    datasets = make_dataset(), make_dataset("demo", synthetic=True)
+    info = results.info.model_copy(update={"datasets": datasets})
+    mixed = figure_title(dataclasses.replace(results, info=info))
+    assert mixed == "isic2018 and synthetic demo images"
 
 
 def test_boxes_of_the_flow_do_not_overlap() -> None:
@@ -255,11 +260,25 @@ def test_learning_curves_mark_the_selected_epoch() -> None:
             "loss": [1, 0.5],
             "val_macro_f1": [0.4, 0.5],
             "val_ece": [0.2, 0.1],
+            "val_log_loss": [1.9, 1.2],
         }
     )
-    _, metrics = plot_learning_curves(history, 2, "isic2018").axes
-    texts = [text.get_text() for text in metrics.get_legend().get_texts()]
-    assert texts == ["macro F1", "ECE", "selected epoch"]
+    texts = [
+        [text.get_text() for text in axes.get_legend().get_texts()]
+        for axes in plot_learning_curves(history, 2, "isic2018").axes
+    ]
+    assert texts == [
+        ["training", "validation (log loss)"],
+        ["macro F1", "ECE", "selected epoch"],
+    ]
+
+
+def test_metrics_above_1_are_visible_in_learning_curves() -> None:
+    history = pd.DataFrame({"epoch": [1, 2], "loss": [1, 0.5], "val_cost": [7.0, 5.0]})
+    _, metrics = plot_learning_curves(history, None, "isic2018").axes
+    assert metrics.get_ylim()[1] > 7
+    history["val_cost"] /= 10
+    assert plot_learning_curves(history, None, "x").axes[1].get_ylim() == (0, 1)
 
 
 def test_the_suggested_learning_rate_is_marked() -> None:

@@ -1,6 +1,8 @@
 """Atomic writes, checks of paths, and hashes."""
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,8 @@ import pytest
 from skincnn.errors import ConfigError
 from skincnn.files import (
     json_sha256,
+    locked,
+    remove,
     replacing,
     require_writable_file,
     sha256,
@@ -41,6 +45,69 @@ def test_require_writable_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
+def test_a_mounted_file_is_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Renaming another file to it would fail, after all work was done."""
+    (tmp_path / "a.csv").touch()
+    (tmp_path / "link.csv").symlink_to("a.csv")
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "a.csv")
+    for name in ("a.csv", "link.csv"):
+        with pytest.raises(ConfigError, match=r"mount point\. Mount its directory"):
+            require_writable_file(tmp_path / name, "--output")
+
+
+def test_an_existing_file_keeps_its_permissions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owners = []
+    monkeypatch.setattr(os, "chown", lambda _, *owner: owners.append(owner))
+    path = tmp_path / "secret.csv"
+    path.touch()
+    for mode in (0o600, 0o640, 0o444, 0o664):
+        path.chmod(mode)
+        with replacing(path) as temporary:
+            assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
+            temporary.write_text(oct(mode))
+        assert path.read_text() == oct(mode)
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert set(owners) == {(-1, os.getgid()), (os.getuid(), -1)}
+
+
+@pytest.mark.parametrize("target", ["disk/old", "disk/missing", "other/missing"])
+def test_the_target_of_a_link_is_replaced(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, links = tmp_path / "disk", tmp_path / "read_only"
+    disk.mkdir()
+    links.mkdir()
+    (disk / "old").touch()
+    (links / "x.csv").symlink_to(f"../{target}")
+    (links / "y.csv").symlink_to("x.csv")
+    monkeypatch.setattr(os, "access", lambda path, _: path != links)
+    require_writable_file(links / "y.csv", "--output")
+    with pytest.raises(ConfigError, match="must be a writable directory"):
+        require_writable_file(links / "z.csv", "--output")
+    with replacing(links / "y.csv") as temporary:
+        assert temporary.parent == (tmp_path / target).parent  # the same file system
+        assert temporary.suffix == ".csv"
+        temporary.write_text("new")
+    assert (tmp_path / target).read_text() == "new"
+    assert (links / "x.csv").is_symlink()
+    assert sorted(path.name for path in links.iterdir()) == ["x.csv", "y.csv"]
+
+
+def test_a_link_to_a_directory_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "x.csv").symlink_to("folder")
+    with pytest.raises(ConfigError, match="not a regular file"):
+        require_writable_file(tmp_path / "x.csv", "--output")
+    with pytest.raises(OSError, match="directory"):
+        write_text(tmp_path / "x.csv", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "x.csv"]
+    assert not list((tmp_path / "folder").iterdir())
+
+
 def test_nan_is_not_valid_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "x.json", float("nan"))
@@ -52,3 +119,26 @@ def test_json_sha256_ignores_the_order_of_keys(tmp_path: Path) -> None:
     (tmp_path / "x").write_text(json.dumps(values))
     expected = sha256(tmp_path / "x")
     assert json_sha256(values) == json_sha256(dict(reversed(values.items()))) == expected
+
+
+def test_only_the_content_of_a_linked_directory_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "disk/a").mkdir(parents=True)
+    (tmp_path / "disk/a/b").touch()
+    (tmp_path / "logs").symlink_to(tmp_path / "disk")
+    (tmp_path / "broken").symlink_to("missing")
+    for name in ("logs", "broken", "missing"):
+        remove(tmp_path / name)
+    assert (tmp_path / "logs").is_symlink()
+    assert not any((tmp_path / "disk").iterdir())
+    remove(tmp_path / "disk")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["logs"]
+
+
+def test_a_renamed_directory_does_not_hide_an_error(tmp_path: Path) -> None:
+    def rename_and_fail() -> None:
+        with locked(tmp_path / "run"):
+            (tmp_path / "run").rename(tmp_path / "other")
+            raise ConfigError("the error")
+
+    with pytest.raises(ConfigError, match="the error"):
+        rename_and_fail()

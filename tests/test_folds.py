@@ -147,6 +147,27 @@ def test_folds_do_not_depend_on_the_official_splits() -> None:
     ]
 
 
+def test_patients_of_official_images_alone_do_not_change_the_folds() -> None:
+    train = [*numbered_records("a", 40), *numbered_records("b", 60, "mel")]
+    for training in (train, [replace(record, lesion_id="") for record in train]):
+        alone = split_into_folds({"train": training}, [("a_01", "a_02")])
+        test = [
+            replace(r, patient_id=f"p{i // 2}")
+            for i, r in enumerate(numbered_records("t", 4))
+        ]
+        stored = split_into_folds(
+            {"train": training, "test_official": test}, [("a_01", "a_02")]
+        )
+        assert stored.group_by == "patient"
+        assert [stored.group_of[r.image_id] for r in test] == ["p0", "p0", "p1", "p1"]
+        assert stored.splits.pop("test_official") == test
+        assert stored.splits == alone.splits
+        kind = "lesion" if training is train else "image"
+        names = {r.image_id: f"{kind}:{alone.group_of[r.image_id]}" for r in training}
+        assert {name: stored.group_of[name] for name in names} == names
+        assert stored.notes == alone.notes
+
+
 def test_an_official_image_joins_the_group_of_its_near_duplicate() -> None:
     train, test = numbered_records("a", 20), numbered_records("t", 4)
     test[0] = replace(test[0], lesion_id=train[5].lesion_id)
@@ -168,8 +189,8 @@ def test_connected_official_images_share_a_training_group() -> None:
     groups = [stored.group_of[record.image_id] for record in test]
     assert groups == ["lesion_a_05"] * 3 + ["lesion_t_03"]
     shared = (
-        "image(s) are connected to the folds by lesions or near-duplicates, and scores of "
-        "the split are too high"
+        "image(s) are connected to the folds by lesions or near-duplicates, so scores on "
+        "this split are too high"
     )
     assert f"test_official: 2 of 2 {shared}" in stored.notes
     assert f"validation_official: 1 of 2 {shared}" in stored.notes
@@ -204,8 +225,17 @@ def test_a_small_dataset_has_fewer_folds() -> None:
     assert {name: len(part) for name, part in stored.splits.items()} == dict.fromkeys(
         ("fold_0", "fold_1", "fold_8", "fold_9"), 1
     )
-    with pytest.raises(SourceError, match=r"too few lesions.*at least three lesions"):
-        split_into_folds({"train": numbered_records("a", 3)}, [("a_00", "a_01")])
+    message = (
+        r"too few {0}s.*at least three {0}s of one.* Received: at most 2 of a class\. "
+        r"Add more {0}s{1}\."
+    )
+    records = numbered_records("a", 3)
+    with pytest.raises(SourceError, match=message.format("lesion", "")):
+        split_into_folds({"train": records}, [("a_00", "a_01")])
+    patients = [replace(r, patient_id=p) for r, p in zip(records, "xxy", strict=True)]
+    advice = ", or use --group-by lesion"
+    with pytest.raises(SourceError, match=message.format("patient", advice)):
+        split_into_folds({"train": patients}, ())
 
 
 def test_groups_are_published_for_ham10000_only() -> None:

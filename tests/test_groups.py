@@ -96,7 +96,7 @@ def test_further_images_join_the_groups_of_their_patients_and_lesions() -> None:
         make_record(7, "d"),
         make_record(8, "d"),
     ]
-    joined = join_groups(further, records, group_of, [("6", "3")], "patient")
+    joined = join_groups(further, records, group_of, [("6", "3")], {}, "patient")
     assert list(joined.values()) == ["q", "p", "q", "lesion:d", "lesion:d"]
 
 
@@ -119,5 +119,13 @@ def test_a_copy_is_in_the_group_of_its_original() -> None:
     records = [Record(image_id=name, lesion_id="", dx="nv") for name in names]
     groups = group_images(records, [], {}, "image")
     assert list(groups.values()) == ["ISIC_0000001", "ISIC_0000001", "ISIC_0000002"]
-    joined = join_groups(records[1:2], records[:1], {names[0]: "g"}, [], "image")
+    joined = join_groups(records[1:2], records[:1], {names[0]: "g"}, [], {}, "image")
     assert joined == {names[1]: "g"}
+
+
+def test_published_groups_connect_images_of_other_splits() -> None:
+    """No near-duplicates are searched for among published images."""
+    training, test = make_record(1, "a"), [make_record(2, "b"), make_record(3, "c")]
+    published = {"1": "one", "2": "one", "3": "two"}
+    joined = join_groups(test, [training], {"1": "g"}, [], published, "lesion")
+    assert joined == {"2": "g", "3": "c"}

@@ -96,18 +96,16 @@ def test_wrong_topic_of_help_names_the_nearest(topic: str, nearest: str) -> None
         train.parse(["--help", topic])
 
 
-@pytest.mark.parametrize(
-    ("program", "command"),
-    [("skincnn train", "skincnn train"), ("scripts/train.py", "python scripts/train.py")],
-)
-def test_help_names_the_program_that_was_called(
-    program: str,
-    command: str,
+def test_a_flag_with_a_value_is_a_topic_of_help(
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sys.argv", [program])
-    assert f"  {command} mobilenet_160 --resume" in show(capsys, "--help")
+    assert "--config PATH" in show(capsys, "--help", "--config")
+
+
+def test_wrong_topic_of_help_of_a_command_without_groups() -> None:
+    text = r"^--help may be followed by a flag\. Received: 'nosuch'\.$"
+    with pytest.raises(ConfigError, match=text):
+        parse_arguments(presets.Arguments, ["--help", "nosuch"])
 
 
 def test_presets_are_listed_with_cost_and_score(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from report_runs import Page, make_table
-from run_dirs import make_info, write_run
+from run_dirs import make_info, score_test, write_run
 
 from skincnn.data.identifiers import Identifiers, count_ids, find_identifiers
 from skincnn.reporting.checklist import render_checklists, standard_names
@@ -127,7 +127,32 @@ def test_a_run_without_lesions_claims_nothing_about_them(tmp_path: Path) -> None
     warning = describe_split_by_image(
         dataclasses.replace(results, info=changed, config=by_image)
     )
-    assert warning.startswith("SPLIT BY IMAGE: 2 groups of nearly identical images are in")
+    assert warning.startswith("SPLIT BY IMAGE: 2 groups of related images (of one patient")
+
+
+@pytest.mark.parametrize(
+    ("with_lesion", "groups"),
+    [
+        (120, "patients (or lesions, where the patient is not known)"),
+        (60, "patients (or lesions, or single images, where the patient is not known)"),
+        (0, "patients (or single images, where the patient is not known)"),
+    ],
+)
+def test_images_without_a_patient_are_grouped_by_lesion(
+    with_lesion: int, groups: str
+) -> None:
+    result = score_test({split: make_table(0) for split in ("val", "test")})
+    known = Identifiers(
+        num_images=120, with_lesion=with_lesion, with_patient=40, unit="patient"
+    )
+    images = result.characteristics.model_copy(update={"identifiers": known})
+    result = result.model_copy(update={"characteristics": images})
+    described = identifier_text.describe_groups(result)
+    assert described == f"{result.num_groups} {groups} with their near-duplicates"
+    by = " (by lesion, where the patient is not known)" if with_lesion else ""
+    assert f"images are grouped by patient{by}, and" in (
+        identifier_text.describe_identifiers(known)
+    )
 
 
 def test_a_group_of_patients_is_called_patients(tmp_path: Path) -> None:
@@ -162,3 +187,10 @@ def test_a_group_of_patients_is_called_patients(tmp_path: Path) -> None:
     info = info.model_copy(update={"audit": audit})
     text = report_text.describe_scores(dataclasses.replace(results, info=info))
     assert "images of 3 patients are in more than one split." in text
+    # A lesion belongs to one patient.
+    audit = dataclasses.replace(audit, num_shared_patients=0)
+    known = known.model_copy(update={"with_lesion": 0})
+    info = info.model_copy(update={"identifiers": known, "audit": audit})
+    text = identifier_text.describe_separation(dataclasses.replace(results, info=info))
+    assert "share no patient, and therefore no lesion." in text
+    assert "can be in more than one split" not in text

@@ -323,6 +323,7 @@ def test_training_evaluation_and_export(
         result = run_here(script, workdir, "--data-dir", data_dir)
         assert result.returncode == 0, result.stderr
     info, _ = read_run(workdir)
+    assert "keras-hub" in info.versions
     objects = keras.saving.get_custom_objects()
     monkeypatch.delitem(objects, "keras_hub>ViTBackbone")
     monkeypatch.setitem(sys.modules, "keras_hub.src.models.vit.vit_backbone", None)

@@ -98,8 +98,11 @@ def test_an_unknown_label_is_an_error_that_shows_how_to_write_a_map(
     ("content", "message"),
     [
         ("{", "cannot be read"),
+        ("[" * 200_000, "cannot be read: maximum recursion depth exceeded"),
         ('["mel"]', "Expected a JSON object"),
         ('{"wart": 3}', "Expected a JSON object"),
+        ('{"wart": "mel", "wart": "nv"}', "key 'wart' occurs more than once"),
+        ('{"wart": " "}', "the class of 'wart' must not be empty. Use null"),
         ('{"wart": "mell"}', "must be null or one of: .*Did you mean 'mel'"),
     ],
 )

@@ -61,9 +61,50 @@ def test_without_flock_a_lock_file_is_used_with_a_warning(
 
 @pytest.mark.parametrize("no_flock", [errno.EIO], indirect=True)
 @pytest.mark.usefixtures("no_flock")
-def test_other_errors_of_flock_are_raised(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="Input/output error"), locked(tmp_path):
+def test_other_errors_of_flock_are_explained(tmp_path: Path) -> None:
+    message = r"/\.lock could not be written: .*Input/output error.* does not respond"
+    with pytest.raises(ConfigError, match=message), locked(tmp_path):
         pass
+
+
+def test_a_lock_file_that_cannot_be_created_is_explained(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with (
+        pytest.raises(ConfigError, match=r"/\.lock could not be written: .*directory"),
+        locked(tmp_path),
+    ):
+        pass
+
+
+def test_a_run_that_is_not_writable_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    message = r"^The run directory must be a writable .*permissions, or copy the run \(cp"
+    with pytest.raises(ConfigError, match=message), locked(tmp_path):
+        pass
+    message = "^--workdir must be a writable .*not writable. Use another directory.$"
+    with pytest.raises(ConfigError, match=message), locked(tmp_path / "new"):
+        pass
+
+
+def test_a_directory_that_cannot_be_created_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, **_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+    with (
+        pytest.raises(ConfigError, match=r"run.*The disk is full"),
+        locked(tmp_path / "run"),
+    ):
+        pass
+
+
+def test_errors_while_a_lock_is_held_are_not_changed(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), locked(tmp_path / "run"):
+        (tmp_path / "missing").unlink()
 
 
 def test_the_lock_file_of_a_killed_process_is_ignored(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ DEAD_PROXY = "http://127.0.0.1:9"
         ("", "127.0.0.1", "8000", None),
         ("chief", "127.0.0.1", "", None),
         ("chief", "127.0.0.1", "http", None),
+        ("chief", "127.0.0.1", "65536", None),
     ],
 )
 def test_the_environment_determines_the_role(
@@ -68,11 +69,25 @@ def test_the_chief_is_not_reached_through_a_proxy(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_port_in_use_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv(IP, "127.0.0.1")
-        monkeypatch.setenv(PORT, str(server.getsockname()[1]))
-        with pytest.raises(ConfigError, match="in use, perhaps by the chief of another"):
-            machines.require_free_port()
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
+    monkeypatch.setenv(IP, "127.0.0.1")
+    monkeypatch.setenv(PORT, str(server.add_insecure_port("127.0.0.1:0")))
+    server.start()
+    with pytest.raises(ConfigError, match=r"in use\. .* such as the chief of another"):
+        machines.require_free_port()
+    server.stop(None).wait()
+    machines.require_free_port()
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1", "::1", "a" * 64])
+def test_an_address_of_no_interface_is_rejected(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(IP, host)
+    monkeypatch.setenv(PORT, "0")
+    message = rf"cannot listen at {host}:0: .*\. {IP} must be an IPv4 address or the name"
+    with pytest.raises(ConfigError, match=message):
+        machines.require_free_port()
 
 
 class Clock:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from report_runs import (
     CORRUPTIONS,
@@ -16,6 +19,7 @@ from report_runs import (
     TABLES,
     VARIANT,
     WITH_OFFICIAL,
+    Page,
     make_members,
     make_table,
     sentences,
@@ -23,12 +27,17 @@ from report_runs import (
 from ruamel.yaml import YAML
 from run_dirs import CONFIG, DECLARED, make_dataset, make_info, write_run
 
+from skincnn.clinical_metadata import encode_clinical_metadata
 from skincnn.config import ModelConfig
 from skincnn.data.leakage import SplitLeakage
 from skincnn.reporting import labels
+from skincnn.reporting.checklist import render_checklists
+from skincnn.reporting.html import render_html
 from skincnn.reporting.load import RunResults, load_results
 from skincnn.reporting.model_card import render_card
+from skincnn.reporting.report import summary
 from skincnn.reporting.text import report_text, training_text
+from skincnn.reporting.text.dataset_text import describe_input
 
 
 @pytest.fixture(scope="module")
@@ -195,10 +204,45 @@ def test_variants_and_their_exports_are_tables(tmp_path: Path) -> None:
     [variant] = results.variants
     for name, score, difference in report_text.variant_scores(variant):
         scores = f"{labels.interval(score)} | {labels.signed(difference)}"
-        assert f"| test-time augmentation (d4) | 8.0 | {name} | {scores} |" in card
+        assert f"| test-time augmentation (d4) | 8 | {name} | {scores} |" in card
     part = card.split(sentences("export", variant))[1]
     for point in variant.targets["melanoma"].operating_points.values():
         assert f"| {point.threshold:.3f} | " in part
+
+
+def test_real_and_synthetic_images_are_distinguished(tmp_path: Path) -> None:
+    note = "The images are synthetic."
+    demo = make_dataset("demo", synthetic=True, attribution=note)
+    write_run(tmp_path, TABLES, info=make_info(datasets=(make_dataset(), demo)))
+    results = load_results(tmp_path)
+    assert not results.info.synthetic
+    assert not results.info.published
+    credit = "Images: an archive, CC BY-NC 4.0. Some images are synthetic."
+    assert results.info.attribution == credit
+    card, page = render_card(results), Page(render_html(results, {})).words
+    checklists = [
+        path.read_text() for path in render_checklists(results, ["clear-derm", "tripod-ai"])
+    ]
+    warning = (
+        "PARTLY SYNTHETIC: these datasets contain images that are rendered by code: demo."
+    )
+    for text in (card, page, *checklists, summary(results)):
+        assert warning in text
+        for claim in (
+            "SYNTHETIC images, rendered",
+            note,
+            "nothing about skin lesions",
+            "The user's own images",
+            "No person was involved",
+            "No image was excluded",
+        ):
+            assert claim not in text
+    assert card.index(warning) < card.index("Balanced accuracy, the average")
+    assert page.index(warning) < page.index("Balanced accuracy, the average")
+    assert "Some images are synthetic: their age, sex, body site" in card
+    assert "synthetic-data" in read_metadata(card)["tags"]
+    assert f"{credit} Datasets: `ham10000/isic2018/2.0.0 + ham10000/demo/2.0.0`." in card
+    assert describe_input(results.info) == "an image like those it was trained on"
 
 
 def test_warnings_are_prominent(tmp_path: Path) -> None:
@@ -214,8 +258,12 @@ def test_warnings_are_prominent(tmp_path: Path) -> None:
     assert not re.search("ham10000", card, re.IGNORECASE)
     assert "synthetic-data" in read_metadata(card)["tags"]
     assert "datasets" not in read_metadata(card)
+    card = render_card(load_results(tmp_path, "test_official"))
+    assert card.index(f"**{warning}") < card.index("Balanced accuracy, the average")
+    audit = dataclasses.replace(info.audit, num_shared_images=1)
+    leaky = results.info.model_copy(update={"audit": audit})
     assert "**LEAKAGE: training, validation and test share images" in render_card(
-        load_results(tmp_path, "test_official")
+        dataclasses.replace(results, info=leaky)
     )
     data = dataclasses.replace(CONFIG.data, split_by="image")
     config = dataclasses.replace(CONFIG, data=data)
@@ -242,12 +290,22 @@ def test_models_of_an_ensemble_are_listed(results: RunResults) -> None:
     assert "`model.keras` takes" not in card
 
 
+def test_the_epochs_of_all_stages_are_stated(results: RunResults) -> None:
+    train = dataclasses.replace(CONFIG.train, head_epochs=2, epochs=5)
+    config = dataclasses.replace(CONFIG, train=train)
+    card = render_card(dataclasses.replace(results, config=config))
+    assert "| scenario | fine_tune, at most 7 epochs, batches" in card
+
+
 def test_clinical_metadata_are_inputs_of_the_example(results: RunResults) -> None:
-    assert "age=tf.constant" not in render_card(results)
+    assert "metadata=tf.constant" not in render_card(results)
     model = dataclasses.replace(CONFIG.model, clinical_metadata=True)
     config = dataclasses.replace(CONFIG, model=model)
     card = render_card(dataclasses.replace(results, config=config))
-    assert "age=tf.constant" in card
+    [line] = [line for line in card.splitlines() if "metadata=tf.constant" in line]
+    values = ast.literal_eval(line.partition("(")[2].rpartition(")")[0])
+    patient = pd.DataFrame({"age": [55], "sex": ["female"], "localization": ["back"]})
+    np.testing.assert_allclose(values, encode_clinical_metadata(patient), rtol=1e-6)
     assert "Age, sex and body site are inputs" in card
     assert NAMES[1] in card
 

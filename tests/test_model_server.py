@@ -13,21 +13,25 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import grpc
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from exports import CONFIG, make_info, make_rule, run_example, with_distance
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from exports import CONFIG, make_rule, run_example, with_distance
 
 from skincnn.classes import HAM10000
 from skincnn.clinical_metadata import CLINICAL_FEATURES, encode_clinical_metadata
+from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.model.classifier import build_classifier
 from skincnn.records import to_json
-from skincnn.serving.export_info import IMAGE_INPUTS, METADATA_INPUTS, render_usage
+from skincnn.serving.export_info import (
+    IMAGE_INPUTS,
+    METADATA_INPUTS,
+    ExportInfo,
+    Preprocessing,
+    render_usage,
+)
 from skincnn.serving.images import OK, UNREADABLE
 from skincnn.serving.network import Network
 from skincnn.serving.runtimes import RUNTIMES, with_fixed_size
@@ -35,8 +39,23 @@ from skincnn.serving.saved_model import write_saved_model
 
 NAMES = tuple(lesion.name for lesion in HAM10000)
 RULE = make_rule(*NAMES)
-INFO = make_info(
-    RULE, inputs=IMAGE_INPUTS | METADATA_INPUTS, clinical_features=CLINICAL_FEATURES
+INFO = ExportInfo(
+    format="onnx",
+    synthetic=True,
+    dataset="x",
+    rule=RULE,
+    variant="",
+    logit_adjustment=(),
+    ood_off="",
+    attribution="",
+    preprocessing=(
+        Preprocessing(stored_longest_side=None, **describe_preprocessing(CONFIG.data)),
+    ),
+    inputs=IMAGE_INPUTS | METADATA_INPUTS,
+    clinical_features=CLINICAL_FEATURES,
+    models_sha256=("0" * 64,),
+    predictions_sha256="0" * 64,
+    files={},
 )
 MODEL = "skincnn_d4"
 USAGE = render_usage(INFO, MODEL)
@@ -54,16 +73,11 @@ def network() -> Network:
 
 
 @pytest.fixture(scope="module")
-def saved_model(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("with_metadata") / "1"
-    write_saved_model([network], RULE, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def call(saved_model: Path) -> Call:
+def call(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Call:
     """Returns a function that calls the default signature with arrays by name."""
-    signature = tf.saved_model.load(str(saved_model)).signatures["serving_default"]
+    path = tmp_path_factory.mktemp("with_metadata") / "1"
+    write_saved_model([network], RULE, path)
+    signature = tf.saved_model.load(str(path)).signatures["serving_default"]
 
     def predict(**inputs: np.ndarray) -> dict[str, np.ndarray]:
         tensors = {name: tf.constant(value) for name, value in inputs.items()}
@@ -92,37 +106,6 @@ def test_the_documented_rest_example_works(call: Call, tmp_path: Path) -> None:
     assert outputs["status"].tolist() == [OK.encode(), UNREADABLE.encode()]
     assert outputs["probabilities"][0].sum() == pytest.approx(1, abs=1e-5)
     assert [name.decode() for name in outputs["class_names"][0]] == list(NAMES)
-
-
-def test_the_documented_grpc_example_works(
-    call: Call,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    class Stub:
-        """Calls the model instead of a server."""
-
-        def __init__(self, channel: grpc.Channel) -> None:
-            channel.close()
-
-        def Predict(self, request: Any, timeout: float) -> Any:
-            assert request.model_spec.name == MODEL
-            assert request.model_spec.signature_name == "serving_default"
-            inputs = {key: tf.make_ndarray(one) for key, one in request.inputs.items()}
-            outputs = call(**inputs)
-            protos = {key: tf.make_tensor_proto(one) for key, one in outputs.items()}
-            return predict_pb2.PredictResponse(outputs=protos)
-
-    monkeypatch.setattr(prediction_service_pb2_grpc, "PredictionServiceStub", Stub)
-    (tmp_path / "x.jpg").write_bytes(PNG)
-    monkeypatch.chdir(tmp_path)
-    examples = re.findall(r"```python\n(.*?)```", USAGE, re.DOTALL)
-    (code,) = (example for example in examples if "localhost:8500" in example)
-    exec(code, {})
-    printed = np.array(capsys.readouterr().out.strip().strip("[]").split(), float)
-    expected = call(image_bytes=np.array([PNG]), metadata=encode_clinical_metadata(ROW))
-    np.testing.assert_allclose(printed, expected["probabilities"][0], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["onnx", "litert"])

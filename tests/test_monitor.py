@@ -13,6 +13,7 @@ from conftest import run_here
 
 from skincnn.api.run import Run
 from skincnn.cli import common
+from skincnn.errors import ConfigError
 from skincnn.files import sha256
 from skincnn.inference.run_dir import read_run_info
 from skincnn.metrics.classification import METRICS, Metric
@@ -69,6 +70,21 @@ def test_the_last_epoch_is_kept_whatever_its_score(
         assert sha256(path) == progress.best_sha256
         model.load_weights(path)
         assert (model.get_weights()[0] == epoch).all()
+
+
+def test_a_monitored_metric_must_be_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METRICS, "macro_f1", Metric(lambda _: np.array(np.nan)))
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    batches = tf.data.Dataset.from_tensors(np.eye(2, dtype="float32"))
+    validation = Validation(
+        *(model, batches, np.arange(2), "macro_f1", tmp_path, Progress())
+    )
+    validation.set_model(model)
+    with pytest.raises(ConfigError, match=r"macro_f1 is nan on validation after epoch 1\."):
+        validation.on_epoch_end(0, {"loss": 1.0})
 
 
 @pytest.mark.usefixtures("uncompiled")

@@ -56,7 +56,7 @@ def test_own_datasets_with_different_names_are_side_by_side(
     assert len(splits) == 12
     done = prepare("table", data_dir, *table, "--group-by", "lesion")
     assert done.returncode == 2
-    assert "was built with other options of the table" in done.stderr
+    assert "was built with other table options" in done.stderr
     with pytest.raises(ConfigError, match=r"clinic_a, clinic_b, .*Did you mean 'clinic_a'"):
         open_dataset("clinic_aa", data_dir)
 
@@ -115,7 +115,7 @@ def test_a_table_with_patients_is_trained_and_tested(
         ("--columns label", 2, "--columns must be pairs field=column"),
         ("--columns label=dy", 2, "has no column 'dy'"),
         ("--label-map none.json", 2, "--label-map none.json cannot be read: No such file"),
-        ("--name isic2018", 2, "must not be the name of a published dataset"),
+        ("--name isic2018", 2, "must not be the name of another config"),
         ("--name Clinic-A", 2, "--name must consist of lower-case letters"),
         ("--columns age=dx", 3, "column 'dx': 24 invalid value(s): row 2: 'a', row 3: 'b'"),
     ],

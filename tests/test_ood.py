@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import keras
 import numpy as np
@@ -81,15 +82,23 @@ def test_a_folder_is_read_recursively(tmp_path: Path) -> None:
     assert images.shape == (2, 32, 32, 3)
 
 
-def test_invalid_folders_are_errors(tmp_path: Path) -> None:
+def test_invalid_folders_are_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("empty", "noise", "broken"):
         (tmp_path / name).mkdir()
     (tmp_path / "broken/broken.jpg").write_text("<html>")
     with pytest.raises(ConfigError, match=r"contains no images. Expected files ending in"):
         read_ood_folder(tmp_path / "empty", DATA)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", Mock(side_effect=PermissionError(13, "no permission")))
+        with pytest.raises(ConfigError, match=r"empty cannot be read \(no permission\)"):
+            read_ood_folder(tmp_path / "empty", DATA)
+    with pytest.raises(ConfigError, match="missing is not a directory"):
+        read_ood_folder(tmp_path / "missing", DATA)
     with pytest.raises(ConfigError, match="'noise' is the name of a set"):
         read_ood_folder(tmp_path / "noise", DATA)
-    with pytest.raises(DataError, match=r"broken\.jpg cannot be decoded as an image"):
+    with pytest.raises(DataError, match=r"broken\.jpg cannot be read as an image"):
         read_ood_folder(tmp_path / "broken", DATA)
 
 
@@ -179,7 +188,7 @@ def test_the_gaussian_is_written_and_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(block.whitening, expected.whitening)
     for content in (b"", b"damaged", path.read_bytes()[:300]):
         path.write_bytes(content)
-        with pytest.raises(ConfigError, match=r"ood\.npz cannot be read.*evaluate\.py"):
+        with pytest.raises(ConfigError, match=r"ood\.npz cannot be read.*skincnn evaluate"):
             FeatureGaussian.read(path)
 
 
@@ -239,6 +248,14 @@ def test_each_split_has_its_own_results() -> None:
     distances = TABLES["fold_3"]["distance"].to_numpy()
     pairs = np.mean(folder["distance"].to_numpy()[:, None] > distances)
     assert results["fold_3.ood.cats"].sets[0].auc == pytest.approx(pairs, abs=1e-6)
+
+
+def test_gaussians_of_one_or_two_images_are_finite() -> None:
+    for count in (1, 2):
+        features = np.arange(3.0 * count).reshape(count, 3)
+        gaussian, distances = fit_gaussian([features], [f"{i}" for i in range(count)])
+        assert np.isfinite(distances).all()
+        assert np.isfinite(gaussian.distances([features + 1])).all()
 
 
 def test_detection_that_misses_a_built_in_set_is_switched_off() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from skincnn.config import ImbalanceConfig, LossConfig, OptimizerConfig
+from skincnn.errors import ConfigError
 from skincnn.training.imbalance import STRATEGIES
 from skincnn.training.losses import LOSSES, build_loss
 from skincnn.training.optimizers import NO_WEIGHT_DECAY, OPTIMIZERS, build_optimizer
@@ -273,6 +274,15 @@ def test_layer_decay_needs_the_block_of_every_variable() -> None:
     optimizer = build_optimizer(config, RATE, 9, 0, {"head/kernel": 0, "b2/bias": 2})
     with pytest.raises(ValueError, match="Missing: b1/kernel, b2/kernel"):
         optimizer.build(variables())
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+def test_an_unknown_argument_of_an_optimizer_class_is_explained(layer_decay: float) -> None:
+    name = "keras.optimizers:Nadam(beta_9=0.8)"
+    config = OptimizerConfig(name=name, layer_decay=layer_decay)
+    message = r"`optimizer.name` keras\.optimizers:Nadam\(beta_9=0\.8\) failed.*beta_9"
+    with pytest.raises(ConfigError, match=message):
+        build_optimizer(config, RATE, 9, 0, BLOCKS)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

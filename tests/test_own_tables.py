@@ -15,9 +15,12 @@ import pandas as pd
 import pytest
 from source_files import jpeg, write_folder, write_zip
 
+from skincnn.data.label_maps import read_user_map
+from skincnn.errors import ConfigError
 from tfds_ham10000.layouts import Source
 from tfds_ham10000.records import OptionError, Record, SourceError
 from tfds_ham10000.sources import read_source
+from tfds_ham10000.table.labels import read_label_map
 from tfds_ham10000.table.options import TableOptions
 
 Rows = list[dict[str, str]]
@@ -101,6 +104,18 @@ FILES: dict[str, tuple[str, Callable[[Path], object]]] = {
         "a.parquet",
         lambda p: pd.DataFrame(make_rows()).astype({"age": float}).to_parquet(p),
     ),
+    "Parquet with lists and with text as bytes": (
+        "a.parquet",
+        lambda p: (
+            pd.DataFrame(make_rows())
+            .assign(dx=lambda x: x["dx"].str.encode("utf-8"), values=[[1, 2]] * 6)
+            .to_parquet(p)
+        ),
+    ),
+    "the line ends of old versions of macOS": (
+        "a.csv",
+        lambda p: p.write_bytes(csv_text(";", "\r").encode()),
+    ),
 }
 
 
@@ -163,6 +178,9 @@ VALUES: list[tuple[str, str, str, object]] = [
     ("site", "palms/soles", "localization", "palms/soles"),
     ("site", "unknown", "localization", "unknown"),
     ("lesion_id", "NA", "lesion_id", ""),
+    ("lesion_id", "#N/A", "lesion_id", ""),
+    ("patient_id", "<NA>", "patient_id", ""),
+    ("patient_id", "Missing", "patient_id", ""),
     ("patient_id", "", "patient_id", ""),
     ("age", "121", "age", None),
     ("age", "-3", "age", None),
@@ -210,11 +228,12 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no label": (
         lambda d: edit(d, dx={4: "", 5: "N/A"}),
-        r"2 row\(s\) have no label: row 6, row 7 'N/A'\. .*map such as .*\"N/A\": null\}",
+        r"2 row\(s\) have no label: row 6, row 7 'N/A'\. "
+        r".*map that contains .*\"N/A\": null\}",
     ),
     "one class": (
         lambda d: edit(d, dx=dict.fromkeys(range(6), "nevus")),
-        r"at least two different labels\. Received: nevus",
+        r"at least two classes\. Received: nevus",
     ),
     "an image in two rows": (
         lambda d: edit(d, image={3: "i1.jpg"}),
@@ -249,6 +268,12 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: (edit(d), (d / "labels.csv").write_bytes(bytes(range(256)))),
         "is not a text file",
     ),
+    "images in a Parquet file": (
+        lambda d: pd.DataFrame(
+            {"image": [{"bytes": jpeg()}], "file": [jpeg()], "dx": ["nevus"]}
+        ).to_parquet(d / "a.parquet"),
+        r"of the image: .*Received: dx; and, .*numbers, image, file\. Write images to",
+    ),
     "a damaged Excel file": (
         lambda d: (edit(d), write_zip(d / "labels.csv", {"xl/workbook.xml": b""})),
         r"labels\.csv cannot be read: .*save it as CSV",
@@ -264,6 +289,18 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unusual separator": (
         lambda d: (edit(d), (d / "labels.csv").write_text(csv_text("^"))),
         r"Received: only one column, 'image\^.*'\. Separate columns with commas, ",
+    ),
+    "comments before the header": (
+        lambda d: (edit(d), (d / "labels.csv").write_text(f"# from 2026\n{csv_text()}")),
+        r"Received: '# from 2026'\. Delete the lines before the names of the columns",
+    ),
+    "a quotation mark that is not closed": (
+        lambda d: (edit(d), (d / "labels.csv").write_text(f'{csv_text()}\n\n"a,b\nc,d\n')),
+        r"unexpected end of data, in the row that begins in line 10\. Close its quotation",
+    ),
+    "a quotation mark that is not closed, in the header": (
+        lambda d: (edit(d), (d / "labels.csv").write_text(f'sep=,\n"{csv_text()}')),
+        r"not a valid CSV file: .*in the row that begins in line 2\. Close its quotation",
     ),
     "two separators": (
         lambda d: (edit(d), (d / "labels.csv").write_text(mixed_separators())),
@@ -386,10 +423,50 @@ def test_labels_are_mapped_and_left_out(tmp_path: Path) -> None:
     assert source.excluded == reasons
 
 
+def test_a_label_map_has_one_class_name_or_null_for_each_label(tmp_path: Path) -> None:
+    path = tmp_path / "map.json"
+    path.write_text('{"a": " mal  oth ", "b": null}')
+    assert read_label_map(path) == {"a": "mal oth", "b": None}
+    for text, message in (
+        ('{"a": "mel", "a": "nv"}', "the key 'a' occurs more than once"),
+        ('{"a": "mel", "b": " ", "c": ""}', "the class of 'b', 'c' is empty.*or null"),
+    ):
+        path.write_text(text)
+        with pytest.raises(OptionError, match=message):
+            read_label_map(path)
+
+
 def test_spellings_that_differ_in_case_are_one_class(tmp_path: Path) -> None:
     source = read(edit(tmp_path, dx={0: "Nevus", 1: "MÉLANOME", 3: "Mélanome  "}))
     assert source.class_names == ("Mélanome", "nevus")
     assert "belong to the same class: MÉLANOME, Nevus" in str(source.notes)
+
+
+def test_unicode_forms_of_a_name_are_the_same(tmp_path: Path) -> None:
+    """Programs for macOS write accented characters as two characters (NFD)."""
+    nfc, nfd = "Mélanome", "Me\u0301lanome"
+    rows = [
+        {"image": row["image"], "Pa\u0301ciente": f"Jos{form}", "Diagno\u0301stico": label}
+        for row, form, label in zip(
+            make_rows(), ("é", "e\u0301") * 3, (nfc, nfd, "nevus") * 2, strict=True
+        )
+    ]
+    folder = write(tmp_path, rows)
+    columns = {"label": "Diagnóstico", "patient_id": "Páciente"}
+    source = read(folder, columns=columns)
+    assert source.class_names == (nfc, "nevus")
+    assert len({record.patient_id for record in records_of(source)}) == 1
+    for label in (nfc, nfd):
+        path = tmp_path / "map.json"
+        path.write_text(json.dumps({label: nfd, "nevus": "nv"}))
+        source = read(folder, columns=columns, label_map=read_label_map(path))
+        assert source.class_names == (nfc, "nv")
+        assert read_user_map(path, [nfc, "nv"]) == {nfc: nfc, "nevus": "nv"}
+    path.write_text(json.dumps({nfc: "mel", nfd: None}))
+    with pytest.raises(OptionError, match="the key 'Mélanome' occurs more than once"):
+        read_label_map(path)
+    with pytest.raises(ConfigError, match="key 'Mélanome' occurs more than once"):
+        read_user_map(path, None)
 
 
 def test_a_column_named_malignant_has_two_classes(tmp_path: Path) -> None:
@@ -408,6 +485,11 @@ def test_classes_json_declares_names_and_malignancy(tmp_path: Path) -> None:
         path.write_text(text, encoding)
         declared = [tuple(part.model_dump().values()) for part in read(tmp_path).classes]
         assert declared == [("nevus", "mole", False)]
+    path.write_text("[" * 200_000)
+    with pytest.raises(
+        SourceError, match=r"classes\.json cannot be read: maximum recursion"
+    ):
+        read(tmp_path)
     for content, message in (
         ({"nevi": {"malignant": None}}, "unknown class 'nevi'.*Did you mean 'nevus'"),
         (

@@ -23,7 +23,7 @@ from setups import make_setup
 import skincnn
 from skincnn.api.rehearsal import rehearse
 from skincnn.cli.train import parse
-from skincnn.config import AugmentConfig, Config, ImbalanceConfig
+from skincnn.config import AugmentConfig, Config, ImbalanceConfig, OptimizerConfig
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import sha256
 from skincnn.inference.load import load_model
@@ -32,11 +32,29 @@ from skincnn.model.augment import Augmentation
 from skincnn.parts import file_name, find_custom, hash_modules
 from skincnn.training.callbacks import UserCallbacks, make_callbacks
 from skincnn.training.imbalance import find_strategy
+from skincnn.training.optimizers import find_optimizer
 from skincnn.training.setup import TrainingSetup, check
 
 GUIDE = (ROOT / "docs/guides/extending.md").read_text()
 MODULE, MLFLOW, WANDB = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
 Write = Callable[..., ModuleType]
+
+
+def test_an_optimizer_class_has_only_named_arguments() -> None:
+    with pytest.raises(ConfigError, match=r"named arguments only.*Received: \(0\.1,\)"):
+        find_optimizer("keras.optimizers:Nadam(0.1)")
+    cls, arguments = find_optimizer("keras.optimizers:Nadam(beta_1=0.8)")(OptimizerConfig())
+    assert (cls, arguments) == (keras.optimizers.Nadam, {"beta_1": 0.8})
+
+
+def test_equal_callbacks_have_different_names(tmp_path: Path) -> None:
+    name = "keras.callbacks:EarlyStopping(monitor='loss', patience=2)"
+    config = Config().replace(**{"train.callbacks": [name, name]})
+    given = [keras.callbacks.TerminateOnNaN(), keras.callbacks.TerminateOnNaN()]
+    callbacks = make_callbacks(config, tmp_path, given)
+    expected = [name, f"{name} 2", "TerminateOnNaN", "TerminateOnNaN 2"]
+    assert list(callbacks) == expected
+    assert list(callbacks.values())[2:] == given
 
 
 @pytest.fixture
@@ -60,7 +78,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
 
 def documented_config() -> Config:
     """Returns the configuration of the command in the guide."""
-    [command] = re.findall(r"train\.py (my_parts:tiny .*?)\n\n", GUIDE, re.DOTALL)
+    [command] = re.findall(r"skincnn train (my_parts:tiny .*?)\n\n", GUIDE, re.DOTALL)
     name, arguments = parse(shlex.split(command.replace("\\\n", "")))
     assert name == "my_parts.tiny"
     return arguments.config.replace(**{"evaluate.num_bootstrap": 100})
@@ -113,7 +131,7 @@ def test_resuming_gives_the_same_weights_and_requires_the_same_module(
     write(MODULE, "my_parts")
     config = documented_config().replace(**{"train.deterministic": True})
     with monkeypatch.context() as patch:  # trying the parts does not change training
-        patch.setattr("skincnn.api.run.rehearse", lambda setup: None)
+        patch.setattr("skincnn.api.training.rehearse", lambda setup: None)
         expected = skincnn.train(config, tmp_path / "at_once", data_dir).model()
     interrupt = keras.callbacks.LambdaCallback(on_epoch_begin=lambda e, _: [0][e])
     workdir = tmp_path / "run"
@@ -142,6 +160,10 @@ ERRORS = {
         r"\(.*\.py, line 1\) cannot be called with the arguments \(counts, config\): "
         r"too many positional arguments\. Received: part\(counts\)",
     ),
+    "unnamed": (
+        "import functools\npart = functools.partial(lambda counts: counts)",
+        r"too many positional arguments\. Received: own_unnamed:part\(counts\)",
+    ),
     "exception": (
         "def part(counts, config):\n    return f()\ndef f():\n    raise KeyError(3)",
         r"failed \(.*\.py, line 4\): KeyError: 3",
@@ -166,7 +188,9 @@ def test_errors_name_the_file_and_the_line(case: str, write: Write, tmp_path: Pa
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere.a:f", "no module 'nowhere'.*Start the command in the directory"),
+        ("nowhere.a:f", "no module 'nowhere'.*in the directory that contains nowhere/,"),
+        ("keras.nowhere:f", r"no module 'keras.nowhere'.*contains keras/nowhere\.py,"),
+        ("sys:f", "the module sys has no function 'f'"),
         ("keras.layers:RandomZom", "no function 'RandomZom'. Did you mean 'RandomZoom'"),
         ("keras.layers:RandomZoom(x)", "must be Python literals"),
         ("keras.layers:", "must be package.module:function"),
@@ -283,7 +307,8 @@ FAULTS = {
     "loss": (
         "def part(): return keras.losses.CategoricalCrossentropy()",
         {"loss.name": "part", "imbalance.strategy": "none"},
-        r"`loss.name` own_\w+:part failed for labels \(3,\) and logits \(3, 3\)",
+        r"`loss.name` own_\w+:part failed for labels of shape \(3,\) and logits of "
+        r"shape \(3, 3\)",
     ),
     "weights": (
         "def part(): return keras.losses.SparseCategoricalCrossentropy(from_logits=True)",
@@ -293,7 +318,7 @@ FAULTS = {
     "focal": (
         "def part(**options): pass",
         {"loss.name": "part", "imbalance.strategy": "focal"},
-        "replaces the loss focal",
+        "cannot replace the loss focal",
     ),
     "optimizer": (
         "def part(config): return keras.optimizers.SGD(0.1)",

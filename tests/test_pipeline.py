@@ -306,5 +306,5 @@ def test_the_fingerprint_depends_on_labels_and_images_but_not_on_order(
 
 
 def test_the_error_for_a_missing_dataset_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"scripts/prepare_data\.py --config isic2018"):
+    with pytest.raises(DataError, match=r"skincnn prepare-data --config isic2018"):
         datasets.open_dataset("isic2018", tmp_path)

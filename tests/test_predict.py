@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 import io
 import os
@@ -16,9 +15,10 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_here
+from conftest import jpeg, run_here
 from PIL import Image
 
+from skincnn.cli.predict import find_images
 from skincnn.data.combined import open_datasets
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.results import SplitResult, read_result, result_path
@@ -46,7 +46,7 @@ def workdir(run: Run, tmp_path_factory: pytest.TempPathFactory, data_dir: Path) 
     folder = tmp_path_factory.mktemp("predicted") / "run"
     shutil.copytree(run[0], folder)
     spec = ExportSpec(workdir=folder)
-    assert len(list(conversion.export(spec, ["onnx"], data_dir))) == 1
+    assert len(list(conversion.export(spec, ["onnx", "litert"], data_dir))) == 2
     return folder
 
 
@@ -70,11 +70,6 @@ def stored(workdir: Path, image_ids: list[str]) -> np.ndarray:
     return arrays(table.loc[image_ids].reset_index(), NAMES)[1]
 
 
-def expected(workdir: Path, image_ids: list[str]) -> np.ndarray:
-    calibration_map = read_test_result(workdir).calibration_map
-    return calibration_map.apply(stored(workdir, image_ids))
-
-
 def read_test_result(workdir: Path) -> SplitResult:
     return read_result(workdir, "test", SplitResult)
 
@@ -87,6 +82,7 @@ def read_test_result(workdir: Path) -> SplitResult:
         ("export/skincnn/1", "saved_model"),
         ("model.keras", "keras"),
         ("export/skincnn.onnx", "onnx"),
+        ("export/skincnn.tflite", "litert"),
     ],
 )
 def test_each_format_is_detected_and_reproduces_the_evaluation(
@@ -99,11 +95,11 @@ def test_each_format_is_detected_and_reproduces_the_evaluation(
     table = predict_files(predictor, paths, list(map(read_file, paths)), metadata)
     readable = table[table["status"] == OK]
     assert len(readable) == 10
-    probabilities = readable[PROBABILITIES].to_numpy()
-    reference = expected(workdir, list(readable["image_id"]))
-    np.testing.assert_allclose(probabilities, reference, atol=1e-4)
-    before = stored(workdir, list(readable["image_id"])).argmax(axis=1)
-    assert [NAMES[index] for index in before] == list(readable["predicted_class"])
+    before = stored(workdir, list(readable["image_id"]))
+    expected = read_test_result(workdir).calibration_map.apply(before)
+    np.testing.assert_allclose(readable[PROBABILITIES].to_numpy(), expected, atol=1e-4)
+    predicted = [NAMES[index] for index in before.argmax(axis=1)]
+    assert predicted == list(readable["predicted_class"])
     unreadable = table[table["status"] != OK].set_index("image_id")
     assert sorted(unreadable.index) == ["empty", "half", "text"]
     assert set(unreadable["status"]) == {NO_IMAGE, UNREADABLE}
@@ -111,12 +107,13 @@ def test_each_format_is_detected_and_reproduces_the_evaluation(
     assert unreadable["refer"].all()
 
 
+@pytest.mark.parametrize("path", ["", "export/skincnn.onnx"])
 def test_the_command_predicts_readable_files_and_lists_unreadable_ones(
-    workdir: Path, images: Path, tmp_path: Path
+    path: str, workdir: Path, images: Path, tmp_path: Path
 ) -> None:
     output, submission = tmp_path / "predictions.csv", tmp_path / "isic.csv"
     flags = ("--output", output, "--isic-csv", submission, "--batch-size", 4)
-    done = run_here("predict.py", workdir, images, *flags)
+    done = run_here("predict.py", workdir / path, images, *flags)
     assert done.returncode == 3
     assert "3 of 13 file(s) are unreadable" in done.stderr
     assert str(images / "half.jpg") in done.stderr
@@ -136,25 +133,11 @@ def test_the_command_predicts_readable_files_and_lists_unreadable_ones(
         challenge, stored(workdir, list(readable["image_id"])), atol=1e-4
     )
     assert not list(tmp_path.glob(".tmp*"))
-
-
-def set_stdin(monkeypatch: pytest.MonkeyPatch, *lines: bytes) -> None:
-    content = b"".join(line + b"\n" for line in lines)
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
-
-
-@pytest.mark.parametrize("path", ["", "export/skincnn.onnx"])
-def test_the_referral_rule_is_printed(
-    path: str, workdir: Path, images: Path, tmp_path: Path
-) -> None:
-    """The decision for each readable in-distribution image follows from the threshold."""
-    output = tmp_path / "predictions.csv"
-    done = run_here("predict.py", workdir / path, images, "--output", output)
+    # The decision for each readable in-distribution image follows from the printed rule.
     rule = load_predictor(workdir / path).rule
     assert f"refer        {explain_rule(rule)}" in done.stderr.splitlines()
     threshold = read_test_result(workdir).thresholds["malignant"][rule.operating_point]
     assert rule.threshold == pytest.approx(threshold, rel=1e-6)
-    table = pd.read_csv(output)
     is_ood = table["out_of_distribution"].eq(True)  # empty for unreadable files
     refer = ~(table["malignant_probability"] < threshold) | is_ood
     assert table["refer"].tolist() == refer.tolist()
@@ -170,21 +153,22 @@ def test_help_explains_every_column() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("{empty}",), "Expected image files"),
-        (("x.jpg", "--output", "x.txt"), "must end in .csv or .jsonl"),
+        (("{empty}/empty",), "Expected image files"),
+        (("none/",), "No image was found in: none/. Expected image files that exist"),
+        (("{file}", "--output", "x.txt"), "must end in .csv or .jsonl"),
         (
-            ("x.jpg", "--clinical-metadata", "none.csv"),
+            ("{file}", "--clinical-metadata", "none.csv"),
             "--clinical-metadata must be a table",
         ),
-        (("x.jpg", "--clinical-metadata", "{empty}/a.csv"), "this model uses images only"),
-        (("x.jpg", "--batch-size", "0"), "--batch-size must be in 1..256"),
-        (("x.jpg", "--batch-size", "257"), "1..256. Received: 257"),
-        (("x.jpg", "--output", "{empty}/folder.csv"), "--output must be a file"),
-        (("x.jpg", "--isic-csv", "{empty}/folder.csv"), "--isic-csv must be a file"),
-        (("x.jpg", "--output", "{empty}/file/a.csv"), "{empty}/file is a file"),
-        (("x.jpg", "--grad-cam", "{empty}/file"), "--grad-cam must be a directory"),
+        (("{file}", "--clinical-metadata", "{empty}/a.csv"), "this model uses images only"),
+        (("{file}", "--batch-size", "0"), "--batch-size must be in 1..256"),
+        (("{file}", "--batch-size", "257"), "1..256. Received: 257"),
+        (("{file}", "--output", "{empty}/folder.csv"), "--output must be a file"),
+        (("{file}", "--isic-csv", "{empty}/folder.csv"), "--isic-csv must be a file"),
+        (("{file}", "--output", "{empty}/file/a.csv"), "{empty}/file is a file"),
+        (("{file}", "--grad-cam", "{empty}/file"), "--grad-cam must be a directory"),
         (
-            ("x.jpg", "--output", "{empty}/a.csv", "--isic-csv", "{empty}/b/../a.csv"),
+            ("{file}", "--output", "{empty}/a.csv", "--isic-csv", "{empty}/b/../a.csv"),
             "must be different files",
         ),
     ],
@@ -198,10 +182,12 @@ def test_invalid_arguments_are_rejected(
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "file").touch()
     (tmp_path / "a.csv").write_text("image_id,age,sex,localization\nx,50,male,back\n")
-    filled = [argument.format(empty=tmp_path) for argument in arguments]
-    done = run_here("predict.py", workdir, *filled)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "x.jpg").write_bytes(jpeg())
+    names = {"empty": tmp_path, "file": tmp_path / "x.jpg"}
+    done = run_here("predict.py", workdir, *(x.format(**names) for x in arguments))
     assert done.returncode == 2
-    assert message.format(empty=tmp_path) in done.stderr
+    assert message.format(**names) in done.stderr
 
 
 def test_a_path_without_a_model_is_rejected(tmp_path: Path) -> None:
@@ -276,7 +262,7 @@ def test_an_export_of_other_models_is_not_used_for_an_ensemble(
     result = read_test_result(workdir)
     changed = result.model_copy(update={"predictions_sha256": "0" * 64})
     write_record(result_path(folder, "test"), changed)
-    with pytest.raises(DataError, match="from a different predictions table"):
+    with pytest.raises(DataError, match=r"have changed since .* was exported"):
         load_predictor(folder)
     assert load_predictor(folder / "export/skincnn").format == "saved_model"
 
@@ -294,31 +280,32 @@ def test_grad_cam_overlays_are_written(workdir: Path, images: Path, tmp_path: Pa
     assert sorted(path.name for path in tmp_path.glob("*.png")) == names
     with Image.open(tmp_path / names[0]) as image:
         assert image.size == (128, 64)
-    long_name = tmp_path / f"{'é' * 120}.jpg"
-    shutil.copy(min(images.glob("DEMO*")), long_name)
-    done = run_here("predict.py", workdir, long_name, "--grad-cam", tmp_path)
+    # Overlays of an earlier command, in the searched directory, are not predicted.
+    maps = tmp_path / "searched/maps"
+    maps.mkdir(parents=True)
+    shutil.move(tmp_path / names[0], maps)
+    shutil.copy(min(images.glob("DEMO*")), maps.with_name(f"{'é' * 120}.jpg"))
+    done = run_here("predict.py", workdir, maps.parent, "--grad-cam", maps)
     assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob(f"00000_{'é' * 50}_*.png"))) == 1
+    assert f"not used (in the directory --grad-cam): {maps / names[0]}\n" in done.stderr
+    assert len(list(maps.iterdir())) == 2
+    assert len(list(maps.glob(f"00000_{'é' * 50}_*.png"))) == 1
     done = run_here("predict.py", workdir / "export/skincnn", images, *flags)
     assert done.returncode == 2
     assert "requires the feature maps of the Keras model" in done.stderr
 
 
-def test_only_files_are_opened(tmp_path: Path) -> None:
-    """Opening a pipe without a writer blocks; reading a device may never end."""
-    os.mkfifo(tmp_path / "pipe.jpg")
-    (tmp_path / "good.jpg").write_bytes(b"good")
-    paths = [*sorted(tmp_path.iterdir()), tmp_path]
-    future = concurrent.futures.ThreadPoolExecutor(1).submit(
-        lambda: list(map(read_file, paths))
-    )
-    try:
-        contents = future.result(timeout=10)
-    finally:
-        # A blocked thread would keep the test process from ending.
-        os.close(os.open(tmp_path / "pipe.jpg", os.O_RDWR))
-    assert contents[0] == b"good"
-    assert all("expected a file" in str(reason) for reason in contents[1:])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_lists_of_names_from_windows_are_decoded(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [str(tmp_path / name) for name in ("é.jpg", "a b.jpg")]
+    mark = "\ufeff" if encoding == "utf-16-be" else ""  # Python writes the others
+    lines = mark + "\r\n".join([names[0], "", names[1], ""])
+    file = io.TextIOWrapper(io.BytesIO(lines.encode(encoding)))
+    monkeypatch.setattr("sys.stdin", file)
+    Path(names[0]).touch()
+    assert find_images(["-"]) == [*map(Path, names)]
 
 
 def test_a_file_without_a_known_size_is_read_up_to_the_limit(
@@ -344,9 +331,13 @@ def test_unusual_file_names_are_read_or_reported(
     good = min(images.glob("DEMO*")).read_bytes()
     for name in (b"bad\xff.jpg", b" outer spaces.jpg "):
         (tmp_path / os.fsdecode(name)).write_bytes(good)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "text").write_text("this is text")
     monkeypatch.chdir(tmp_path)
-    lines = (b"bad\xff.jpg", b" ", b" outer spaces.jpg ", b"with\0NUL.jpg", b"x" * 300)
-    set_stdin(monkeypatch, *(os.fsencode(tmp_path) + b"/" + line for line in lines))
+    lines = [b"bad\xff.jpg", b" ", b" outer spaces.jpg ", b"with\0NUL.jpg", b"x" * 300]
+    lines += [b"none.jpg", b"text/x.jpg", b"loop", b"text"]
+    paths = b"".join(os.fsencode(tmp_path) + b"/" + line + b"\n" for line in lines)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(paths)))
     output = tmp_path / f"predictions{suffix}"
     model = workdir / "export/skincnn.onnx"
     done = run_here("predict.py", model, tmp_path, "-", "y" * 300, "--output", output)
@@ -354,48 +345,29 @@ def test_unusual_file_names_are_read_or_reported(
     read_table = (
         pd.read_csv if suffix == ".csv" else functools.partial(pd.read_json, lines=True)
     )
-    table = read_table(output)
-    names = [Path(name).name for name in table["file"]]
-    assert names == [
-        "bad\\xff.jpg",
-        "bad\\xff.jpg",
-        " ",
-        " outer spaces.jpg ",
-        "with\0NUL.jpg",
-        "x" * 300,
-        "y" * 300,
+    table = read_table(output).set_index("file")
+    bad, outer = f"{tmp_path}/bad\\xff.jpg", f"{tmp_path}/ outer spaces.jpg "
+    assert table["image_id"].iloc[0] == "bad\\xff"
+    statuses = table["status"].items()
+    assert list(statuses) == [
+        (bad, OK),
+        (bad, OK),
+        (f"{tmp_path}/ ", "unreadable: No such file or directory"),
+        (outer, OK),
+        (f"{tmp_path}/with\0NUL.jpg", "unreadable: embedded null byte"),
+        (f"{tmp_path}/{'x' * 300}", "unreadable: File name too long"),
+        (f"{tmp_path}/none.jpg", "unreadable: No such file or directory"),
+        (f"{tmp_path}/text/x.jpg", "unreadable: Not a directory"),
+        (f"{tmp_path}/loop", "unreadable: Too many levels of symbolic links"),
+        (f"{tmp_path}/text", NO_IMAGE),
+        (f"{'y' * 300}", "unreadable: File name too long"),
     ]
-    readable = [True, True, False, True, False, False, False]
-    assert (table["status"] == OK).tolist() == readable
-    assert table["image_id"][0] == "bad\\xff"
 
 
-def test_the_status_explains_why_a_file_cannot_be_opened(
-    workdir: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
-    (tmp_path / "text.jpg").write_text("this is text")
-    paths = [tmp_path / name for name in ("none.jpg", "text.jpg/x.jpg", "loop.jpg")]
-    model = workdir / "export/skincnn.onnx"
-    done = run_here("predict.py", model, *paths, tmp_path / "text.jpg")
-    assert done.returncode == 3
-    assert pd.read_csv(io.StringIO(done.stdout))["status"].tolist() == [
-        "unreadable: No such file or directory",
-        "unreadable: Not a directory",
-        "unreadable: Too many levels of symbolic links",
-        NO_IMAGE,
-    ]
-    assert "4 of 4 file(s) are unreadable" in done.stderr
-    assert "No file was predicted." in done.stderr
-
-
-def test_help_and_the_installation_hint_of_batch_predict_need_no_beam(
+def test_the_installation_hint_of_batch_predict_needs_no_beam(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    described = run_here("batch_predict.py", "--help")
-    assert described.returncode == 0
-    assert "--direct_num_workers" in described.stdout
     done = run_here("batch_predict.py", "model", "x.jpg", "--output", tmp_path / "out")
     assert done.returncode == 2
     assert "Apache Beam is not installed" in done.stderr

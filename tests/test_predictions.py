@@ -54,7 +54,9 @@ def test_the_logits_follow_from_the_energy() -> None:
 
 
 def test_a_table_is_read_with_the_digits_that_were_written(tmp_path: Path) -> None:
-    tables = [make_logits(seed).drop(columns="logits") for seed in (0, 1)]
+    tables = [
+        make_logits(seed).drop(columns="logits").assign(distance=seed) for seed in (0, 1)
+    ]
     mean = mean_predictions(tables)
     write_predictions(tmp_path, {"test.d4": mean})
     path = table_path(tmp_path, "test.d4")
@@ -75,6 +77,12 @@ def test_a_table_is_read_with_the_digits_that_were_written(tmp_path: Path) -> No
     )
 
 
+def test_text_that_looks_like_a_number_stays_text() -> None:
+    texts = {"dataset": "007", "original_label": "1.0", "skin_type": "12", "sex": "True"}
+    table = as_written(make_logits(0).drop(columns="logits").assign(**texts))
+    assert table[list(texts)].iloc[0].to_dict() == texts
+
+
 def replace_first(table: pd.DataFrame, column: str, value: object) -> pd.DataFrame:
     return table.assign(**{column: [value, *table[column].iloc[1:]]})
 
@@ -82,7 +90,8 @@ def replace_first(table: pd.DataFrame, column: str, value: object) -> pd.DataFra
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.drop(columns="lesion_id"), r"the column\(s\) lesion_id are missing"),
+        (lambda t: t.drop(columns="lesion_id"), "columns are missing: lesion_id"),
+        (lambda t: t.drop(columns="distance"), "columns are missing: distance"),
         (lambda t: t.filter(regex="^(?!probability)"), "probability_<class>"),
         (lambda t: t.iloc[:0], "no rows"),
         (lambda t: pd.concat([t, t.iloc[:1]]), "test0 "),
@@ -97,6 +106,8 @@ def replace_first(table: pd.DataFrame, column: str, value: object) -> pd.DataFra
         ),
         (lambda t: replace_first(t, "probability_mel", 3.0), "sum to 1"),
         (lambda t: replace_first(t, "probability_mel", None), "sum to 1"),
+        (lambda t: replace_first(t, "distance", "x"), "test0 has the distance 'x'"),
+        (lambda t: t.assign(age="?"), r"has the age '\?'\. Expected a number"),
     ],
 )
 def test_a_damaged_table_is_rejected(
@@ -109,7 +120,7 @@ def test_a_damaged_table_is_rejected(
 
 
 def test_a_missing_table_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot be read as a .*scripts/evaluate\.py"):
+    with pytest.raises(DataError, match=r"cannot be read as a .*skincnn evaluate"):
         read_predictions(tmp_path / "test.csv")
 
 

@@ -137,12 +137,12 @@ def test_command_reproduces_its_configuration(name: str) -> None:
             ),
         ),
     )
-    for config, start in ((base, f"python scripts/train.py {name}"), (changed, "python")):
+    for config, start in ((base, f"skincnn train {name}"), (changed, "skincnn train")):
         command = to_command(config)
         assert command is not None
         assert command.startswith(start)
         assert parse(shlex.split(command)[2:])[1].config == config
-    assert to_command(base) == f"python scripts/train.py {name}"
+    assert to_command(base) == f"skincnn train {name}"
 
 
 def test_no_command_for_another_number_of_stages() -> None:

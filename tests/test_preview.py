@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import run_here
 from PIL import Image
+from source_files import write_folder
 
-from skincnn.api.preview import plot_augmented
-from skincnn.config import AugmentConfig
+from skincnn.api.preview import plot_augmented, plot_preview
+from skincnn.config import AugmentConfig, Config, DataConfig
+from skincnn.data.datasets import prepare_dataset
+from skincnn.errors import DataError
 
 
 def test_the_command_draws_a_figure_and_does_not_train(
@@ -29,6 +33,28 @@ def test_the_command_draws_a_figure_and_does_not_train(
         # An original and seven augmented copies of each of seven classes.
         assert figure.width > 900
         assert figure.height > 900
+
+
+def test_the_first_fold_with_images_is_shown(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    files = {}
+    for name in ("a$x$", "b", "c"):
+        for number in range(3):  # with three groups, a class is in the folds 1, 8 and 9
+            buffer = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(buffer, "PNG")
+            files[f"{name}/{number}.png"] = buffer.getvalue()
+    write_folder(tmp_path / "images", files)
+    prepare_dataset("folder", tmp_path / "data", tmp_path / "images")
+    config = Config(data=DataConfig(datasets=("folder",), image_size=32))
+    axes = plot_preview(config, tmp_path / "data").get_axes()
+    assert [axis.get_title() for axis in axes[::8]] == [
+        "a$x$, original",
+        "b, original",
+        "c, original",
+    ]
+    data = DataConfig(datasets=("folder",), train_folds=(0, 2))
+    with pytest.raises(DataError, match=r"folds \(0, 2\) of .* have no images"):
+        plot_preview(Config(data=data), tmp_path / "data")
 
 
 def test_the_figure_shows_originals_copies_and_shares() -> None:

@@ -367,6 +367,18 @@ RECORDS: list[tuple[str, str, dict[str, object]]] = [
 ]
 
 
+def test_tables_with_the_same_name_in_several_directories_are_read(tmp_path: Path) -> None:
+    folder = written("BCN20000", tmp_path)
+    (folder / "bcn_20k_test.csv").unlink()
+    table = folder / "bcn_20k_train.csv"
+    columns, row, _ = table.read_text().splitlines()
+    (folder / "more").mkdir()
+    more = row.replace("BCN_0000000001", "BCN_0000000002")
+    (folder / "more" / table.name).write_text(f"{columns}\n{more}\n")
+    names = {f"BCN_000000000{number}" for number in (1, 2, 3)}
+    assert records_of(read(folder)).keys() == names
+
+
 @pytest.mark.parametrize(("name", "image_id", "expected"), RECORDS)
 def test_the_fields_of_a_layout_are_read(
     name: str, image_id: str, expected: dict[str, object], tmp_path: Path
@@ -480,17 +492,17 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "the metadata is missing": (
         "ISIC 2024",
         lambda d: (d / "ISIC_2024_Training_Input" / "metadata.csv").unlink(),
-        r"lacks metadata\.csv of the layout 'ISIC 2024, SLICE-3D'",
+        r"metadata\.csv of the layout 'ISIC 2024, SLICE-3D'",
     ),
     "the metadata of 2019 is missing": (
         "ISIC 2019 test",
         lambda d: (d / "ISIC_2019_Test_Metadata.csv").unlink(),
-        r"lacks ISIC_2019_Test_Metadata\.csv of the layout 'ISIC challenge 2019, test set'",
+        r"ISIC_2019_Test_Metadata\.csv of the layout 'ISIC challenge 2019, test set'",
     ),
     "the labels of MILK10k are missing": (
         "MILK10k",
         lambda d: (d / "MILK10k_Training_GroundTruth.csv").unlink(),
-        r"lacks MILK10k_Training_GroundTruth\.csv of the layout 'ISIC challenge 2025",
+        r"MILK10k_Training_GroundTruth\.csv of the layout 'ISIC challenge 2025",
     ),
     "a lesion of two classes": (
         "MILK10k",
@@ -500,12 +512,12 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a table of a split is missing": (
         "Derm7pt",
         lambda d: (d / "meta" / "test_indexes.csv").unlink(),
-        r"lacks test_indexes\.csv of the layout 'Derm7pt'",
+        r"test_indexes\.csv of the layout 'Derm7pt'",
     ),
     "a row is in two splits": (
         "Derm7pt",
         damage_index,
-        r"tables of the splits beside .*meta\.csv do not fit it\. .*5 rows",
+        r"tables of the splits do not fit the table .*meta\.csv\. .*5 rows",
     ),
     "two exports": (
         "ISIC Archive since 2024",
@@ -536,13 +548,48 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     ),
     "a label out of range": (
         "DermaMNIST",
-        lambda d: change_labels(d / "dermamnist.npz"),
+        lambda d: change_labels(d / "dermamnist.npz", 7),
         r"dermamnist\.npz, val: expected images, uint8 .* a label in 0\.\.6 for each",
     ),
     "ids of other images": (
         "DermaMNIST-C",
         lambda d: edit(d / "DermaMNIST-C.csv", ",mel,", ",nv,"),
         r"DermaMNIST-C\.csv does not fit the file of arrays",
+    ),
+    "the labels of 2019 are there twice": (
+        "ISIC 2019 test",
+        lambda d: shutil.copytree(d, d / "copy"),
+        r"2 tables of the same layout: .*Use --table",
+    ),
+    "the column of the positions is missing": (
+        "Derm7pt",
+        lambda d: (d / "meta" / "valid_indexes.csv").write_text("rows\n2\n"),
+        r"valid_indexes\.csv lacks the columns indexes\. Received: only one column, 'rows'",
+    ),
+    "a position that is no number": (
+        "Derm7pt",
+        lambda d: edit(d / "meta" / "valid_indexes.csv", "3", "²"),
+        r"valid_indexes\.csv, column 'indexes': 1 invalid value\(s\): row 2: '²'",
+    ),
+    "an index that is no integer": (
+        "DermaMNIST with ids",
+        lambda d: edit(d / "dermamnist_split_info.csv", ",1,", ",1.5,"),
+        r"split_info\.csv, column 'index': 1 invalid value\(s\): row \d: '1\.5'",
+    ),
+    "a huge index": (
+        "DermaMNIST with ids",
+        lambda d: edit(d / "dermamnist_split_info.csv", "val,0,", f"train,{10**30},"),
+        r"split_info\.csv does not fit the file of arrays",
+    ),
+    "labels that are no integers": (
+        "DermaMNIST",
+        lambda d: change_labels(d / "dermamnist.npz", np.float64),
+        r"dermamnist\.npz, train: .* Received: images uint8 .* labels float64",
+    ),
+    "the column of the images is missing": (
+        "ISIC 2019 test",
+        lambda d: edit(d / "ISIC_2019_Test_Metadata.csv", "image,", "picture,"),
+        r"A table of ISIC challenge 2019, test set lacks a column: .*image",
     ),
     "an unknown skin type": (
         "DDI",
@@ -558,10 +605,13 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
-def change_labels(path: Path) -> None:
+def change_labels(path: Path, change: int | type[np.float64]) -> None:
     with np.load(path) as arrays:
         content = dict(arrays)
-    content["val_labels"][:] = 7
+    if isinstance(change, int):
+        content["val_labels"][:] = change
+    else:
+        content["train_labels"] = content["train_labels"].astype(change)
     np.savez_compressed(path, **content)
 
 

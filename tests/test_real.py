@@ -217,9 +217,9 @@ def test_real_images_from_build_to_export(tmp_path: Path) -> None:
     assert "SYNTHETIC" not in trained.stdout
     assert "SYNTHETIC" not in (workdir / "report.html").read_text()
     assert read_run_info(workdir).audit.num_shared_lesions == 0
-    # Chance is 1/7; seven epochs on 230 images with ImageNet weights are far above.
+    # Chance is .5; seven epochs on 230 images with ImageNet weights are above.
     validation = read_result(workdir, "val", SplitResult)
-    assert validation.metrics["balanced_accuracy"].value > 0.3
+    assert validation.metrics["macro_auc"].value > 0.6
     check_export(workdir, data_dir, tmp_path)
 
 

@@ -201,6 +201,7 @@ def test_an_unknown_field_of_a_part_is_rejected(
         ("", "cannot be read"),
         ('{"schema_version": 1', "cannot be read"),
         ("[]", "must contain a JSON object. Received: list."),
+        ("[" * 200_000, "cannot be read: maximum recursion depth exceeded"),
         ("null", "must contain a JSON object. Received: NoneType."),
     ],
 )
@@ -210,6 +211,15 @@ def test_a_file_without_a_record_is_rejected(
     path = tmp_path / "x.json"
     path.write_text(content)
     require_one_line(path, record, message)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_a_record_in_the_encoding_of_an_editor_is_read(
+    encoding: str, record: Record, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(to_json(record), ensure_ascii=False), encoding)
+    assert read_record(path, type(record), FIX) == record
 
 
 def test_a_missing_file_is_rejected(record: Record, tmp_path: Path) -> None:

@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import errno
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 from conftest import run_here
-from report_runs import CORRUPTIONS, OOD, TABLES, VARIANT, WITH_OFFICIAL, Page, make_table
+from matplotlib.figure import Figure
+from report_runs import (
+    CORRUPTIONS,
+    EXTERNAL,
+    OOD,
+    PARITY,
+    TABLES,
+    VARIANT,
+    WITH_OFFICIAL,
+    Page,
+    make_table,
+)
 from run_dirs import CONFIG, make_info, write_run
 
+from skincnn.cli import common
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.aggregate import OUT_OF_FOLD, pool, write_aggregate
 from skincnn.evaluation.ensemble import combine_runs
+from skincnn.evaluation.evaluate import Evaluation, write_evaluation
 from skincnn.evaluation.results import SplitResult, read_result, result_path
-from skincnn.files import replacing
+from skincnn.files import replacing, write_json
+from skincnn.inference.ood import FeatureGaussian
 from skincnn.records import write_record
+from skincnn.reporting import report
 from skincnn.reporting.load import load_results
 from skincnn.reporting.report import render_report
 
@@ -92,7 +109,7 @@ def test_a_directory_without_results_is_an_error(tmp_path: Path) -> None:
         load_results(workdir)
     done = run_here("report.py")
     assert done.returncode == 2
-    assert "Give the directory of a run" in done.stderr
+    assert "Expected the directory of a run" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["export.saved_model", "test", "test.ood"])
@@ -107,6 +124,84 @@ def test_files_that_another_process_is_writing_are_ignored(
         temporary.write_bytes(result_path(workdir, "test").read_bytes())
     assert results.splits == before
     assert not results.ood
+
+
+@pytest.mark.parametrize(
+    ("name", "copy"),
+    [
+        ("test", "test_old"),
+        ("test", "test.sync-conflict-20260101"),
+        ("test.d4", "test_old.d4"),
+        ("ood", "ood.sync-conflict-20260101"),
+        ("test_official.ood", "test_official (1).ood"),
+        ("external.clinic", "external.clinic (1)"),
+        ("export.litert", "export.litert~1"),
+    ],
+)
+def test_a_copy_of_a_result_is_not_used(
+    name: str, copy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workdir = write_run(tmp_path / "run", WITH_OFFICIAL, {"d4": VARIANT})
+    [rejected] = OOD.splits.values()
+    official = OOD.model_copy(update={"splits": {"test_official": rejected}})
+    results = {"ood": OOD, "test_official.ood": official}
+    results |= {"external.clinic": EXTERNAL, "export.litert": PARITY}
+    for key, result in results.items():
+        write_record(result_path(workdir, key), result)
+    before = dataclasses.astuple(load_results(workdir))
+    assert not capsys.readouterr().err
+    values = json.loads(result_path(workdir, name).read_text())
+    changes = {"num_images": 7, "limit": 3.0, "num_bootstrap": 7}
+    values |= {key: value for key, value in changes.items() if key in values}
+    for part in values.get("splits", {}).values():
+        part["num_images"] = 7
+    write_json(result_path(workdir, copy), values)
+    assert dataclasses.astuple(load_results(workdir)) == before
+    load_results(workdir)
+    note = f"note: {result_path(workdir, copy)} is not used, because its content is that of"
+    error = capsys.readouterr().err
+    assert error.count("note: ") == 1
+    assert error.startswith(f"{note} a file with the name {name}.json. Move")
+
+
+@pytest.mark.parametrize(
+    "name", ["figures/roc.png", "report.html", "README.md", "checklists/tripod-ai.md"]
+)
+def test_a_full_disk_names_the_file_and_the_command_to_repeat(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workdir = write_run(tmp_path / "a run", TABLES)
+    monkeypatch.setattr(report, "draw_figures", lambda _: {"roc": Figure(figsize=(1, 1))})
+
+    def fail(path: Path) -> None:
+        if path.name.endswith(f"-{Path(name).name}"):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("skincnn.files._sync", fail)
+    with pytest.raises(ConfigError) as caught:
+        common.show_report(workdir, checklists=["tripod-ai"])
+    text = str(caught.value)
+    assert text.startswith(
+        (f"The report in {workdir} could not", f"{workdir / name} could")
+    )
+    assert "The disk is full. Free disk space" in text
+    flags = " --checklist tripod-ai" if name.startswith("checklists/") else ""
+    assert text.endswith(f"afterward, run: skincnn report '{workdir}'{flags}")
+    assert not list(workdir.rglob(".tmp*"))
+
+
+def test_a_full_disk_during_an_evaluation_names_the_command_to_repeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workdir = write_run(tmp_path / "run", TABLES)
+
+    def fail(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    evaluation = Evaluation("test", {}, FeatureGaussian(()), {}, {}, {})
+    monkeypatch.setattr("skincnn.files._sync", fail)
+    with pytest.raises(ConfigError, match=f"run: skincnn evaluate {workdir}$"):
+        write_evaluation(workdir, evaluation)
 
 
 def test_changed_predictions_are_an_error(tmp_path: Path) -> None:
@@ -125,14 +220,15 @@ def test_results_on_the_user_s_ood_images_follow_the_built_in_ones(
 ) -> None:
     workdir = write_run(tmp_path, TABLES)
     [photographs] = OOD.sets
-    user = photographs.model_copy(update={"name": "<i>cats</i>"})
-    write_record(result_path(workdir, "ood.cats"), OOD.model_copy(update={"sets": (user,)}))
+    user = photographs.model_copy(update={"name": "<i>cats"})
+    cats = OOD.model_copy(update={"sets": (user,)})
+    write_record(result_path(workdir, "ood.<i>cats"), cats)
     write_record(result_path(workdir, "ood"), OOD)
     names = [images.name for result in load_results(workdir).ood for images in result.sets]
-    assert names == ["photographs", "<i>cats</i>"]
+    assert names == ["photographs", "<i>cats"]
     page = render_report(workdir).read_text()
-    assert "<i>cats</i>" not in page
-    assert "<i>cats</i>" in Page(page).text
+    assert "<i>cats" not in page
+    assert "<i>cats" in Page(page).text
     assert "<i>" not in (workdir / "README.md").read_text()
 
 
@@ -153,13 +249,15 @@ def test_ood_results_are_those_of_the_headline_split(
     other = result.model_copy(update={"split": "test_official"})
     write_record(result_path(workdir, "test_official"), other)
     write_record(result_path(workdir, "test_official.ood"), official)
-    write_record(result_path(workdir, "test_official.ood.cats"), official)
+    user = photographs.model_copy(update={"name": "cats"})
+    with_cats = official.model_copy(update={"sets": (user,)})
+    write_record(result_path(workdir, "test_official.ood.cats"), with_cats)
     [ood] = load_results(workdir).ood
     assert ood.sets == OOD.sets
     assert list(ood.splits) == ["test", "test_official"]
     assert ood.splits["test_official"].num_images == 77
     first, cats = load_results(workdir, "test_official").ood
-    assert first.sets == cats.sets == official.sets
+    assert (first.sets, cats.sets) == (official.sets, (user,))
     assert list(first.splits) == ["test_official", "test"]
 
 

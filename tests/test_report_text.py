@@ -6,6 +6,7 @@ import dataclasses
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,7 +139,7 @@ def test_scores_are_described(results: RunResults) -> None:
     macro_f1 = results.headline.metrics["macro_f1"]
     assert f"Macro F1 is {labels.interval(macro_f1)}." in text
     missed = (~correct)[y_true == 1].sum()
-    assert f"{missed} of 30 melanoma images are predicted as another class." in text
+    assert f"{missed} of 30 melanoma images are not predicted as melanoma." in text
     assert "known to show the same lesion, it finds 69 %)." in text
     assert "Patients are not known" in text
 
@@ -296,7 +297,7 @@ def test_variants_are_explained_and_compared(tmp_path: Path) -> None:
     lines = summary(results)
     scores = f"{labels.interval(score)}, {labels.signed(difference)}"
     assert f"  melanoma recall    {scores}" in lines
-    assert "augmentation (d4) on the test split (fold 9), 8 views, 8.0 times" in lines
+    assert "augmentation (d4) on the test split (fold 9), 8 views; score" in lines
 
 
 @pytest.mark.parametrize(
@@ -327,7 +328,7 @@ def test_exported_variants_have_all_views(
             "adjusted": "--logit-adjustment",
             "d4_adjusted": "--tta d4 --logit-adjustment",
         }
-        expected = f"(scripts/export.py {flags[name]}) has its own calibration and the"
+        expected = f"(skincnn export {flags[name]}) has its own calibration and the"
         assert expected in text
 
 
@@ -413,6 +414,11 @@ def test_training_is_described(results: RunResults) -> None:
     left_out = dataclasses.replace(results, config=config, info=info)
     text = training_text.describe_training(left_out)
     assert "(folds 0, 1, 5 without rosendahl)" in text
+    assert training_text.describe_selection(left_out).endswith("without those in fold 0.")
+    data = dataclasses.replace(data, split_by="image")
+    by_image = dataclasses.replace(left_out, config=dataclasses.replace(config, data=data))
+    text = training_text.describe_selection(by_image)
+    assert text.endswith("contains only images of rosendahl.")
     train = dataclasses.replace(CONFIG.train, keep_epoch="last")
     config = dataclasses.replace(CONFIG, train=train)
     text = training_text.describe_training(dataclasses.replace(results, config=config))
@@ -425,6 +431,21 @@ def test_training_is_described(results: RunResults) -> None:
     config = dataclasses.replace(CONFIG, data=data)
     text = training_text.describe_selection(dataclasses.replace(results, config=config))
     assert text == "Validation and test contain only lesions with a single image."
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"parts": ("flip", "zoom")}, "flip, zoom"),
+        ({"parts": ("flip",), "choose": "one", "mix": "mixup"}, "one of flip, mixup"),
+        ({"parts": (), "mix": "cutmix"}, "cutmix"),
+        ({"magnitude": 0.0}, "none"),
+    ],
+)
+def test_augmentation_is_described(changes: dict[str, Any], text: str) -> None:
+    augment = dataclasses.replace(CONFIG.augment, **changes)
+    config = dataclasses.replace(CONFIG, augment=augment)
+    assert training_text.describe_augmentation(config) == text
 
 
 @pytest.mark.parametrize(
@@ -472,6 +493,8 @@ def test_scores_without_interval_or_value(
     assert labels.percent_interval(score).startswith(f"{expected[1]} [")
     text = labels.confidence_interval(score, 0.95, as_percent=True)
     assert text.startswith("95 % confidence interval ")
+    text = labels.confidence_interval(score, 0.995, as_percent=True)
+    assert text.startswith("99.5 % confidence interval ")
     assert expected[2] in text
 
 

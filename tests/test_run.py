@@ -485,7 +485,7 @@ def test_nothing_is_said_about_malignancy_that_is_not_known(
     ("arguments", "code", "message"),
     [
         ("nosuch", 2, "PRESET must be one of: quickstart, mobilenet_160"),
-        ("cnn --data.datasets isic2018", 3, "scripts/prepare_data.py --config"),
+        ("cnn --data.datasets isic2018", 3, "skincnn prepare-data --config"),
         ("--data.datasets isic2018x", 2, "Did you mean 'isic2018'"),
         ("--model.backbone resnet51", 2, "`model.backbone` must be one of"),
         ("mobilenet_160 --model.weights no.h5", 2, "no.h5, which is not a file"),
@@ -528,7 +528,7 @@ def test_other_files_are_never_deleted(tmp_path: Path) -> None:
     [
         ("run", "run", "is a file"),
         ("run", "run/deep/er", "is a file"),
-        ("run/config.json", "run", "already contains a run"),
+        ("run/config.json", "run", "not a run directory"),
     ],
 )
 def test_an_unusable_workdir_is_rejected(

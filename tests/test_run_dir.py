@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from conftest import run_here
-from run_dirs import make_info, write_run_dir
+from run_dirs import make_info, make_member, make_tables, write_run, write_run_dir
 
+import skincnn
 from skincnn.config import Config, DataConfig
 from skincnn.errors import ConfigError
+from skincnn.evaluation.aggregate import check_workdir
 from skincnn.files import write_json
 from skincnn.inference.run_dir import read_history, read_run
-from skincnn.records import to_json
+from skincnn.records import to_json, write_record
+from skincnn.reporting.load import load_results
+from skincnn.reporting.report import draw_figures, render_report
 from skincnn.serving.predictor import load_predictor
 
 
@@ -29,7 +32,7 @@ def require_one_line(workdir: Path, *expected: str) -> None:
         read_run(workdir)
     message = str(caught.value)
     assert str(workdir) in message
-    assert "scripts/train.py" in message
+    assert "skincnn train" in message
     assert "\n" not in message
     for text in expected:
         assert text in message, message
@@ -60,7 +63,8 @@ def test_a_complete_directory_is_read(workdir: Path) -> None:
 )
 def test_a_damaged_run_file_is_rejected(content: str, message: str, workdir: Path) -> None:
     (workdir / "run.json").write_text(content)
-    require_one_line(workdir, message, "train again with --overwrite")
+    advice = "Restore the file from a backup or", "train again with --overwrite"
+    require_one_line(workdir, message, *advice)
 
 
 @pytest.mark.parametrize(
@@ -79,10 +83,68 @@ def test_an_invalid_field_is_rejected(
     require_one_line(workdir, message)
 
 
-@pytest.mark.parametrize("name", ["config.json", "run.json", "model.keras", "history.csv"])
-def test_a_missing_file_is_rejected(name: str, workdir: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("config.json", "config.json, the configuration of the run, is missing. Restore"),
+        ("model.keras", "model.keras is missing. Restore the file from a backup"),
+        ("run.json", "contains no finished run: run.json is missing. Finish the run: "),
+    ],
+)
+def test_a_missing_file_is_named_with_its_fix(
+    name: str, message: str, workdir: Path
+) -> None:
     (workdir / name).unlink()
-    require_one_line(workdir, f"contains no finished run: {name} is missing")
+    with pytest.raises(ConfigError) as caught:
+        read_run(workdir)
+    assert f"{workdir}" in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_each_use_of_a_missing_or_damaged_configuration_names_the_fix(
+    tmp_path: Path,
+) -> None:
+    workdir = write_run(tmp_path / "run", make_tables(0.7))
+    uses: list[Callable[[], object]] = [
+        lambda: skincnn.load(workdir).config,
+        lambda: load_results(workdir),
+        lambda: skincnn.compare([workdir]),
+    ]
+    (workdir / "config.json").write_text("")
+    require_restored(uses)
+    (workdir / "config.json").unlink()
+    require_restored([*uses, lambda: skincnn.train(Config(), workdir, overwrite=True)])
+    with pytest.raises(ConfigError, match=r"contains a run\. Expected a new"):
+        check_workdir(workdir)
+
+
+def require_restored(uses: Sequence[Callable[[], object]]) -> None:
+    for use in uses:
+        with pytest.raises(ConfigError, match=r"config\.json.*Restore the file from a"):
+            use()
+
+
+def test_an_unfinished_run_is_finished_by_the_printed_command(workdir: Path) -> None:
+    (workdir / "model.keras").unlink()
+    uses: tuple[Callable[[Path], object], ...] = (read_run, load_predictor)
+    for use in uses:
+        with pytest.raises(
+            ConfigError, match=r"model\.keras is missing\. Restore the file"
+        ):
+            use(workdir)
+    (workdir / "run.json").unlink()
+    flags = f"--config {workdir}/config.json --workdir {workdir} --resume"
+    for use in uses:
+        with pytest.raises(ConfigError, match=f"Finish the run: skincnn train {flags}$"):
+            use(workdir)
+
+
+def test_a_directory_of_several_models_is_not_a_single_run(workdir: Path) -> None:
+    member = make_member("model_1", Config())
+    write_record(workdir / "run.json", make_info(kind="ensemble", members=(member,)))
+    (workdir / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"an ensemble. Expected a single .*: model_1\."):
+        read_run(workdir)
 
 
 def test_the_layout_of_an_earlier_version_is_rejected(workdir: Path) -> None:
@@ -97,24 +159,44 @@ def test_a_different_preprocessing_is_rejected(workdir: Path) -> None:
     require_one_line(workdir, message, "Expected {")
 
 
-@pytest.mark.parametrize("content", ["", "epoch,loss\n", "\n", "a,b\n1,2\n"])
-def test_an_empty_history_is_rejected(content: str, workdir: Path) -> None:
+HISTORIES = [
+    "",
+    "epoch,loss\n",
+    "\n",
+    "a,b\n1,2\n",
+    "epoch,loss\n1,x\n",
+    "epoch,loss\n1,0.5\n2,x",
+    "\0" * 50,
+]
+
+
+@pytest.mark.parametrize("content", HISTORIES)
+def test_a_damaged_history_is_rejected(content: str, workdir: Path) -> None:
     (workdir / "history.csv").write_text(content)
-    with pytest.raises(ConfigError, match=r"history\.csv .*train again"):
+    with pytest.raises(ConfigError, match=r"history\.csv .*Restore the file from a backup"):
         read_history(workdir)
 
 
-def test_a_run_without_history_is_rejected_before_any_prediction(
-    run: tuple[Path, object], data_dir: Path, tmp_path: Path
+@pytest.mark.parametrize("content", [None, *HISTORIES, "epoch,loss,val_a\n1,0.5,0.2\n2,"])
+def test_a_report_without_a_usable_history_lacks_only_the_curves(
+    content: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    no_figures: None,
 ) -> None:
-    workdir = tmp_path / "run"
-    shutil.copytree(run[0], workdir)
-    (workdir / "history.csv").write_text("")
-    (workdir / "predictions/test.csv").unlink()
-    done = run_here("evaluate.py", workdir, "--data-dir", data_dir)
-    assert done.returncode == 2, done.stderr
-    assert "history.csv cannot be read" in done.stderr
-    assert not (workdir / "predictions/test.csv").exists()
+    workdir = write_run(tmp_path / "run", make_tables(0.7))
+    (workdir / "history.csv").unlink()
+    if content is not None:
+        (workdir / "history.csv").write_text(content)
+    is_usable = content is not None and "val_a" in content
+    figures = draw_figures(load_results(workdir))
+    assert ("learning_curves" in figures) == is_usable
+    error = capsys.readouterr().err
+    assert error.count("\n") == (not is_usable)
+    if not is_usable:
+        assert error.startswith("warning: The report has no learning curves. ")
+        assert str(workdir / "history.csv") in error
+    assert render_report(workdir).is_file()
 
 
 def test_a_trained_run_is_described(run: tuple[Path, object]) -> None:

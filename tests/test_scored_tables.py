@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from run_dirs import make_table
 
 from skincnn.data.characteristics import DATASET
@@ -34,3 +35,11 @@ def test_positions_are_not_known_if_the_record_cannot_be_written(tmp_path: Path)
     assert record_scored({"a": tmp_path / "missing"}, {"test": make(0, 9)}) == {
         "test": None
     }
+
+
+@pytest.mark.parametrize("content", [b"8,1\n8,2,3,4\n", bytes(100)])
+def test_positions_are_not_known_if_the_record_is_damaged(
+    content: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / FILE).write_bytes(content)
+    assert record_scored({"a": tmp_path}, {"test": make(0, 9)}) == {"test": None}

@@ -23,11 +23,12 @@ from skincnn.evaluation.scoring import (
     score_variants,
 )
 from skincnn.evaluation.triage import choose_on_validation
-from skincnn.inference.predictions import arrays, table_sha256
+from skincnn.inference.predictions import PROBABILITY_PREFIX, arrays, table_sha256
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.classification import METRICS, PER_CLASS_METRICS
 from skincnn.metrics.operating_points import OPERATING_POINTS
 from skincnn.records import to_json
+from skincnn.reporting.text.report_text import find_melanoma
 
 NAMES = ["bkl", "df", "mel", "nv"]
 CONFIG = EvaluateConfig(num_bootstrap=200)
@@ -115,6 +116,33 @@ def test_metrics_and_confusion_matrix_are_those_of_scikit_learn(
         assert result.classes[name].scores["recall"].value == pytest.approx(
             recall, abs=1e-6
         )
+
+
+def test_several_classes_of_melanoma_are_one_target() -> None:
+    names = {"df": "melanoma in situ", "mel": "melanoma invasive"}
+    columns = {
+        PROBABILITY_PREFIX + old: PROBABILITY_PREFIX + new for old, new in names.items()
+    }
+
+    def rename(seed: int) -> pd.DataFrame:
+        return make_table(seed).replace({"label": names}).rename(columns=columns)
+
+    as_is = InferenceVariant("", {"val": rename(0), "test": rename(1)}, make_cost(1))
+    d4 = InferenceVariant("d4", {"val": rename(2), "test": rename(3)}, make_cost(8))
+    results = score_variants([as_is, d4], STORED_IN, {}, CONFIG)[1]
+    recalls = []
+    for seed, result in ((1, results["test"]), (3, results["test.d4"])):
+        y_true, y_prob = arrays(make_table(seed), NAMES)
+        positive, predicted = (np.isin(x, (1, 2)) for x in (y_true, y_prob.argmax(axis=1)))
+        recalls.append(reference.recall_score(positive, predicted))
+        melanoma, shown = result.targets["melanoma"], find_melanoma(result)
+        assert melanoma.num_images == shown.num_images == 100
+        assert melanoma.recall.value == pytest.approx(recalls[-1], abs=1e-6)
+        assert shown.recall == melanoma.recall
+        assert shown.num_missed == (positive & ~predicted).sum()
+        assert set(shown.mistaken_for) <= {"bkl", "nv"}
+    difference = results["test.d4"].differences["melanoma_recall"]
+    assert difference.value == pytest.approx(recalls[1] - recalls[0], abs=1e-5)
 
 
 def test_choices_are_made_on_validation_only(results: dict[str, SplitResult]) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.intervals import estimate_difference
 from skincnn.metrics.seed_variance import (
     SeedVariance,
@@ -44,6 +45,13 @@ def test_the_variance_is_pooled_within_recipes() -> None:
     assert variance.standard_deviation("f1") == pytest.approx(np.sqrt(squares / 4))
     assert variance.within["f1"] == pytest.approx(0, abs=1e-12)
     assert pool_seed_variance([constant(np.array([0.5]))] * 2) is None
+
+
+def test_an_undefined_variance_leaves_the_difference_without_an_interval() -> None:
+    variance = SeedVariance({"f1": 0.1}, {"f1": math.nan}, 4, 2)
+    values = np.array([0.25, 0.1, 0.2])
+    result = estimate_recipe_difference("f1", values, variance, (2, 2), 0.95)
+    assert (result.estimate, result.p_value) == (Estimate(0.25, None, None), None)
 
 
 def test_variance_that_resampling_explains_is_not_counted_twice() -> None:

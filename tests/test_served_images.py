@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import struct
 import warnings
 
@@ -39,9 +38,9 @@ def encode(image: Image.Image, format_name: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def exif(value: int, order: str = "<", tag_type: int = 3) -> bytes:
+def exif(value: int, order: str = "<") -> bytes:
     """Returns EXIF data with three tags; the second one is the orientation."""
-    entries = [(0x0100, 3, 1, 7), (0x0112, tag_type, 1, value), (0x0131, 3, 1, 9)]
+    entries = [(0x0100, 3, 1, 7), (0x0112, 3, 1, value), (0x0131, 3, 1, 9)]
     tiff = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
     tiff += struct.pack(f"{order}H", len(entries))
     for entry in entries:
@@ -164,13 +163,9 @@ def test_a_large_converted_image_is_read() -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_format_is_read_in_the_graph_as_the_builder_stores_it(name: str) -> None:
+    assert num_pixels(FILES[name]) == 48 * 40
     stored = preprocess.read_image(normalize(FILES[name]), CONFIG)
     np.testing.assert_array_equal(read_image(FILES[name], CONFIG), stored)
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_the_number_of_pixels_is_read_from_the_header(name: str) -> None:
-    assert num_pixels(FILES[name]) == 48 * 40
 
 
 @pytest.mark.parametrize("format_name", ["PNG", "BMP", "WEBP", "JPEG"])
@@ -180,31 +175,20 @@ def test_image_sizes_of_several_bytes_are_read(format_name: str) -> None:
         assert num_pixels(content) == width * height
 
 
-@pytest.mark.parametrize(
-    ("value", "order"), list(itertools.product(range(1, 9), ["<", ">"]))
-)
-def test_orientations_are_applied_as_by_pillow(value: int, order: str) -> None:
-    content = encode(IMAGE, "JPEG", quality=95, subsampling=0, exif=exif(value, order))
-    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
-    assert exif_orientation(content) == value
-    decoded = tf.io.decode_jpeg(content, dct_method="INTEGER_ACCURATE")
-    np.testing.assert_array_equal(apply_orientation(decoded, value), np.asarray(upright))
-
-
-@pytest.mark.parametrize("format_name", ["PNG", "WEBP"])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("value", range(1, 9))
-def test_orientations_of_other_formats_are_applied_as_by_the_builder(
-    format_name: str, value: int
+def test_orientations_are_applied_as_by_pillow_and_the_builder(
+    value: int, format_name: str, order: str
 ) -> None:
-    content = encode(IMAGE, format_name, exif=exif(value, ">"), lossless=True)
-    tag = Image.open(io.BytesIO(content)).getexif().get(0x0112, 1)
-    assert exif_orientation(content) == tag == value
-    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
-    built = Image.open(io.BytesIO(normalize(content))).convert("RGB")
-    np.testing.assert_array_equal(np.asarray(built), upright)
-    np.testing.assert_array_equal(
-        read_image(content, CONFIG), read_image(encode(built, "PNG"), CONFIG)
-    )
+    options = {"quality": 95, "subsampling": 0, "lossless": True}
+    content = encode(IMAGE, format_name, exif=exif(value, order), **options)
+    assert exif_orientation(content) == value
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    decoded = preprocess.decode(content)
+    np.testing.assert_array_equal(apply_orientation(decoded, value), np.asarray(upright))
+    stored = preprocess.read_image(normalize(content), CONFIG)
+    np.testing.assert_array_equal(read_image(content, CONFIG), stored)
 
 
 def test_exif_is_found_after_the_pixels_and_after_other_segments() -> None:
@@ -239,42 +223,20 @@ def test_files_without_a_valid_orientation_are_upright() -> None:
     assert exif_orientation(b"BM" + tag) == 1, "pixels, not a tag"
 
 
-@pytest.mark.parametrize("name", UNREADABLE_FILES)
-def test_an_unreadable_file_does_not_affect_the_others(name: str) -> None:
-    unreadable = UNREADABLE_FILES[name]
-    contents = [FILES["png"], unreadable, FILES["jpeg"], unreadable]
-    batch, is_readable = tf.function(lambda c: read_images(c, CONFIG))(
-        tf.constant(contents)
-    )
-    assert is_readable.numpy().tolist() == [True, False, True, False]
+def test_unreadable_files_do_not_affect_the_others() -> None:
+    files = [FILES["png"], *UNREADABLE_FILES.values(), FILES["jpeg"]]
+    read = tf.function(lambda contents: read_images(contents, CONFIG))
+    batch, is_readable = read(tf.constant(files))
+    assert is_readable.numpy().tolist() == [True, *[False] * len(UNREADABLE_FILES), True]
     np.testing.assert_array_equal(batch[0], read_image(FILES["png"], CONFIG))
-    np.testing.assert_array_equal(batch[2], read_image(FILES["jpeg"], CONFIG))
-    assert not batch[1].numpy().any()
+    np.testing.assert_array_equal(batch[-1], read_image(FILES["jpeg"], CONFIG))
+    assert not batch[1:-1].numpy().any()
 
 
-def test_converted_files_give_the_same_images_with_a_smaller_graph() -> None:
-    contents = [convert_file(FILES[name]) for name in sorted(FILES)]
-    contents.append(convert_file(encode(IMAGE, "JPEG", exif=exif(6))))
-    files = tf.constant([file for file in contents if isinstance(file, bytes)] + [b""])
-    graphs = [
-        tf.function(lambda c, flag=flag: read_images(c, CONFIG, converted=flag))
-        for flag in (False, True)
-    ]
-    for general, converted in zip(*(graph(files) for graph in graphs), strict=True):
-        np.testing.assert_array_equal(general, converted)
-    sizes = [
-        len(graph.get_concrete_function(files).graph.as_graph_def().SerializeToString())
-        for graph in graphs
-    ]
-    assert sizes[1] < sizes[0] / 4
-
-
-def test_an_empty_batch_and_a_batch_of_unreadable_files() -> None:
+def test_an_empty_batch_is_read() -> None:
     batch, is_readable = read_images(tf.constant([], tf.string), CONFIG)
     assert batch.shape == (0, 32, 32, 3)
     assert is_readable.shape == (0,)
-    _, is_readable = read_images(tf.constant([b"", b""]), CONFIG)
-    assert not is_readable.numpy().any()
 
 
 def test_a_decompression_bomb_is_not_decoded() -> None:

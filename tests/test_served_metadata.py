@@ -36,7 +36,7 @@ def predict_images(folder: Path, table: str) -> subprocess.CompletedProcess[str]
         (folder / f"p{number}.jpg").write_bytes(jpeg(number))
     (folder / "table.csv").write_text(f"image_id,age,sex,localization\n{table}")
     flags = ("--clinical-metadata", folder / "table.csv")
-    return run_here("predict.py", "model", folder / "p0.jpg", folder / "p1.jpg", *flags)
+    return run_here("predict.py", folder, folder / "p0.jpg", folder / "p1.jpg", *flags)
 
 
 def test_rows_are_found_and_images_without_a_row_are_counted(
@@ -52,20 +52,13 @@ def test_rows_are_found_and_images_without_a_row_are_counted(
     assert received[1]["sex"] == "unknown"
 
 
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ("x0,85,M,back\nx1,20,F,back\n", "has no row for any of the 2 image(s)"),
-        ("p0,85,M,back\np1,20,fem,back\n", "row 3: 'fem'"),
-    ],
-)
-def test_a_table_that_cannot_be_used_is_rejected_before_the_model_runs(
-    table: str, message: str, received: list[dict[Hashable, object]], tmp_path: Path
+def test_a_table_without_rows_for_the_images_is_rejected_before_the_model_runs(
+    received: list[dict[Hashable, object]], tmp_path: Path
 ) -> None:
-    done = predict_images(tmp_path, table)
+    done = predict_images(tmp_path, "x0,85,M,back\nx1,20,F,back\n")
     assert done.returncode == 3
     assert done.stderr.startswith("error: ")
-    assert message in done.stderr
+    assert "has no row for any of the 2 image(s)" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not received
     assert not done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import shutil
@@ -41,6 +42,7 @@ from tfds_ham10000.records import (
     SourceError,
     count_missing,
 )
+from tfds_ham10000.table.labels import read_declared_classes
 
 Writer = Callable[[Path, Rows], Path]
 
@@ -178,7 +180,7 @@ def test_isic2019_test_images_without_a_class_are_skipped(tmp_path: Path) -> Non
     assert [r.image_id for r in source.splits["test_official"]] == [
         row["image_id"] for row in test[1:]
     ]
-    assert "1 image(s) of unknown class (UNK) were skipped" in source.notes[0]
+    assert "1 image(s) of unknown class (UNK) were left out" in source.notes[0]
     assert source.excluded == {"diagnosis not known (class UNK)": 1}
 
 
@@ -219,6 +221,25 @@ def test_folders_of_classes_are_read(tmp_path: Path, nested: bool) -> None:
         assert source.images.read(record.image_id) == jpeg(int(row["image_id"][5:]))
     assert "Thumbs.db" in source.notes[0]
     assert "classes.json" not in " ".join(source.notes)
+
+
+NFC, NFD = "névus", "ne\u0301vus"
+
+
+def test_names_of_classes_have_one_unicode_form(tmp_path: Path) -> None:
+    """Programs for macOS write "é" as two characters (NFD)."""
+    names = (f"Train/{NFD}/é.jpg", "Train/b/1.jpg", f"test/{NFC}/2.jpg")
+    write_folder(tmp_path / "NFD e\u0301", {x: jpeg(i) for i, x in enumerate(names)})
+    (tmp_path / "classes.json").write_text(json.dumps({NFD: {"malignant": False}}))
+    source = read_and_check(tmp_path, "folder")
+    assert source.class_names == ("b", NFC)
+    assert [record.dx for record in source.splits["test_official"]] == [NFC]
+    assert [record.image_id for record in source.splits["train"]] == [
+        "NFD é/Train/b/1",
+        f"NFD é/Train/{NFC}/é",
+    ]
+    [declared] = read_declared_classes(tmp_path, source.class_names)
+    assert declared.name == NFC
 
 
 def test_published_images_in_folders_have_their_published_lesions(tmp_path: Path) -> None:
@@ -598,6 +619,10 @@ FOLDER_FAULTS: dict[str, tuple[tuple[str, ...], str]] = {
     "an image outside class folders": (
         ("Train/a/1.jpg", "Train/b/1.jpg", "Train/2.jpg"),
         r"2 is not in a class directory",
+    ),
+    "two Unicode forms of a class": (
+        (f"{NFC}/1.jpg", f"{NFD}/2.jpg", "b/1.jpg"),
+        r"two class directories have the name 'névus', encoded as .ne.u0301.* Move the im",
     ),
     "repeated image_id": (("a/1.jpg", "a/1.png", "b/1.jpg"), "'a/1' occurs twice"),
     "repeated split": (

@@ -11,7 +11,7 @@ from skincnn.config import DataConfig
 from skincnn.data.combined import open_datasets
 from skincnn.data.leakage import audit
 from skincnn.data.splits import image_folds, make_splits, select_lesions
-from skincnn.errors import DataError
+from skincnn.errors import ConfigError, DataError
 
 
 def splits(data_dir: Path, **fields: object) -> dict:
@@ -20,6 +20,23 @@ def splits(data_dir: Path, **fields: object) -> dict:
 
 
 NAMES = tuple("abcdefg")
+
+
+class ManySources:
+    """A dataset with a source for each image."""
+
+    def read_table(self, folds: object) -> pd.DataFrame:
+        sources = [f"s{number:04}" for number in range(1000)]
+        return pd.DataFrame({"dataset_name": "own", "dataset": sources, "fold": 1})
+
+
+def test_an_unknown_source_names_few_of_many_sources() -> None:
+    config = DataConfig(leave_out="s12345")
+    with pytest.raises(
+        ConfigError, match=r"1001 in total.*'s12345'. Did you mean"
+    ) as error:
+        make_splits(ManySources(), config)  # type: ignore[arg-type]
+    assert len(str(error.value)) < 300
 
 
 def test_splits_have_the_configured_folds(data_dir: Path) -> None:
@@ -92,7 +109,7 @@ def test_a_selection_of_lesions_requires_known_lesions(known: int) -> None:
     table = pd.DataFrame({"image_id": list("abcdef"), "lesion_id": lesions})
     in_split = pd.Series(True, table.index)
     for fields in ({"one_image_per_lesion": "all"}, {"single_image_lesions": True}):
-        with pytest.raises(DataError, match=rf"is known for {known} of 6 images \(split v"):
+        with pytest.raises(DataError, match=rf"known for {known} of 6 images\..* val,"):
             select_lesions(table, in_split, DataConfig(**fields), "val")
     rows = select_lesions(table, in_split, DataConfig(single_image_lesions=True), "train")
     assert rows.equals(table)

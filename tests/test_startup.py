@@ -12,8 +12,6 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-import skincnn
-
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 UNUSED = ("sklearn.cluster", "keras_tuner", "skincnn.training", "skincnn.reporting.plots")
 """Modules that only other commands need."""
@@ -30,8 +28,22 @@ def test_commands_start_tensorflow_before_they_import_the_api() -> None:
     paths = [path for path in (ROOT / "skincnn/cli").glob("*.py") if path.stem != "common"]
     texts = [text for path in paths if "from skincnn.api" in (text := path.read_text())]
     assert len(texts) >= 3
-    assert all("    common.load_tensorflow()\n" in text for text in texts)
-    assert {"skincnn.api.compare", "skincnn.api.run"} < set(skincnn._WITH_TENSORFLOW)
+    assert all("    common.load_tensorflow(" in text for text in texts)
+
+
+def test_a_path_that_does_not_exist_is_an_error_before_tensorflow_is_imported() -> None:
+    commands = ("evaluate", "report", "compare", "export", "predict", "serve")
+    run_python(
+        "import sys\n"
+        "from skincnn.cli.main import run\n"
+        f"for name in {commands}:\n"
+        "    sys.argv[1:] = ['missing'] + ['x.jpg'] * (name == 'predict')\n"
+        "    try:\n"
+        "        run(name)\n"
+        "    except SystemExit as end:\n"
+        "        assert end.code == 2\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
 
 
 @pytest.mark.slow

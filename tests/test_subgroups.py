@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 from report_runs import TABLES
-from run_dirs import score_test
+from run_dirs import score_test, write_run
 from scipy.stats import binomtest
 
+from skincnn.data.characteristics import MANY_VALUES, MAX_VALUES, UNKNOWN, align_values
 from skincnn.evaluation.results import SplitResult
 from skincnn.evaluation.subgroups import difference_from
 from skincnn.inference.predictions import arrays
 from skincnn.metrics.bootstrap import Estimate
-from skincnn.reporting.text.decision_text import describe_different_subgroups
+from skincnn.reporting.checklist import complete_checklist
+from skincnn.reporting.load import load_results
+from skincnn.reporting.model_card import render_card
+from skincnn.reporting.text.decision_text import (
+    describe_attributes_without_subgroups,
+    describe_different_subgroups,
+)
+from skincnn.reporting.text.report_text import baseline_rows
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +63,45 @@ def test_rates_of_few_lesions_are_left_out(result: SplitResult) -> None:
     [others] = [group for group in result.subgroups if group.value == "histo"]
     assert set(others.targets["melanoma"].rates) == {"sensitivity", "specificity"}
     assert others.targets["melanoma"].differences == {}
+
+
+def with_sources(count: int) -> dict[str, pd.DataFrame]:
+    """Returns tables whose images have this many sources, and one has none."""
+    sources = [f"s{number % count}" for number in range(119)]
+    return {name: table.assign(dataset=["", *sources]) for name, table in TABLES.items()}
+
+
+@pytest.mark.parametrize("count", [MAX_VALUES, MAX_VALUES + 1, 119])
+def test_an_attribute_with_too_many_values_has_no_subgroups(
+    count: int, tmp_path: Path
+) -> None:
+    write_run(tmp_path, with_sources(count))
+    results = load_results(tmp_path)
+    result = results.headline
+    values = [group.value for group in result.subgroups if group.attribute == "source"]
+    rows = [row[1:] for row in baseline_rows(results) if row[0].startswith("source")]
+    note = (
+        "There are no subgroups by source (image set within the dataset), which has more "
+        "than 30 different values."
+    )
+    items = {i.number: i.answer for i in complete_checklist(results, "tripod-ai").items}
+    if count <= MAX_VALUES:
+        assert len(values) == count + 1
+        assert len(rows) == count + 1
+        assert describe_attributes_without_subgroups(result) == ""
+        return
+    assert values == []
+    assert {group.attribute for group in result.subgroups} == {"sex", "ground truth by"}
+    assert [value for value, _ in rows] == [MANY_VALUES, UNKNOWN]
+    assert describe_attributes_without_subgroups(result) == note
+    assert render_card(results).count(note) == 1
+    assert note in items["23b"]
+
+
+def test_the_values_of_an_attribute_are_counted_alike_in_all_columns() -> None:
+    few, many = {"a": 3, "b": 2, UNKNOWN: 1}, {MANY_VALUES: 90, UNKNOWN: 10}
+    assert align_values([few, few]) == [few, few]
+    assert align_values([few, many]) == [{MANY_VALUES: 5, UNKNOWN: 1}, many]
 
 
 def test_the_interval_of_a_difference_is_that_of_newcombe() -> None:

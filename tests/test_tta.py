@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -79,8 +80,23 @@ def test_augmented_views_are_random_and_reproducible() -> None:
     assert (repeated == augmented).all()
 
 
+def test_a_failing_custom_augmentation_is_a_short_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "def part(images, uniform, config): raise KeyError(3)"
+    (tmp_path / "failing_view.py").write_text(code)
+    augment = AugmentConfig(parts=("failing_view:part",))
+    views = VIEWS["augment"](dataclasses.replace(CONFIG, augment=augment), 1)
+    with pytest.raises(ConfigError) as caught:
+        predict_views(make_model(), evaluation_batches(IMAGES), views)
+    place = f"({tmp_path / 'failing_view.py'}, line 1)"
+    expected = f"`augment.parts` failing_view:part failed {place}: KeyError: 3"
+    assert str(caught.value) == expected
+
+
 def test_unavailable_views_are_errors() -> None:
-    with pytest.raises(ConfigError, match=r"must be at most 8 for --tta d4.*Received: 9"):
+    with pytest.raises(ConfigError, match=r"must be at most 8 for `tta` d4.*Received: 9"):
         VIEWS["d4"](CONFIG, 9)
     no_augmentation = dataclasses.replace(CONFIG, augment=AugmentConfig(magnitude=0.0))
     with pytest.raises(ConfigError, match="a run without augmentation"):

@@ -38,9 +38,10 @@ from skincnn.config import (
 from skincnn.data import datasets, pipeline
 from skincnn.errors import ConfigError, DataError, DivergedError, MemoryFullError
 from skincnn.evaluation.results import SplitResult, read_result
-from skincnn.files import locked
+from skincnn.files import locked, write_json
 from skincnn.inference.run_dir import DeviceInfo
 from skincnn.model.classifier import build_classifier
+from skincnn.parts import PartError
 from skincnn.training.fitting import FitResult
 from skincnn.training.run import train
 from skincnn.training.setup import TrainingSetup
@@ -171,7 +172,7 @@ def test_a_search_trains_like_train_py_and_reads_no_test_fold(
     table = pd.read_csv(tmp_path / "search/leaderboard.csv")
     assert table["rank"].tolist() == [1, 2]
     assert table["score"].is_monotonic_decreasing
-    assert "train.py --config" in done.stdout
+    assert "skincnn train --config" in done.stdout
     best = read_config(tmp_path / "search/best.json")
     assert best.train.monitor == "macro_f1"
     assert best.optimizer.learning_rate == pytest.approx(
@@ -393,6 +394,86 @@ def test_a_search_without_a_completed_trial_reports_the_first_cause(
     assert not (tmp_path / "best.json").exists()
 
 
+@pytest.mark.parametrize("all_fail", [False, True])
+def test_an_error_in_the_network_of_one_trial_fails_this_trial(
+    all_fail: bool, fake_runs: FakeRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(tmp_path / "whole")
+    invalid = fake_runs.configs[2].optimizer.learning_rate
+    build, count = TrainingModel.build, len(fake_runs.configs)
+
+    def picky(
+        model: TrainingModel, hp: kt.HyperParameters, execution: int = 0
+    ) -> TrainingSetup:
+        setup = build(model, hp, execution)
+        if all_fail or setup.config.optimizer.learning_rate == invalid:
+            raise ConfigError("too many blocks")
+        return setup
+
+    monkeypatch.setattr(TrainingModel, "build", picky)
+    if all_fail:
+        with pytest.raises(ConfigError, match="too many blocks"):
+            run(tmp_path / "picky")
+        assert len(fake_runs.configs) == count
+        return
+    for _ in range(2):  # also when the search is resumed
+        result = run(tmp_path / "picky")
+        assert result.failures == {"2": "too many blocks"}
+        expected = whole.leaderboard[whole.leaderboard["trial"] != "2"]
+        assert result.leaderboard["score"].tolist() == expected["score"].tolist()
+    monkeypatch.setattr(TrainingModel, "build", build)
+    assert not run(tmp_path / "picky").failures  # the trial is repeated
+
+
+@pytest.mark.parametrize("first", [1, 3])
+def test_a_custom_part_that_fails_after_completed_trials_fails_one_trial(
+    first: int, fake_runs: FakeRuns, tmp_path: Path
+) -> None:
+    def fail(config: Config) -> float:
+        if len(fake_runs.configs) == first:
+            raise PartError("`loss.name` my:loss failed: no positive temperature")
+        return by_rate(config)
+
+    fake_runs.score = fail
+    if first == 1:
+        with pytest.raises(PartError, match="no positive temperature"):
+            run(tmp_path)
+        return
+    result = run(tmp_path)
+    assert list(result.failures) == ["2"]
+    assert "my:loss failed: no positive temperature" in result.failures["2"]
+
+
+def test_a_search_may_contain_invalid_combinations_but_not_only_these(
+    fake_runs: FakeRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 0.3
+
+    def space(hp: kt.HyperParameters, config: Config) -> Config:
+        config = two(hp, config)
+        dropout, rate = config.model.dropout, config.optimizer.learning_rate
+        if dropout > limit and rate > 2e-4 and dropout != 0.6:
+            raise ConfigError("rate too high for this dropout")
+        return config
+
+    monkeypatch.setitem(SPACES, "learning", space)
+    result = run(tmp_path)
+    causes = list(result.failures.values())
+    assert 0 < len(causes) < 6
+    assert set(causes) == {"rate too high for this dropout"}
+    assert len(fake_runs.configs) == 6 - len(causes)
+
+    def none(hp: kt.HyperParameters, config: Config) -> Config:
+        result = two(hp, config)
+        if result.model.dropout not in (0.0, 0.2, 0.6):
+            raise ConfigError("no dropout is valid")
+        return result
+
+    monkeypatch.setitem(SPACES, "learning", none)
+    with pytest.raises(ConfigError, match="no dropout is valid"):
+        run(tmp_path, overwrite=True)
+
+
 def test_an_error_that_affects_all_trials_ends_the_search(
     fake_runs: FakeRuns, tmp_path: Path
 ) -> None:
@@ -474,12 +555,13 @@ def test_resuming_a_changed_search_reports_the_difference(
 def test_a_directory_without_a_search_is_not_changed(
     fake_runs: FakeRuns, tmp_path: Path
 ) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match="contains a run but no fingerprint"):
-        run(tmp_path)
+    write_json(tmp_path / "config.json", TINY.to_dict())
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match=r"contains a run\. Use another"):
+            run(tmp_path, overwrite=overwrite)
     run(tmp_path / "search", max_trials=1)
     (tmp_path / "search/fingerprint.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"fingerprint.json is damaged"):
+    with pytest.raises(ConfigError, match=r"fingerprint.json is missing or damaged"):
         run(tmp_path / "search")
 
 
@@ -624,6 +706,9 @@ def test_features_are_computed_once_for_the_same_weights(
     shared.compute_features(other, images, 2)
     shared.compute_features(other, images[:2], 2)
     assert computed == [2, 4, 2, 2]
+    darker = dataclasses.replace(TINY.model, channel_mean=(0.1, 0.2, 0.3))
+    shared.compute_features(build_classifier(darker, 7, seed=1, fused=True), images, 2)
+    assert computed == [2, 4, 2, 2, 2]
 
 
 def test_axis_positions_of_numbers_words_and_missing_values() -> None:

@@ -92,9 +92,7 @@ def test_the_model_is_described_with_its_scores(model: ServedModel, run: Run) ->
     with client_of(model) as client:
         info = client.get("/v1/model").json()
     result = json.loads((run[0] / "results/test.json").read_text())
-    assert info["scores"]["balanced_accuracy"] == result["metrics"]["balanced_accuracy"]
-    assert info["scores"]["num_images"] == result["num_images"]
-    assert info["scores"]["referred"] == result["triage"]["referred"]
+    assert {"schema_version": result["schema_version"], **info["scores"]} == result
     hashes = json.loads((run[0] / "run.json").read_text())["sha256"]
     assert info["model"]["sha256"] == [hashes["model.keras"]]
     assert (info["model"]["format"], info["model"]["version"]) == ("saved_model", "1")
@@ -128,34 +126,37 @@ def test_a_format_without_feature_maps_has_no_grad_cam(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     with client_of(load_served_model(run[0] / "export/skincnn")) as client:
-        check_problem(client.post("/v1/explain", files=IMAGE), 404, "requires a run direct")
+        check_problem(
+            client.post("/v1/explain", files=IMAGE), 404, "with neither a run directory"
+        )
         info = client.get("/v1/model").json()
     assert (info["grad_cam"], info["scores"], info["model_card"]) == (False, None, "")
     assert "Grad-CAM requires the feature maps" in caplog.text
+
+
+def content_of(media_type: str) -> dict[str, Any]:
+    return {"content": b"x", "headers": {"Content-Type": media_type}}
 
 
 @pytest.mark.parametrize(
     ("request_", "status", "text"),
     [
         ({"json": {"images": []}}, 415, "must be multipart/form-data"),
-        ({"content": b"x", "headers": {"Content-Type": "image/jpeg"}}, 415, "must be"),
+        (content_of("image/jpeg"), 415, "must be"),
+        (content_of("multipart/form-data"), 422, "Missing boundary"),
+        (content_of("multipart/form-data; boundary=b"), 422, "Invalid multipart data"),
+        ({"files": {"image": b"x"}}, 422, "-F images=@FILE); all except `images` at"),
         (
-            {"content": b"x", "headers": {"Content-Type": "multipart/form-data"}},
+            {"files": IMAGE, "data": {"age": "50"}},
             422,
-            "Missing boundary",
+            "Received: text in the field 'age'.",
         ),
+        ({"files": {"images": (None, b"x")}}, 422, "Received: text in the field 'images'."),
         (
-            {
-                "content": b"x",
-                "headers": {"Content-Type": f"{form.MEDIA_TYPE}; boundary=b"},
-            },
+            {"files": {"images": (None, b"x" * 2000)}},
             422,
-            "Invalid multipart data",
+            "at most 1000 bytes. Send `images` as files, with curl: -F images=@FILE",
         ),
-        ({"files": {"image": b"x"}}, 422, "must be `images` (files); all except"),
-        ({"files": IMAGE, "data": {"age": "50"}}, 422, "Received: 'age'."),
-        ({"files": {"images": (None, b"x")}}, 422, "Received: 'images'."),
-        ({"files": {"images": (None, b"x" * 2000)}}, 422, "Part exceeded maximum size"),
         ({"files": IMAGE * 33}, 422, "Maximum number of files is 32"),
         ({"files": {"images": ("x.jpg", bytes(1001))}}, 413, "at most 1000 bytes"),
         ({"files": [("images", ("x", bytes(900)))] * 3}, 413, "at most 2000 bytes"),
@@ -177,6 +178,9 @@ def test_an_invalid_request_is_a_problem(
 
 def test_unknown_paths_and_methods_are_problems(client: TestClient) -> None:
     check_problem(client.get("/v1/x"), 404, "Not Found")
+    # A redirect would lose the body in many clients.
+    check_problem(client.post("/v1/predict/", files=IMAGE), 404, "Not Found")
+    check_problem(client.get("/healthz/"), 404, "Not Found")
     check_problem(client.get("/v1/predict"), 405, "Method Not Allowed")
 
 
@@ -270,6 +274,14 @@ def test_only_local_requests_are_allowed_without_a_token(client: TestClient) -> 
             check_problem(response, 403, "its own page or a local program")
 
 
+def test_health_checks_need_no_host(client: TestClient) -> None:
+    for headers in ({"Host": ""}, {"Host": "a-proxy.org"}):
+        for path in ("/healthz", "/readyz"):
+            assert client.get(path, headers=headers).json() == {"status": "ok"}
+        for path in ("/", "/v1/model", "/metrics"):
+            assert client.get(path, headers=headers).status_code == 403
+
+
 def test_the_token_protects_the_api() -> None:
     with client_of(make_model(), TOKEN) as client:
         headers = {"Host": "elsewhere.org", "Authorization": f"Bearer {TOKEN}"}
@@ -296,7 +308,6 @@ def test_metrics_count_requests_and_images(client: TestClient) -> None:
         'skincnn_requests_total{path="/v1/predict",status="200"} 1.0',
         'skincnn_requests_total{path="other",status="404"} 1.0',
         "skincnn_batch_images_sum 4.0",
-        "skincnn_requests_in_progress 0.0",
     ]
     reasons = ("unreadable", "below_threshold", "malignant", "out_of_distribution")
     expected += [f'skincnn_images_total{{reason="{reason}"}} 1.0' for reason in reasons]
@@ -347,21 +358,18 @@ def test_concurrent_requests_are_predicted_in_batches() -> None:
             return asyncio.create_task(batcher.predict([bytes(n) for n in sizes], row))
 
         async with batcher.running():
-            first = []
-            for _ in range(batching.NUM_IN_FLIGHT):  # All threads are busy.
-                started.clear()
-                first.append(ask([1] * batching.BATCH_SIZE))
-                await asyncio.to_thread(started.wait, 60)
+            first = ask([1] * batching.BATCH_SIZE)
+            await asyncio.to_thread(started.wait, 60)
             waiting = [ask([n, n + 1]) for n in range(20)]
             canceled = ask([50])
             await asyncio.sleep(0)
             canceled.cancel()
             free.set()
-            return await asyncio.gather(*first, *waiting)
+            return await asyncio.gather(first, *waiting)
 
-    results = asyncio.run(run())[batching.NUM_IN_FLIGHT :]
+    results = asyncio.run(run())[1:]
     for n, result in enumerate(results):
         np.testing.assert_allclose(
             result["malignant_probability"], [n / 100, (n + 1) / 100]
         )
-    assert batches == [32] * batching.NUM_IN_FLIGHT + [32, 8]
+    assert batches == [32, 32, 8]

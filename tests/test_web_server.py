@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,12 @@ from typing import Any
 import psutil
 import pytest
 import requests
-import uvicorn
 from conftest import ROOT, jpeg, run_here
-from PIL import Image
 from web_models import make_model, predict_lengths, serve_in_thread
 
 from skincnn.errors import ConfigError, Terminated
-from skincnn.serving.web import protocol
+from skincnn.interruption import TERMINATION
+from skincnn.serving import web
 from skincnn.serving.web import server as web_server
 from skincnn.serving.web.app import build_app
 
@@ -39,11 +37,10 @@ PREDICTION = re.compile(r"melanoma malignant (< |> )?[\d.]+ %")
 
 @dataclass(frozen=True)
 class Server:
-    """A running scripts/serve.py; `folder` is its directory for temporary files."""
+    """A running scripts/serve.py; `errors` is the file of its error messages."""
 
     process: subprocess.Popen[str]
     url: str
-    folder: Path
     errors: Path
 
     @property
@@ -53,9 +50,7 @@ class Server:
 
     def predict(self, *contents: bytes) -> list[dict[str, Any]]:
         files = [("images", (f"{i}.jpg", content)) for i, content in enumerate(contents)]
-        with requests.Session() as session:
-            session.trust_env = False
-            response = session.post(f"{self.url}/v1/predict", files=files, timeout=60)
+        response = requests.post(f"{self.url}/v1/predict", files=files, timeout=60)
         assert response.ok, response.text
         predictions: list[dict[str, Any]] = response.json()["predictions"]
         return predictions
@@ -64,12 +59,10 @@ class Server:
 @pytest.fixture(scope="module")
 def server(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Starts a server for all tests, which must not change it; SIGTERM stops it."""
-    folder = tmp_path_factory.mktemp("page")
-    errors = folder.with_suffix(".log")
+    errors = tmp_path_factory.mktemp("page") / "stderr"
     nowhere = "http://127.0.0.1:1"
     environment = {
         **os.environ,
-        "TMPDIR": str(folder),
         "PYTHONPATH": str(ROOT),
         **dict.fromkeys(("HTTP_PROXY", "https_proxy", "ALL_PROXY"), nowhere),
         "FORWARDED_ALLOW_IPS": "*",
@@ -90,7 +83,7 @@ def server(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
             assert process.stdout is not None
             line = process.stdout.readline()
             assert line.startswith("page  http://127.0.0.1:"), errors.read_text()
-            server = Server(process, line.split()[1], folder, errors)
+            server = Server(process, line.split()[1], errors)
             wait_until_ready(server)
             yield server
             check_drain(server)
@@ -118,14 +111,13 @@ def check_drain(server: Server) -> None:
         connection.sendall(head(server, len(body)) + body[:1000])
         requests.get(f"{server.url}/healthz", timeout=60)  # The server has the request.
         server.process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(ConnectionRefusedError):
+        with contextlib.suppress(ConnectionError):  # refused or reset
             while True:  # until it no longer listens
                 socket.create_connection(server.address, timeout=10).close()
         connection.sendall(body[1000:])
         assert b"200 OK" in connection.recv(1000)
     assert server.process.wait(60) == 143
     assert server.errors.read_text() == "terminated\n"
-    assert not list(server.folder.iterdir()), "no file was written"
 
 
 def head(server: Server, length: int) -> bytes:
@@ -147,22 +139,17 @@ def test_wrong_arguments_are_errors(run: Run, monkeypatch: pytest.MonkeyPatch) -
         (("--port", 70000), "--port must be in 0..65535. Received: 70000."),
         (("--host", "0.0.0.0"), "--host 0.0.0.0: other computers can reach this address"),
         (("--host", "x.invalid"), "--host x.invalid --port 8000 is not available"),
-        (("--port", 0, "--token", "x"), "--token must have at least 16 characters."),
+        (("--host", "é..b"), "this is not a valid name. Use an address of this computer"),
+        (("--host", "192.0.2.1"), "Use an address of this computer as --host"),
+        (("--port", 0, "--token", "xé\r\n"), "Received: 2 characters, 1 of them valid."),
     ):
         done = run_here("serve.py", run[0], *flags)
         assert done.returncode == 2
         assert message in done.stderr
-    monkeypatch.setattr(web_server, "PACKAGES", ("uvicorn", "package_that_is_missing"))
+    monkeypatch.setattr(web, "PACKAGES", ("uvicorn", "package_that_is_missing"))
     done = run_here("serve.py", run[0])
     assert done.returncode == 2
-    assert "requires package_that_is_missing. Install: pip install -e .[ser" in done.stderr
-
-
-@pytest.mark.parametrize("host", ["a..b", "192.0.2.1"])
-def test_a_host_that_is_not_this_computer_is_an_error(host: str) -> None:
-    message = f"--host {host} --port 0 is not available: .* Use an address of this computer"
-    with pytest.raises(ConfigError, match=message):
-        web_server.bind(host, 0)
+    assert "requires package_that_is_missing. Install: pip install -e '.[ser" in done.stderr
 
 
 def test_a_server_for_other_computers_says_what_it_exposes() -> None:
@@ -171,40 +158,44 @@ def test_a_server_for_other_computers_says_what_it_exposes() -> None:
     assert "other computers can reach this server" in warning
     assert "/v1/predict" in warning
     with web_server.bind("localhost", 0) as listener:
+        # Otherwise, asyncio does not set TCP_NODELAY, and a response takes 40 ms longer.
+        assert listener.proto == socket.IPPROTO_TCP
         assert web_server.check_token(listener, "") == ""
+        with pytest.raises(ConfigError, match="18 characters, 16 of them valid"):
+            web_server.check_token(listener, f"{TOKEN} \udce9")
         # It does not listen before the model is loaded.
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(listener.getsockname()[:2], timeout=10)
 
 
-@pytest.mark.parametrize(
-    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
-)
-def test_a_signal_stops_the_server_if_uvicorn_returns(
-    number: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        uvicorn.Server, "run", lambda self, sockets: self.handle_exit(number, None)
-    )
-    app = build_app(make_model())
-    with pytest.raises(error), web_server.bind("127.0.0.1", 0) as listener:
-        web_server.serve(app, listener)
+@pytest.mark.parametrize("number", [signal.SIGINT, *TERMINATION])
+def test_a_signal_completes_the_request_in_progress(number: int) -> None:
+    def predict(contents: Any, metadata: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return predict_lengths(contents, metadata)
+
+    def post(port: int) -> None:
+        url, files = f"http://127.0.0.1:{port}/v1/predict", {"images": ("x.jpg", b"12345")}
+        responses.append(requests.post(url, files=files, timeout=60))
+
+    def never_called(*_: object) -> None:
+        raise AssertionError
+
+    responses: list[requests.Response] = []
+    app = build_app(make_model(predict))
+    previous = signal.signal(number, never_called)
+    with contextlib.ExitStack() as stack:
+        stack.callback(signal.signal, number, previous)
+        listener = stack.enter_context(web_server.bind("127.0.0.1", 0))
+        listener.listen()
+        client = threading.Thread(target=post, args=[listener.getsockname()[1]])
+        client.start()
+        stack.callback(client.join)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            web_server.serve(app, listener)
+    assert isinstance(caught.value, Terminated) == (number != signal.SIGINT)
+    assert responses[0].ok
     assert app.state.service.stopping
-
-
-def test_many_clients_get_the_predictions_of_their_images(server: Server) -> None:
-    contents = [jpeg(number) for number in range(4)]
-    expected = [server.predict(content)[0]["probabilities"] for content in contents]
-    assert len({str(one) for one in expected}) == 4
-
-    def check(number: int) -> None:
-        (prediction,) = server.predict(contents[number % 4])
-        assert prediction["probabilities"] == pytest.approx(expected[number % 4], abs=1e-6)
-
-    with ThreadPoolExecutor(16) as executor:
-        list(executor.map(check, range(64)))
-    listening = psutil.Process(server.process.pid).net_connections("inet")
-    assert {one.laddr.ip for one in listening if one.status == "LISTEN"} == {"127.0.0.1"}
 
 
 def test_the_examples_of_the_guide_work(
@@ -250,14 +241,15 @@ def test_the_server_survives_bad_clients(server: Server) -> None:
     )
     assert response.status_code == 413
     assert server.predict(jpeg())[0]["status"] == "ok"
-    assert not list(server.folder.iterdir()), "no file was written"
+    listening = psutil.Process(server.process.pid).net_connections("inet")
+    assert {one.laddr.ip for one in listening if one.status == "LISTEN"} == {"127.0.0.1"}
     assert server.errors.read_text() == ""
 
 
 def test_clients_that_send_no_request_are_disconnected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(protocol, "HEADER_SECONDS", 0.5)
+    monkeypatch.setattr(web_server, "HEADER_SECONDS", 0.5)
 
     def predict(contents: Any, metadata: Any) -> Any:
         threading.Event().wait(1)  # longer than the limit
@@ -278,13 +270,6 @@ def test_clients_that_send_no_request_are_disconnected(
     assert received[2].startswith(b"HTTP/1.1 200 OK")
 
 
-def peak_memory(pid: int) -> int:
-    """Returns the maximum memory of a process in bytes since the last call."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    Path(f"/proc/{pid}/clear_refs").write_text("5")  # sets the maximum to the current value
-    return 1024 * int(re.findall(r"VmHWM:\s+(\d+)", status)[0])
-
-
 def choose(page: Any, *paths: Path) -> list[str]:
     """Chooses files on the page and returns the text of each prediction."""
     page.evaluate("document.querySelector('#predictions').replaceChildren()")
@@ -296,10 +281,9 @@ def choose(page: Any, *paths: Path) -> list[str]:
 
 
 def test_the_page_in_a_browser(browser: Any, server: Server, tmp_path: Path) -> None:
-    good, text, huge = (tmp_path / name for name in ("good.jpg", "text.jpg", "huge.png"))
+    good, text = tmp_path / "good.jpg", tmp_path / "text.jpg"
     good.write_bytes(jpeg())
     text.write_text("this is text")
-    Image.new("1", (20_000, 20_000)).save(huge)
     page = browser.new_page(viewport={"width": 360, "height": 740})
     urls: list[str] = []
     errors: list[str] = []
@@ -335,10 +319,6 @@ def test_the_page_in_a_browser(browser: Any, server: Server, tmp_path: Path) -> 
     assert page.evaluate(fits)
 
     assert "not a readable image" in choose(page, text)[0]
-    peak_memory(server.process.pid)
-    before = psutil.Process(server.process.pid).memory_info().rss
-    assert "not a readable image" in choose(page, huge)[0]
-    assert peak_memory(server.process.pid) - before < 100e6
     three = choose(page, good, text, good)
     assert ["not a readable image" in one for one in three] == [False, True, False]
     page.set_input_files("#images", [good] * 33)
@@ -353,24 +333,20 @@ def test_the_page_in_a_browser(browser: Any, server: Server, tmp_path: Path) -> 
 
 def test_the_page_asks_for_the_token_and_the_clinical_metadata(browser: Any) -> None:
     with serve_in_thread(make_model(clinical_metadata=True), TOKEN) as port:
-        check_token_and_clinical_metadata(browser, f"http://127.0.0.1:{port}")
-
-
-def check_token_and_clinical_metadata(browser: Any, url: str) -> None:
-    page = browser.new_page()
-    page.goto(url)
-    token = page.get_by_label("Server token")
-    token.fill("wrong")
-    page.keyboard.press("Enter")
-    page.get_by_text("This token is not valid.").wait_for()
-    token.fill(TOKEN)
-    page.keyboard.press("Enter")
-    page.get_by_label("Age in years").fill("50")
-    page.get_by_label("Sex").select_option("female")
-    file = {"name": "x.jpg", "mimeType": "image/jpeg", "buffer": bytes(70)}
-    page.set_input_files("#images", file)
-    page.get_by_text("differs strongly").wait_for()
-    page.get_by_label("Age in years").fill("500")
-    page.set_input_files("#images", file)
-    page.get_by_text("must be an age in years, 0 to 120").wait_for()
-    page.close()
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{port}")
+        token = page.get_by_label("Server token")
+        token.fill("wrong")
+        page.keyboard.press("Enter")
+        page.get_by_text("This token is not valid.").wait_for()
+        token.fill(TOKEN)
+        page.keyboard.press("Enter")
+        page.get_by_label("Age in years").fill("50")
+        page.get_by_label("Sex").select_option("female")
+        file = {"name": "x.jpg", "mimeType": "image/jpeg", "buffer": bytes(70)}
+        page.set_input_files("#images", file)
+        page.get_by_text("differs strongly").wait_for()
+        page.get_by_label("Age in years").fill("500")
+        page.set_input_files("#images", file)
+        page.get_by_text("must be an age in years, 0 to 120").wait_for()
+        page.close()

@@ -60,7 +60,11 @@ def test_the_rules_forbid_what_windows_forbids(folder: Path) -> None:
 def test_files_are_replaced_and_locked(folder: Path) -> None:
     for text in ("old", "new"):
         write_text(folder / "x", text)
-    assert (folder / "x").read_text() == "new"
+    (folder / "x").chmod(0o600)
+    (folder / "link").symlink_to("x")
+    write_text(folder / "link", "newest")
+    assert (folder / "x").read_text() == "newest"
+    (folder / "link").unlink()
     with locked(folder / "run"), pytest.raises(ConfigError), locked(folder / "run"):
         pass
     assert [path.name for path in folder.iterdir()] == ["x"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from skincnn.cli import common
+from skincnn.cli import process
 from skincnn.errors import ConfigError
 from skincnn.files import replacing, write_text
 from skincnn.write_errors import CAUSES, describe_cause, explain_write_errors
@@ -23,6 +23,13 @@ from skincnn.write_errors import CAUSES, describe_cause, explain_write_errors
         (errno.EDQUOT, "Your disk quota is used up"),
         (errno.EROFS, "The file system is read-only"),
         (errno.EACCES, "Permission is denied"),
+        (
+            errno.EISDIR,
+            "A file, a directory, or a link to a missing directory is in the way",
+        ),
+        (errno.ENOTDIR, "A file, a directory, or a link to a missing directory is in the"),
+        (errno.EAGAIN, "The system permits no more processes, threads or memory"),
+        (errno.ENOMEM, "The system permits no more processes, threads or memory"),
         (errno.ESTALE, "The disk or network drive does not respond"),
     ],
 )
@@ -38,7 +45,7 @@ def test_each_command_names_the_cause_in_one_line(
         raise OSError(number, os.strerror(number), "/data/x")
 
     with pytest.raises(SystemExit) as caught:
-        common.main(fail)
+        process.main(fail)
     assert caught.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: [Errno {number}] ")
@@ -50,6 +57,8 @@ def test_errors_of_tensorflow_and_hdf5_have_a_cause() -> None:
     hdf5 = OSError("Can't write (errno = 28, error message = 'No space left on device')")
     op = tf.errors.ResourceExhaustedError(None, None, "/x; No space left on device")
     assert describe_cause(hdf5) == describe_cause(op) == CAUSES[errno.ENOSPC]
+    thread = RuntimeError("can't start new thread")
+    assert describe_cause(thread) == CAUSES[errno.EAGAIN]
     with pytest.raises(tf.errors.OpError):
         tf.io.write_file("/dev/full/x", b"x")
     for error in (KeyError("Permission denied"), FileNotFoundError(2, "none")):

@@ -11,7 +11,7 @@ from tfds_ham10000.records import CLASS_NAMES, ISIC2019_CLASS_NAMES
 
 STORED_SIDES = (256, 400)
 """Longest sides, in pixels, of the downsized variants. The shorter side of a 4:3 image is
-then 192 or 300 pixels; models with a larger input size need larger images."""
+then 192 or 300 pixels, and has to be upsampled for models with a larger input size."""
 HOMEPAGES = {
     "isic2018": "https://doi.org/10.7910/DVN/DBW86T",
     "isic2019": "https://challenge.isic-archive.com/landing/2019",
@@ -28,7 +28,7 @@ OWN_SOURCES = {
     "folder": "one directory per class",
     "table": "with a table that has one row per image",
 }
-"""Where the labels of the user's own images are, by the `source` of the config."""
+"""Text on where the labels are, by `source`; see `Ham10000Config.own`."""
 
 
 @dataclass(kw_only=True)
@@ -42,7 +42,7 @@ class Ham10000Config(tfds.core.BuilderConfig):
 
     source: str
     class_names: Sequence[str] | None = CLASS_NAMES  # None: known only after the build
-    num_demo_images: int = 0  # approximate number of synthetic images
+    num_demo_images: int = 0  # the argument of `demo.make_dataset`
     longest_side: int | None = None  # maximum, in pixels; None: original size
     without_ham10000: bool = False  # whether to omit images that are also in HAM10000
 
@@ -53,12 +53,15 @@ class Ham10000Config(tfds.core.BuilderConfig):
 
     @property
     def own(self) -> bool:
-        """Whether the images are the user's own; a build determines their classes."""
+        """Whether the build determines the classes: for `source` "folder" or "table".
+
+        The images are the user's own, or those of a published dataset with a table.
+        """
         return self.source in OWN_SOURCES
 
     @property
     def attribution(self) -> str:
-        """Credits of published images, a note on synthetic ones, or "" for other images."""
+        """Credits of ISIC 2018 or 2019, a note on synthetic images, or "" for others."""
         return ATTRIBUTIONS.get(self.source, "")
 
     @property
@@ -101,10 +104,10 @@ def _downsized(original: Ham10000Config, side: int) -> Ham10000Config:
 
 
 def own_config(name: str, source: str) -> Ham10000Config:
-    """Returns the config of the user's own images; `source` is "folder" or "table"."""
+    """Returns the config of a dataset with the `source` "folder" or "table"."""
     return Ham10000Config(
         name=name,
-        description=f"Your own labeled images, {OWN_SOURCES[source]}.",
+        description=f"Your own or other labeled images, {OWN_SOURCES[source]}.",
         source=source,
         class_names=None,
     )
@@ -119,7 +122,7 @@ CONFIGS = [
     ),
     Ham10000Config(
         name="demo_tiny",
-        description="About 300 SYNTHETIC images for tests and first trials.",
+        description="About 350 SYNTHETIC images for tests and first trials.",
         source="demo",
         num_demo_images=300,
     ),
@@ -128,4 +131,4 @@ CONFIGS = [
     own_config("folder", "folder"),
     own_config("table", "table"),
 ]
-"""All configs; the first is the default."""
+"""The configs with fixed names; the first is the default. See `own_config` for others."""

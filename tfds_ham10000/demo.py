@@ -2,7 +2,7 @@
 
 The images are rendered by `demo_renderer` and have no medical meaning. The dataset has the
 classes of HAM10000, a similar class imbalance, and lesions with several images, so that
-every command can be tried without real data.
+training and evaluation can be tried without real data.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ class DemoImages:
 def make_dataset(num_images: int) -> tuple[list[Record], DemoImages]:
     """Returns the records and the images of a synthetic dataset.
 
-    The dataset has about `num_images` images. The proportions of the classes are about
-    those of HAM10000, but each class has at least ten lesions. The records are the same on
-    every machine.
+    The dataset has about `num_images` images, and the proportions of the classes are about
+    those of HAM10000. However, each class has at least ten lesions, so that a small dataset
+    has more images, and larger shares of rare classes. The records are the same on every
+    machine.
     """
     records: list[Record] = []
     views: dict[str, tuple[str, int, int]] = {}

@@ -3,8 +3,8 @@
 `APPEARANCES` contains the strength of each dermatoscopic feature for each class. The
 appearance of a lesion is a random blend of its class and a similar class, plus noise, so
 that classes overlap. The properties of a lesion are drawn from a random generator seeded by
-the lesion number. The properties of an image (angle, zoom, illumination, hairs, ruler,
-vignette) are drawn from a generator seeded by the numbers of the lesion and of the image.
+the lesion number. The properties of an image, such as angle, zoom, illumination and hairs,
+are drawn from a generator seeded by the numbers of the lesion and of the image.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ def render(dx: str, lesion: int, view: int) -> npt.NDArray[np.uint8]:
 
     Args:
         dx: The class, a key of `APPEARANCES`.
-        lesion: The lesion number, which seeds the features of the lesion.
+        lesion: The lesion number, which seeds the features of the lesion and the skin tone.
         view: The number of the image among the images of the lesion. `lesion` and `view`
-            seed the angle, zoom, illumination and artifacts.
+            seed all other properties, such as angle, zoom, illumination and artifacts.
     """
     rng = np.random.default_rng([SEED, 2, lesion])
     look = _blend(rng, dx)
@@ -141,7 +141,7 @@ class Frame:
 
 
 def _blend(rng: np.random.Generator, dx: str) -> Appearance:
-    """Returns a random blend of the appearances of a class and a similar class."""
+    """Returns a noisy, random blend of the appearances of a class and a similar class."""
     own = np.array(dataclasses.astuple(APPEARANCES[dx]))
     other = np.array(dataclasses.astuple(APPEARANCES[rng.choice(SIMILAR_CLASSES[dx])]))
     share = 0.7 * rng.beta(1.0, 2.2)
@@ -274,7 +274,11 @@ def _discs(frame: Frame, centers: Array, radii: Array, blur: float) -> Array:
 
 
 def _add_acquisition_effects(image: Array, rng: np.random.Generator) -> Array:
-    """Adds uneven illumination, blur, noise, and sometimes hairs, ruler and vignette."""
+    """Adds effects that depend on the image, and not on the lesion.
+
+    These are uneven illumination, a color cast, blur, noise, and sometimes hairs, a ruler
+    or a vignette.
+    """
     if rng.random() < 0.45:
         hairs = _hairs(rng)
         image = _mix(image, np.full(3, rng.uniform(0.05, 0.3)), 0.85 * hairs)
@@ -336,7 +340,7 @@ def _mix(image: Array, color: Array, opacity: Array) -> Array:
 def _noise(rng: np.random.Generator, smoothness: float) -> Array:
     """Returns smooth noise [120, 160] with mean about 0 and standard deviation 1.
 
-    `smoothness` is the size of the structures in pixels.
+    `smoothness` is the approximate size of the structures in pixels.
     """
     step = max(1, round(smoothness))  # draw coarse noise at a low resolution
     shape = (-(-HEIGHT // step), -(-WIDTH // step))

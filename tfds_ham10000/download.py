@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,11 @@ class RemoteFile:
         return f"{BASE_URL}/{self.address}"
 
     def is_identical(self, path: Path) -> bool:
-        """Returns whether a local file has the checksum of the published file."""
+        """Returns whether a local file has the checksum of the published file.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
         algorithm, digest = self.checksum.split(":")
         with path.open("rb") as file:
             return hashlib.file_digest(file, algorithm).hexdigest() == digest
@@ -72,19 +77,27 @@ FILES = (
 
 
 def fetch(folder: Path) -> dict[str, Path]:
-    """Downloads each of `FILES` that is not yet in `folder`.
+    """Downloads each of `FILES` that is not yet in `folder`, and verifies its checksum.
+
+    Existing files are not verified (see `verify`). Waits while another process downloads
+    files to `folder`.
 
     Returns:
         The path of each of `FILES`, by lower-case name without a suffix.
 
     Raises:
-        SourceError: A download fails, or differs from the published file.
-        OSError: A file cannot be written.
+        SourceError: A download fails, or a downloaded file differs from the published file.
+        OSError: A file cannot be written or read.
     """
     folder.mkdir(parents=True, exist_ok=True)
+
+    def wait(hint: str) -> None:
+        text = f"Waiting for another process to download the files to {folder}. {hint}"
+        print(text.rstrip(), file=sys.stderr)
+
     # Builds of different configs share the directory: the second build waits for the first
     # and reuses its files.
-    with hold_lock(folder / ".lock", lambda hint: None), requests.Session() as session:
+    with hold_lock(folder / ".lock", wait), requests.Session() as session:
         session.headers["User-Agent"] = USER_AGENT
         retry = Retry(
             MAX_RETRIES, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504)
@@ -102,13 +115,15 @@ def verify(folder: Path) -> list[str]:
 
     Raises:
         SourceError: A file differs from the published file of this name, or the directory
-            contains no published files.
+            contains none of `FILES`.
+        OSError: A file cannot be read.
     """
     present = [file for file in FILES if (folder / file.name).is_file()]
     if not present:
         raise SourceError(
             f"{folder} contains none of the files that Harvard Dataverse publishes. "
-            f"Expected at least one of: {', '.join(file.name for file in FILES)}."
+            f"Expected at least one of: {', '.join(file.name for file in FILES)}. Omit "
+            "--verify for other files."
         )
     modified = [f.name for f in present if not f.is_identical(folder / f.name)]
     if modified:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from tfds_ham10000.image_files import (
     ARCHIVE,
     HIDDEN,
+    IMAGE_SUFFIXES,
     Found,
     ImageFiles,
     describe_skipped,
@@ -18,7 +19,7 @@ from tfds_ham10000.image_files import (
     skip_reason,
 )
 from tfds_ham10000.layouts import Source
-from tfds_ham10000.records import Record, SourceError, join_first
+from tfds_ham10000.records import Record, SourceError, compose, join_first
 from tfds_ham10000.table.labels import CLASSES_FILE
 
 SPLIT_NAMES = {
@@ -30,7 +31,8 @@ SPLIT_NAMES = {
 SPLITS = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 EXPECTED = (
     "Expected images of at least two classes, either in <class>/, or in Train/<class>/ and "
-    f"optionally in directories with one of the names {', '.join(list(SPLITS)[2:])}."
+    f"optionally in <split>/<class>/, where <split> is {', '.join(list(SPLITS)[2:-1])} or "
+    f"{list(SPLITS)[-1]}."
 )
 
 
@@ -38,28 +40,31 @@ def read_folders(folder: Path) -> Source:
     """Returns the images in `Train/<class>/`, `Test/<class>/`, ... or in `<class>/`.
 
     The classes are the sorted names of the class directories in the training split. The
-    image_id is the path of an image relative to `folder`, without the suffix; bytes that
-    are not valid UTF-8 are escaped. The directories do not identify lesions. The notes list
-    all files and directories that are not used; see `image_files.find_files`.
+    image_id is the path of an image relative to `folder`, without the suffix. Names are in
+    the Unicode form NFC, and bytes that are not valid UTF-8 are escaped. The lesion_ids are
+    empty. The notes state how many files are not used and why, with the first names; see
+    `image_files.find_files`.
 
     Raises:
         SourceError: There is no training split or it has fewer than two classes, a class
-            has no training images, another split has a class that the training split does
-            not have, two directories contain the same split, two images have the same
-            image_id, an image is not in a class directory, or byte-identical images are in
-            different classes.
+            has no training images, another split has images of a class that the training
+            split does not have, two directories contain the same split or class, two images
+            have the same image_id, an image is beside the class directories of a split, or
+            byte-identical images are in different classes.
     """
     found = find_files(folder)
     found.skipped.pop(folder / CLASSES_FILE, None)  # see `read_declared_classes`
     split_folders = _split_folders(folder, found)
-    source = Source(tuple(printable(p.name) for p in _subfolders(split_folders["train"])))
+    for split_folder in split_folders.values():
+        _require_different(split_folder)
+    source = Source(tuple(map(_name, _subfolders(split_folders["train"]))))
     if len(source.class_names) < 2:
         raise SourceError(
             f"{folder} contains too few classes. {EXPECTED} Received: "
             f"{', '.join(source.class_names) or 'no class directories'}."
         )
     for split, split_folder in split_folders.items():
-        prefix = PurePosixPath(printable(split_folder.relative_to(folder).as_posix()))
+        prefix = PurePosixPath(_path_text(split_folder.relative_to(folder)))
         images = ImageFiles([split_folder], make_id=partial(_image_id, prefix))
         if split_folder == folder:
             images.skipped.pop(printable(PurePath(folder.name, CLASSES_FILE)), None)
@@ -106,7 +111,7 @@ def _split_folders(folder: Path, found: Found) -> dict[str, Path]:
 
 
 def _advice(folder: Path, found: Found) -> str:
-    """Returns how to prepare a directory without a training split, as sentences, or ""."""
+    """Returns advice, if any, for a directory without a training split; otherwise ""."""
     archives = [path for path, reason in found.skipped.items() if reason == ARCHIVE]
     if archives:
         names = join_first(sorted(printable(path.name) for path in archives))
@@ -119,6 +124,19 @@ def _advice(folder: Path, found: Found) -> str:
     return ""
 
 
+def _require_different(folder: Path) -> None:
+    """Checks that no two class directories have the same name in the form NFC."""
+    paths: dict[str, Path] = {}
+    for path in _subfolders(folder):
+        other = paths.setdefault(_name(path), path)
+        if other is not path:
+            raise SourceError(
+                f"{folder}: two class directories have the name {_name(path)!r}, encoded "
+                f"as {other.name!a} and as {path.name!a} (Unicode forms NFC and NFD). "
+                "Move the images to one of them, and delete the other."
+            )
+
+
 def _check_classes(
     records: list[Record], class_names: tuple[str, ...], split: str, split_folder: Path
 ) -> None:
@@ -126,13 +144,15 @@ def _check_classes(
     if additional := sorted(present.difference(class_names)):
         raise SourceError(
             f"{split_folder} contains images of {join_first(additional)}, but the training "
-            f"directory does not. Expected only the classes {join_first(class_names)}."
+            f"directory does not. Expected only the classes {join_first(class_names)}. Add "
+            "training images of the other classes, or remove the images."
         )
     empty = [name for name in class_names if name not in present]
     if split == "train" and empty:
         raise SourceError(
-            f"{split_folder} contains no images of {join_first(empty)}. Add images to each "
-            "class directory, or delete empty class directories."
+            f"{split_folder} contains no images of {join_first(empty)} with one of the "
+            f"suffixes {', '.join(IMAGE_SUFFIXES)}. Add images to each class directory, or "
+            "delete class directories without images."
         )
 
 
@@ -153,7 +173,11 @@ def _check_identical(source: Source, folder: Path) -> None:
 
 
 def _list_repeated_names(folder: Path, found: Found) -> list[str]:
-    """Returns a note if every class directory has subdirectories of the same names."""
+    """Returns a note if subdirectories of the class directories may be classes or splits.
+
+    This is assumed if no image is directly in a class directory, and all class directories
+    share at least two names of subdirectories.
+    """
     class_folders = _subfolders(folder)
     names = [{path.name for path in _subfolders(parent)} for parent in class_folders]
     repeated = sorted(map(printable, set.intersection(*names)))
@@ -162,8 +186,8 @@ def _list_repeated_names(folder: Path, found: Found) -> list[str]:
     class_names = join_first([printable(path.name) for path in class_folders])
     return [
         f"The directory of each class ({class_names}) contains the directories "
-        f"{join_first(repeated)}. If these are the classes or splits, the dataset is "
-        f"wrong. {EXPECTED}"
+        f"{join_first(repeated)}. If these are the classes or splits, the directories are "
+        f"nested in the wrong order. {EXPECTED}"
     ]
 
 
@@ -194,12 +218,25 @@ def _record(image_id: str, relative: PurePosixPath, split_folder: Path) -> Recor
 
 
 def _image_id(prefix: PurePosixPath, path: PurePosixPath) -> str:
-    return (prefix / path.with_suffix("")).as_posix()
+    return compose((prefix / path.with_suffix("")).as_posix())
+
+
+def _path_text(path: PurePath) -> str:
+    return compose(printable(path.as_posix()))
+
+
+def _name(path: PurePath) -> str:
+    return _path_text(PurePath(path.name))
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(
+    """Returns the sorted, visible directories in `folder`; [] if it cannot be read."""
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError:
+        return []
+    return [
         path
-        for path in folder.iterdir()
+        for path in paths
         if path.is_dir() and skip_reason(PurePosixPath(path.name)) != HIDDEN
-    )
+    ]

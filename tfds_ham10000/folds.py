@@ -4,7 +4,7 @@ A group consists of images that are connected by patients, lesions or near-dupli
 far as they are known (see `groups`). With --group-by lesion, patients are ignored.
 
 The folds of HAM10000 are published in `folds_isic2018.csv` with the lesions and groups, and
-are the same on every machine. `scripts/make_folds.py` reproduces this file from the pairs
+are the same on every machine. `skincnn make-folds` reproduces this file from the pairs
 of near-duplicates in `pairs_isic2018.csv`, which were judged by eye. The folds of other
 images depend on the near-duplicates that the search finds, which may differ a little
 between versions of the libraries.
@@ -16,6 +16,7 @@ import csv
 import functools
 import hashlib
 import io
+import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,7 +40,7 @@ PUBLISHED_FILE = Path(__file__).with_name("folds_isic2018.csv")
 PUBLISHED_SHA256 = "8b45c9e2facaad4e8cdeb044af5a5df99bf9166314e5d2c56d7c51af2d6614ac"
 PUBLISHED_SEARCH = (3207, 2178)
 """Number of pairs of HAM10000 images with the same lesion_id, and how many of them the
-search for near-duplicates finds, from `scripts/make_folds.py --search`."""
+search for near-duplicates finds, from `skincnn make-folds --search`."""
 RARE_FOLDS = (1, 9, 8, 0, 2, 3, 4, 5, 6, 7)
 """The folds in the order in which they receive groups of a rare class. By default, the
 first three are used for training, testing and validation. Fold 0 is for the final test."""
@@ -60,14 +61,18 @@ class Assignment:
 class StoredSplits:
     """The splits that the builder writes."""
 
-    splits: dict[str, list[Record]]  # `fold_0` .. `fold_9` and the official splits
+    splits: dict[str, list[Record]]  # the folds that are not empty, and official splits
     group_of: dict[str, str]  # the group_id of each image_id
     group_by: GroupBy  # which images form a group
     notes: list[str]  # messages for the user
 
 
 def groups_are_published(splits: Splits) -> bool:
-    """Returns whether all images are in HAM10000, whose groups are published."""
+    """Returns whether all images are in HAM10000, whose groups are published.
+
+    Raises:
+        ValueError: See `published_assignments`.
+    """
     ids = (record.image_id for records in splits.values() for record in records)
     return all(published_id(image_id) in published_assignments() for image_id in ids)
 
@@ -79,34 +84,41 @@ def split_into_folds(
 ) -> StoredSplits:
     """Returns the splits, with "train" divided into ten folds; empty folds are omitted.
 
-    The folds do not depend on the official splits. An image of an official split that is
-    connected to training images, by its patient, its lesion or near-duplicates, gets the
-    group_id of these images. `near_duplicates` are pairs of image_ids. By default,
-    `group_by` is the result of `find_group_by`.
+    The folds do not depend on the images of official splits. The group_ids do: the default
+    of `group_by` is the result of `find_group_by` for the images of all splits. An image of
+    an official split that is connected to training images (see `join_groups`) gets the
+    group_id of one of them. `near_duplicates` are pairs of image_ids.
 
     Raises:
         SourceError: There are too few groups for training, validation and testing.
+        ValueError: See `published_assignments`.
     """
     near_duplicates = list(near_duplicates)
     records = splits["train"]
-    if group_by is None:
-        group_by = find_group_by(record for split in splits.values() for record in split)
-    assignments = assign_images(records, near_duplicates, group_by=group_by)
+    kind = group_by or find_group_by(records)
+    assignments = assign_images(records, near_duplicates, group_by=kind)
     folds: dict[str, list[Record]] = {f"fold_{fold}": [] for fold in range(NUM_FOLDS)}
     for record in records:
         folds[f"fold_{assignments[record.image_id].fold}"].append(record)
-    notes = _check_folds(folds, group_by)
+    notes = _check_folds(folds, assignments, kind)
     official = {name: split for name, split in splits.items() if name != "train"}
     official_records = [record for split in official.values() for record in split]
+    if group_by is None:
+        group_by = find_group_by([*records, *official_records])
     group_of = {name: assignment.group_id for name, assignment in assignments.items()}
+    published = {name: a.group_id for name, a in published_assignments().items()}
+    if group_by != kind:  # the same groups, with other names
+        group_of = group_images(records, near_duplicates, published, group_by)
     training_groups = set(group_of.values())
-    group_of |= join_groups(official_records, records, group_of, near_duplicates, group_by)
+    group_of |= join_groups(
+        official_records, records, group_of, near_duplicates, published, group_by
+    )
     for name, split in official.items():
         shared = sum(group_of[record.image_id] in training_groups for record in split)
         if shared:
             notes.append(
                 f"{name}: {shared} of {len(split)} image(s) are connected to the folds by "
-                f"{CONNECTIONS[group_by]}, and scores of the split are too high"
+                f"{CONNECTIONS[group_by]}, so scores on this split are too high"
             )
     folds = {name: fold for name, fold in folds.items() if fold}
     return StoredSplits({**folds, **official}, group_of, group_by, notes)
@@ -125,6 +137,9 @@ def assign_images(
     its class is rare (see `assign_groups`). Pairs of published near-duplicates are ignored:
     the published groups account for them. By default, `group_by` is the result of
     `find_group_by`.
+
+    Raises:
+        ValueError: See `published_assignments`.
     """
     published = published_assignments() if published is None else published
     group_by = group_by or find_group_by(records)
@@ -149,17 +164,17 @@ def assign_groups(
     """Returns the fold, in 0..9, of each group_id.
 
     `group_of` contains the group_id of each image_id. `fixed` contains the folds of groups
-    whose fold is known, and is ignored for groups of rare classes. The other groups are
-    processed by class in alphabetical order, and within a class from the largest to the
-    smallest group, with ties broken by the SHA-256 of the group_id. Each group is assigned
-    to the fold with the fewest images of its class; ties are broken by the fewest images in
-    total, then by the lowest fold number. The class of a group with several classes is the
-    rarest of them.
+    whose fold is known; they are assigned first, except those of rare classes, whose fixed
+    fold is ignored. The other groups are processed by class in alphabetical order, and
+    within a class from the largest to the smallest group, with ties broken by the SHA-256
+    of the group_id. Each group is assigned to the fold with the fewest images of its class;
+    ties are broken by the fewest images in total, then by the lowest fold number. The class
+    of a group with several classes is the one with the fewest images in `records`.
 
-    A class with fewer groups than folds is rare. Rare classes are processed before all
-    others, from the fewest groups to the most. Their ties are broken by the order of
-    `RARE_FOLDS`, so that training, test and validation have images of as many classes as
-    possible.
+    A class with fewer groups than folds is rare. Rare classes are processed before the
+    other classes, from the fewest groups to the most. Ties between their folds are broken
+    by the order of `RARE_FOLDS`, so that training, test and validation have images of as
+    many classes as possible.
     """
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for record in records:
@@ -205,7 +220,7 @@ def assign_groups(
 
 @functools.cache
 def published_assignments() -> dict[str, Assignment]:
-    """Returns the group and the fold of each image of HAM10000.
+    """Returns the group and the fold of each image of HAM10000, by image_id.
 
     Raises:
         ValueError: `folds_isic2018.csv` was modified.
@@ -218,7 +233,7 @@ def published_assignments() -> dict[str, Assignment]:
 
 @functools.cache
 def published_lesions() -> dict[str, str]:
-    """Returns the lesion_id of each image of HAM10000.
+    """Returns the lesion_id of each image of HAM10000, by image_id.
 
     Raises:
         ValueError: `folds_isic2018.csv` was modified.
@@ -239,12 +254,13 @@ def _published_rows() -> list[dict[str, str]]:
 
 
 def judged_pairs() -> pd.DataFrame:
-    """Returns pairs of HAM10000 images with different lesion_ids that may show one lesion.
+    """Returns the judged pairs of HAM10000 images, which have different lesion_ids.
 
-    The columns are image_id_1, image_id_2, method (that found the pair: "geometry", see
-    `near_duplicates`; "published" by other authors; or "eye" for candidates with too few
-    inliers), num_inliers (0 if they lie on a line), and judgment by eye: "same", "not sure"
-    or "different". Pairs that are not "different" are in one group.
+    The columns are image_id_1 and image_id_2; method, by which the pair was found
+    ("geometry", see `near_duplicates`; "published" by other authors, and not found by
+    geometry; or "eye" for other candidates); num_inliers, the result of `count_inliers`;
+    and judgment by eye ("same", "not sure" or "different"). The images of a pair that is
+    not "different" are in the same group.
 
     References:
         Abhishek, Jain and Hamarneh, Investigating the Quality of DermaMNIST and
@@ -255,7 +271,7 @@ def judged_pairs() -> pd.DataFrame:
 
 
 def count_known_pairs(lesion_of: Mapping[str, str], image_ids: Iterable[str]) -> int:
-    """Returns the number of pairs of these images that have the same known lesion_id."""
+    """Returns the number of pairs of `image_ids` that have the same known lesion_id."""
     sizes = Counter(lesion_of[image_id] for image_id in image_ids)
     del sizes[""]
     return sum(math.comb(size, 2) for size in sizes.values())
@@ -268,17 +284,27 @@ def to_csv(records: Iterable[Record], assignments: Mapping[str, Assignment]) -> 
     return table.to_csv(index=False, lineterminator="\n")
 
 
-def _check_folds(folds: Splits, group_by: GroupBy) -> list[str]:
-    """Returns a note for each class missing from a fold.
+def _check_folds(
+    folds: Splits, assignments: Mapping[str, Assignment], group_by: GroupBy
+) -> list[str]:
+    """Returns notes on the classes that are missing from some folds.
 
     Raises:
         SourceError: One of the first three `RARE_FOLDS` has no images.
     """
     training, test, validation, *_ = (f"fold_{fold}" for fold in RARE_FOLDS)
     if not (folds[training] and folds[test] and folds[validation]):
+        groups = {
+            (record.dx, assignments[record.image_id].group_id)
+            for record in itertools.chain(*folds.values())
+        }
+        largest = max(Counter(dx for dx, _ in groups).values(), default=0)
+        advice = ", or use --group-by lesion" if group_by == "patient" else ""
         raise SourceError(
             f"There are too few {group_by}s for training, validation and testing. Expected "
-            f"at least three {group_by}s that are not near-duplicates of each other."
+            f"at least three {group_by}s of one class that near-duplicates do not connect "
+            "(sometimes more for images of HAM10000, whose folds are published). Received: "
+            f"at most {largest} of a class. Add more {group_by}s{advice}."
         )
     classes = {name: {record.dx for record in records} for name, records in folds.items()}
     notes = []
@@ -292,6 +318,7 @@ def _check_folds(folds: Splits, group_by: GroupBy) -> list[str]:
         if not {training, test, validation}.isdisjoint(missing):
             notes.append(
                 f"{dx} has too few {group_by}s for training, validation and testing: leave "
-                "it out, or merge it with another class (--label-map)"
+                "it out, or merge it with another class (--label-map for a table, or "
+                "--data.label-maps in training)"
             )
     return notes

@@ -1,7 +1,7 @@
 """Groups: images that belong in one fold, because they show one patient or one lesion.
 
-A *group* is a connected component of images over patients, lesions and near-duplicates, as
-far as they are known.
+A *group* consists of images that are connected by patients, lesions or near-duplicates, as
+far as they are known: a connected component of a graph.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _PREFIXES: dict[GroupBy, str] = {"patient": "0", "lesion": "1", "image": "2"}
 different kinds, and sorts patients before lesions and lesions before images, so that the
 smallest key of a group determines the group_id."""
 _IMAGE, _PUBLISHED, _ISIC = _PREFIXES["image"], "3", "4"
+"""First characters of the keys of images, published groups and ISIC IDs."""
 
 
 def find_group_by(records: Iterable[Record]) -> GroupBy:
@@ -60,8 +61,9 @@ def group_images(
     """Returns the group_id of each image_id.
 
     Images are connected by patients (if `group_by` is "patient"), lesions, near-duplicates
-    (pairs of image_ids), equal ISIC IDs and `published` groups (by `published_id`). Pairs
-    of published near-duplicates are ignored: the published groups account for them.
+    (pairs of image_ids), equal ISIC IDs and published groups. `published` contains the
+    group_id of each published image by `published_id`. Pairs of published near-duplicates
+    are ignored: the published groups account for them.
 
     The group_id is the smallest ID of the kind `group_by` in the group, such as the
     smallest patient_id. If the group has no such ID, the group_id is "lesion:" and the
@@ -81,13 +83,16 @@ def join_groups(
     records: Sequence[Record],
     group_of: Mapping[str, str],
     near_duplicates: Iterable[tuple[str, str]],
+    published: Mapping[str, str],
     group_by: GroupBy,
 ) -> dict[str, str]:
-    """Returns the group_ids of the `additional` images, which belong to other splits.
+    """Returns the group_id of each `additional` image, which belongs to another split.
 
     `group_of` contains the group_ids of `records`, which do not change. An additional image
-    that is connected to one of `records` gets the group_id of this record. The other
-    arguments are those of `group_images`.
+    that is connected to one of these groups gets its group_id, or that of the first in
+    `records` if there are several. Images are connected as in `group_images`, which also
+    describes the other arguments, but pairs of published near-duplicates are not ignored.
+    Images that are not connected to `records` get group_ids as in `group_images`.
     """
     first: dict[str, str] = {}
     within = [
@@ -95,7 +100,7 @@ def join_groups(
         for image_id, group_id in group_of.items()
     ]
     pairs = [*near_duplicates, *within]
-    components = _components([*records, *additional], pairs, {}, group_by)
+    components = _components([*records, *additional], pairs, published, group_by)
     group_of_component: dict[str, str] = {}
     for record in records:
         component = components[record.image_id]
@@ -115,7 +120,7 @@ def _components(
 ) -> dict[str, str]:
     """Returns the smallest key of the connected component of each image_id.
 
-    `pairs` are pairs of image_ids; those that are not in `records` are ignored.
+    `pairs` are pairs of image_ids; those with an image outside `records` are ignored.
     """
     keys = {_IMAGE + record.image_id for record in records}
     links = [(_IMAGE + a, _IMAGE + b) for a, b in pairs]

@@ -1,4 +1,4 @@
-"""The TFDS builder of HAM10000, related datasets, and synthetic demo datasets."""
+"""The TFDS builder of HAM10000, other published or own images, and synthetic images."""
 
 from __future__ import annotations
 
@@ -57,31 +57,36 @@ class BuildReport(BaseModel):
     source: str | None = None  # the origin of the source files; None if synthetic
     changed: int = 0  # number of images that are not stored byte for byte
     left_out: dict[str, str] = {}  # the reason for each skipped image, by image_id
-    excluded: dict[str, int] = {}  # number of further images without a record, by reason
-    missing: dict[str, int]  # number of missing values by column
+    # Number of images that the table, an option or the config leaves out, by reason.
+    excluded: dict[str, int] = {}
+    missing: dict[str, int]  # number of missing values by field; see `count_missing`
     group_by: GroupBy  # which images form a group, before near-duplicates are joined
     num_images: int  # number of stored images, in all splits
     num_with_lesion: int  # number of stored images whose lesion is known
     num_with_patient: int  # number of stored images whose patient is known
     classes: list[DeclaredClass] = []  # those in classes.json, in label order
     columns: dict[str, str] = {}  # the column of the table that each field was read from
-    layout: str = ""  # the published dataset that was recognized by its table
+    layout: str = ""  # title of the published dataset recognized by its table; "" if none
     table_options: TableOptions = sources.NO_OPTIONS  # how a table was read
-    # Near-duplicates that are not known to show the same lesion: two image_ids, the method
-    # and the number of inliers (see `NearDuplicate`).
+    # Pairs of near-duplicates that are not known to show the same lesion: two image_ids,
+    # the method and the number of inliers (see `NearDuplicate`). Pairs of two images of
+    # HAM10000 are not included (see `judged_pairs`), here and in `label_conflicts`.
     near_duplicates: list[tuple[str, str, str, int]] = []
-    # Near-duplicates with different labels: two image_ids, and their labels.
+    # Pairs of near-duplicates with different labels: two image_ids, and their labels.
     label_conflicts: list[tuple[str, str, str, str]] = []
-    known_pairs: int = 0  # number of pairs of images with the same lesion_id
-    found_pairs: int = 0  # number of those that the search for near-duplicates finds
+    # Number of pairs of images with the same lesion_id, and how many of them the search for
+    # near-duplicates finds, without pairs of two images of HAM10000. If all images are in
+    # HAM10000: `PUBLISHED_SEARCH`. Both are 0 for synthetic images, which are not searched.
+    known_pairs: int = 0
+    found_pairs: int = 0
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Images of skin lesions in ten folds, grouped by patient or lesion.
+    """Images of skin lesions in ten folds, which do not separate images of a group.
 
-    The splits are `fold_0` .. `fold_9` (see `folds`) and, if their source files are
-    present, `validation_official` and `test_official`. `image_decoding` describes the
-    format of the stored images.
+    The splits are `fold_0` .. `fold_9`, except empty folds (see `folds`), and, if the
+    source has them, `validation_official` and `test_official`. `image_decoding` describes
+    the format of the stored images.
     """
 
     VERSION = tfds.core.Version("4.1.0")
@@ -96,16 +101,18 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         "4.1.0": "Added skin_type.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
-    isic2018 is downloaded from Harvard Dataverse if no manual directory is given. Otherwise
-    put the files of one of the following layouts into the manual directory.
+    isic2018 is downloaded from Harvard Dataverse if no manual directory with files is
+    given, and the demo datasets need no files. In all other cases, put the files of one of
+    the following layouts into the manual directory.
     For isic2018:
     {sources.download_instructions("isic2018")}
     For isic2019:
     {sources.download_instructions("isic2019")}
-    For folder: one directory of images per class, in Train/ and Test/ or at the top level.
+    For folder: one directory of images per class, at the top level, or in Train/ and
+    optionally in Validation/ and Test/.
     For table: a table with one row per image, and the images; the tables of published
     datasets are recognized.
-    The published images are licensed under CC BY-NC 4.0: no commercial use.
+    The images of isic2018 and isic2019 are licensed under CC BY-NC 4.0: no commercial use.
     """
     BUILDER_CONFIGS = CONFIGS
 
@@ -119,11 +126,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """Creates a builder.
 
         Args:
-            on_bad_image: What to do with images that cannot be decoded. "fail" raises an
-                error. "skip" omits them, but raises an error if they are more than 1 % of
-                all images.
-            table_options: How to read the table of the config "table".
+            on_bad_image: What to do during the build with images that cannot be read or
+                decoded or are too large. "fail" raises an error. "skip" omits them, but
+                raises an error if they are more than 1 % of all images.
+            table_options: How to read the table, if the `source` of the config is "table".
             kwargs: `data_dir`, `config` and `version`, as for any TFDS builder.
+
+        Raises:
+            google.protobuf.json_format.ParseError: dataset_info.json is damaged.
+            ValueError, AssertionError: `config` or `version` does not exist.
         """
         self._on_bad_image = on_bad_image
         self._table_options = table_options
@@ -133,8 +144,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         """Builds the dataset unless it exists. Waits while another process builds it.
 
         Raises:
-            SourceError: The source files are missing, incomplete or damaged, or the
-                download failed.
+            SourceError: The source files are missing, incomplete, invalid or damaged, too
+                many images are invalid (see `on_bad_image`), the download failed, or there
+                are too few groups for training, validation and testing. It is an
+                `OptionError` if an option is required or does not fit the files.
+            ValueError: `folds_isic2018.csv` was modified.
+            AssertionError: The config requires a manual directory, but none is given, or
+                the directory does not exist or is empty.
             OSError: The dataset cannot be written, for example because the disk is full.
                 TensorFlow raises tf.errors.OpError instead, and TFDS wraps some of these
                 errors in a RuntimeError.
@@ -148,7 +164,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             self.info.read_from_directory(self.data_dir)
 
     def read_report(self) -> BuildReport:
-        """Returns the report of the build."""
+        """Returns the report of the build.
+
+        Raises:
+            OSError: build.json cannot be read.
+            pydantic.ValidationError: build.json is damaged.
+        """
         return BuildReport.model_validate_json(Path(self.data_dir, REPORT).read_bytes())
 
     def _log_download_bytes(self) -> None:
@@ -259,7 +280,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return source, origin
 
     def _check_images(self, source: Source) -> tuple[CheckedImages, FeatureFile]:
-        """Returns the images, and their features unless all groups are published."""
+        """Returns the images, and features; no features if all images are in HAM10000."""
         ids = [r.image_id for records in source.splits.values() for r in records]
         folder, longest_side = Path(self.data_dir), self.builder_config.longest_side
         if longest_side is None:
@@ -287,9 +308,12 @@ def _text_features(*names: str) -> dict[str, tfds.features.Text]:
 def build_lock(dataset_dir: Path) -> Iterator[None]:
     """Holds a lock so that only one process at a time builds the dataset in `dataset_dir`.
 
-    Waits while another process holds the lock. The operating system releases the lock when
-    the process that holds it ends for any reason. Incomplete directories of the dataset
-    that exist when the lock is acquired belong to killed builds and are deleted.
+    Waits while another process holds the lock; see `hold_lock`. Incomplete directories of
+    the dataset that exist when the lock is acquired belong to killed builds and are
+    deleted.
+
+    Raises:
+        OSError: The lock cannot be created, or an incomplete directory cannot be deleted.
     """
     folder = dataset_dir.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -310,7 +334,7 @@ def _split(
     features: FeatureFile,
     group_by: GroupBy | None,
 ) -> tuple[StoredSplits, dict[str, Any]]:
-    """Returns the splits of all valid images, and fields of the report on the search.
+    """Returns the splits of all valid images, and what the report says about the search.
 
     `errors` are the image_ids of invalid images.
     """

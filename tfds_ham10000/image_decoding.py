@@ -1,12 +1,14 @@
 """Validation of source images and conversion to the stored format.
 
-An upright RGB JPEG file that does not exceed the requested size is stored unchanged, byte
-for byte. Any other image is converted to an 8-bit RGB PNG, or to a JPEG if it has to be
+An upright RGB JPEG file in sRGB that does not exceed the requested size is stored byte for
+byte. Any other image is converted to an 8-bit RGB PNG, or to a JPEG if it has to be
 downsized. TensorFlow and Pillow therefore decode the same upright RGB image. Prediction
-converts image files in the same way (`convert`). The rules of the conversion are:
+converts image files by the same rules, but does not downsize them (`convert`). The rules
+are:
 
 - CMYK, gray, black-and-white and palette images are converted to RGB;
-- colors are converted to sRGB if the file has a color profile that differs from sRGB;
+- colors are converted to sRGB if the file has a color profile that differs from sRGB; a
+  file without a profile, or with a damaged one, is assumed to be in sRGB;
 - an alpha channel is dropped, not blended;
 - the upper 8 bits of 16-bit images are kept (Pillow alone would clip gray values at 255);
 - images are rotated or mirrored according to their EXIF orientation;
@@ -40,9 +42,11 @@ JPEG_FORMATS = ("JPEG", "MPO")
 """MPO is the format of a JPEG file that contains additional images."""
 MAX_PIXELS = 50_000_000
 PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-"""The Pillow mode of images with a color profile, by the color space of the profile."""
+"""The Pillow mode in which a color profile is applied, by the profile's color space."""
 MAX_SRGB_DIFFERENCE = 2
-"""A profile that changes no color value, in 0..255, by more than this counts as sRGB."""
+"""A profile of an RGB or gray image that changes no sampled color value, in 0..255, by more
+than this counts as sRGB."""
+TOO_MUCH_TEXT = "the PNG file has too much text or metadata; save it again without them"
 JPEG_QUALITY = 95
 MAX_SKIPPED_SHARE = 0.01
 """Largest share of images that `on_bad_image="skip"` may omit."""
@@ -72,8 +76,10 @@ class CheckedImages:
 
         Converted images are kept in an unnamed temporary file in `folder`. The file is
         deleted with this object, at the latest when the process ends. See `normalize` for
-        `longest_side`. `inspect` is called with each decoded image (upright, RGB), and
-        `store` with the image_id and the result for each valid image, in several threads.
+        `longest_side`. `inspect` is called with each decoded image (upright, RGB, original
+        size), and `store` with the image_id of each valid image and the result of
+        `inspect`. Both are called in several threads. Without `inspect`, `store` is not
+        called.
 
         Raises:
             OSError: The temporary file cannot be written, or `store` raises this error.
@@ -104,7 +110,12 @@ class CheckedImages:
         return len(self._converted)
 
     def read(self, image_id: str) -> bytes:
-        """Returns the bytes to store for a valid image."""
+        """Returns the bytes to store for a valid image.
+
+        Raises:
+            SourceError: The source file can no longer be read.
+            OSError: The temporary file cannot be read.
+        """
         if image_id not in self._converted:
             return self._images.read(image_id)
         start, size = self._converted[image_id]
@@ -170,7 +181,8 @@ def normalize(
         content: The bytes of an image file in one of `FORMATS`.
         longest_side: Longest side in pixels to which larger images are downsized, with
             antialiasing; None keeps the size.
-        inspect: A function that is called with the decoded image (upright, RGB).
+        inspect: A function that is called with the decoded image (upright, RGB, original
+            size).
 
     Raises:
         SourceError: The file is not in `FORMATS`, is damaged, exceeds 50 megapixels, or has
@@ -180,7 +192,7 @@ def normalize(
         too_large = longest_side is not None and max(image.size) > longest_side
         image.load()
         keep = image.format in JPEG_FORMATS and image.mode == "RGB" and _is_plain(image)
-        rgb = image if keep else _to_rgb(image)
+        rgb = image if keep else to_rgb(image)
         inspect(rgb)
         if keep and not too_large:
             return content
@@ -190,15 +202,15 @@ def normalize(
 def convert(content: bytes) -> bytes:
     """Returns an image file in which TensorFlow reads the pixels that `normalize` stores.
 
-    The result is `content` itself for an upright PNG file, and for an upright JPEG file in
-    gray or RGB, unless they have a color profile that differs from sRGB. Their pixels are
-    not decoded, so that damage is not detected. The result for other images is an
-    uncompressed BMP file.
+    The image is not downsized. The result is `content` itself for an upright PNG file, and
+    for an upright JPEG file in gray or RGB, unless it has a color profile that differs from
+    sRGB. Damage to the pixels of these files may not be detected, because most of them are
+    not decoded. The result for other images is an uncompressed BMP file.
 
     Raises:
         SourceError: The file is not in `FORMATS`, its header is damaged, it exceeds 50
-            megapixels, or it has to be converted and is damaged or has more than 16 bits
-            per channel.
+            megapixels, damage to its pixels is detected, or it has to be converted and has
+            more than 16 bits per channel.
     """
     with _opened(content) as image:
         is_jpeg = image.format in JPEG_FORMATS and image.mode in ("L", "RGB")
@@ -206,13 +218,16 @@ def convert(content: bytes) -> bytes:
             return content
         image.load()
         buffer = io.BytesIO()
-        _to_rgb(image).save(buffer, "BMP")
+        to_rgb(image).save(buffer, "BMP")
         return buffer.getvalue()
 
 
 @contextlib.contextmanager
 def _opened(content: bytes) -> Iterator[Image.Image]:
-    """Opens an image without decoding it; raises a `SourceError` if anything fails."""
+    """Opens an image without decoding it.
+
+    Errors of Pillow, also in the body of the `with` statement, become a `SourceError`.
+    """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             # The size is read from the header, before any pixels are decoded.
@@ -224,12 +239,13 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise SourceError(f"not a {'/'.join(FORMATS)} file") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise SourceError(f"too many pixels ({error})") from error
+        raise SourceError(f"too many pixels (expected at most {MAX_PIXELS})") from error
     except SourceError:
         raise
     # Pillow raises these errors for truncated or damaged files.
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        raise SourceError(f"cannot be decoded ({error})") from error
+        reason = TOO_MUCH_TEXT if "MAX_TEXT" in str(error) else error
+        raise SourceError(f"cannot be decoded ({reason})") from error
 
 
 def _is_plain(image: Image.Image) -> bool:
@@ -245,13 +261,19 @@ def _has_orientation(image: Image.Image) -> bool:
         return False  # a damaged EXIF block is ignored
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Returns an upright RGB image in sRGB, converted by the rules of this module.
+
+    Raises:
+        SourceError: The image has more than 16 bits per channel.
+        OSError, SyntaxError, ValueError: Pillow cannot decode or convert the image.
+    """
     transform = _srgb_transform(image)
     if _has_orientation(image):
         image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F"):
         raise SourceError(f"mode {image.mode}, expected 8 or 16 bits per channel")
-    if image.mode.startswith("I"):  # 16-bit gray, which `convert` would clip at 255
+    if image.mode.startswith("I"):  # 16-bit gray, which `Image.convert` would clip at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("P", "PA"):  # transparent palette entries require this step
         image = image.convert("RGBA")
@@ -300,7 +322,7 @@ def _read_profile(
 
 
 def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Returns whether a transform changes colors by at most `MAX_SRGB_DIFFERENCE`."""
+    """Returns whether no sampled color changes by more than `MAX_SRGB_DIFFERENCE`."""
     levels = np.linspace(0, 255, 9).astype(np.uint8)
     channels = [levels] if mode == "L" else [levels] * 3
     colors = np.stack(np.meshgrid(*channels), axis=-1).reshape(1, -1, len(channels))

@@ -58,15 +58,16 @@ class Found:
 
 
 def find_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Found:
-    """Returns the files at any depth of a directory.
+    """Returns the files with one of the suffixes at any depth of a directory.
 
     Hidden files and directories, those in `SYSTEM_NAMES`, pipes and devices are skipped.
     Links are followed, except to a directory that contains the link. A broken link with one
-    of the suffixes, and a file that is not readable, are among the files, so that reading
-    them reports the reason.
+    of the suffixes, and a file without read permission, are among the files, so that
+    reading them reports the reason.
 
     Args:
-        folder: The directory. If it cannot be read, no files are returned.
+        folder: The directory. If it cannot be read, `files` is empty and `skipped` states
+            why.
         suffixes: Lower-case suffixes of the files to find, such as ".jpg".
     """
     found = Found()
@@ -103,7 +104,8 @@ def find_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Foun
 def skip_reason(path: PurePath, suffixes: Collection[str] = IMAGE_SUFFIXES) -> str:
     """Returns why a file is not used, or "" for a file with one of the suffixes.
 
-    `path` is the path relative to the directory or archive that is searched.
+    A hidden file is not used, whatever its suffix. `path` is the path relative to the
+    directory or archive that is searched.
     """
     if any(part.startswith(".") or part.lower() in SYSTEM_NAMES for part in path.parts):
         return HIDDEN
@@ -116,10 +118,10 @@ def skip_reason(path: PurePath, suffixes: Collection[str] = IMAGE_SUFFIXES) -> s
 def find_members(
     archive: zipfile.ZipFile, suffixes: Collection[str] = IMAGE_SUFFIXES
 ) -> tuple[dict[int, PurePosixPath], dict[PurePosixPath, str]]:
-    """Returns the files in an archive, and everything in it that is not used.
+    """Returns the files in an archive that are used, and those that are not.
 
     Returns:
-        The path of each file with one of the suffixes, by its index in
+        The path of each file with one of the suffixes that is not hidden, by its index in
         `archive.infolist()`; and why each other file is not used, by path.
     """
     files: dict[int, PurePosixPath] = {}
@@ -150,15 +152,15 @@ def describe_archive_problem(
     inner = [str(name) for name, reason in skipped.items() if reason == ARCHIVE]
     if inner and not files:
         return (
-            f"{path} contains the archive(s) {join_first(inner)}, but no files "
-            f"{', '.join(suffixes)}. Unpack {path}, and use the archive(s) in it."
+            f"{path} contains the archive(s) {join_first(inner)}, but no files with the "
+            f"suffix {' or '.join(suffixes)}. Unpack {path}, and use the archive(s) in it."
         )
     members = [archive.infolist()[index] for index in files]
     problem = ""
+    methods = {member.compress_type for member in members}
     if any(member.flag_bits & 1 for member in members):
         problem = "is encrypted"
-    methods = {member.compress_type for member in members}
-    if unsupported := sorted(methods.difference(COMPRESSION_METHODS)):
+    elif unsupported := sorted(methods.difference(COMPRESSION_METHODS)):
         name = "Deflate64" if unsupported == [9] else f"ZIP method {unsupported[0]}"
         problem = f"is compressed with {name}, which Python cannot read"
     if not problem:
@@ -194,6 +196,7 @@ def read_file(path: Path) -> bytes:
     Raises:
         SourceError: The path is a directory, pipe or device, or the file is too large.
         OSError: The file cannot be read.
+        ValueError: The path contains a null character.
     """
     require_file(path)
     if path.stat().st_size > MAX_BYTES:
@@ -218,7 +221,11 @@ class Images(Protocol):
     """Encoded images by image_id."""
 
     def read(self, image_id: str) -> bytes:
-        """Returns the bytes of an image file."""
+        """Returns the bytes of an image file.
+
+        Raises:
+            SourceError: The file cannot be read.
+        """
         ...
 
 
@@ -243,8 +250,9 @@ class ImageFiles:
 
         Args:
             paths: Zip archives and directories.
-            make_id: Returns the image_id for the path of a file in an archive or directory.
-                Bytes of the path that are not valid UTF-8 are escaped, as in `\xff`.
+            make_id: Returns the image_id for the path of a file in an archive or directory;
+                by default, the file name without the suffix. In a directory, bytes of the
+                path that are not valid UTF-8 are escaped, as in `\xff`.
 
         Raises:
             SourceError: A path is neither a zip archive nor a directory, an archive cannot
@@ -258,10 +266,10 @@ class ImageFiles:
                 image_id = make_id(PurePosixPath(name))
                 if image_id in self._files:
                     raise SourceError(
-                        f"{path}: the image {image_id!r} occurs twice, as "
-                        f"{self._names[image_id]} and {name}. Remove one of them."
+                        f"The image {image_id!r} occurs twice, as {self._names[image_id]} "
+                        f"and {path}/{name}. Remove one of them."
                     )
-                self._files[image_id], self._names[image_id] = file, name
+                self._files[image_id], self._names[image_id] = file, f"{path}/{name}"
 
     @property
     def image_ids(self) -> set[str]:
@@ -275,7 +283,7 @@ class ImageFiles:
         self.skipped.update(other.skipped)
 
     def size(self, image_id: str) -> int:
-        """Returns the size of an image file in bytes; 0 if it cannot be read."""
+        """Returns the size of an image file in bytes; 0 if it cannot be determined."""
         file = self._files[image_id]
         if isinstance(file, tuple):
             return file[1].file_size

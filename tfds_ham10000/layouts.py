@@ -1,4 +1,8 @@
-"""Readers of the published layouts, which `tfds_ham10000.sources.LAYOUTS` lists."""
+"""Readers of HAM10000 and of the ISIC challenges 2018 and 2019.
+
+`tfds_ham10000.sources.LAYOUTS` lists the layouts of their files. Other published datasets
+are read as tables (`tfds_ham10000.published`).
+"""
 
 from __future__ import annotations
 
@@ -45,21 +49,22 @@ COLLECTIONS = {"HAM": "ham10000", "BCN": "bcn20000", "MSK": "msk"}
 class Source:
     """The records and images of a source directory.
 
-    `splits` contains "train", which the builder divides into folds, and, if their files
-    exist, "validation_official" and "test_official". The records of a split are sorted by
+    `splits` contains "train", which the builder divides into folds, and, if the source has
+    them, "validation_official" and "test_official". The records of a split are sorted by
     image_id. `images` may include images without a record. `excluded` is the number of
-    images that have a file but no record, by reason. `classes` is what `classes.json`
-    declares, and `columns` is the column of a table that each field was read from.
+    images that the table, an option or the config leaves out, by reason. `classes` is what
+    `classes.json` declares, and `columns` is the column of a table that each field was read
+    from.
     """
 
     class_names: tuple[str, ...]  # in the order of the labels
     splits: dict[str, list[Record]] = field(default_factory=dict)
     images: ImageFiles = field(default_factory=ImageFiles)
     notes: list[str] = field(default_factory=list)  # messages for the user
-    excluded: Counter[str] = field(default_factory=Counter)  # images without a record
+    excluded: Counter[str] = field(default_factory=Counter)
     classes: list[DeclaredClass] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
-    layout: str = ""  # the published dataset whose table this is
+    layout: str = ""  # title of a published dataset that is read as a table; "" for others
 
     def add(
         self,
@@ -129,8 +134,8 @@ def read_isic2018(files: Files) -> Source:
     """Returns the ISIC challenge 2018, task 3, and the official splits, if present.
 
     Raises:
-        SourceError: A file is invalid, images and table differ, splits share an image, or
-            lesion_ids are missing.
+        SourceError: A file is invalid, images and table differ, two tables give different
+            diagnoses, splits share an image, or lesion_ids are missing.
     """
     truth = files["isic2018_task3_training_groundtruth"]
     metadata = _isic2018_metadata(files)
@@ -145,7 +150,7 @@ def read_isic2018(files: Files) -> Source:
 
 
 def read_isic2019(files: Files) -> Source:
-    """Returns the dataset of the ISIC challenge 2019, with the test set if it is present.
+    """Returns the ISIC challenge 2019, and the official test set, if present.
 
     Raises:
         SourceError: A file is invalid, images and table differ, or splits share an image.
@@ -161,7 +166,7 @@ def read_isic2019(files: Files) -> Source:
         if unlabeled:
             source.excluded["diagnosis not known (class UNK)"] += len(unlabeled)
             source.notes.append(
-                f"{split}: {len(unlabeled)} image(s) of unknown class (UNK) were skipped"
+                f"{split}: {len(unlabeled)} image(s) of unknown class (UNK) were left out"
             )
         check_records(records, truth, one_diagnosis=False)
         if conflicting := lesions_with_several_diagnoses(records):
@@ -176,7 +181,10 @@ def without_ham10000(source: Source) -> Source:
     """Returns ISIC 2019 without the images of HAM10000.
 
     An image of HAM10000 is recognized by the prefix HAM_ of its lesion_id, or by its
-    image_id.
+    image_id, without the suffix _downsampled.
+
+    Raises:
+        ValueError: See `published_assignments`.
     """
     ids = published_assignments().keys()
     splits = {
@@ -194,9 +202,12 @@ def without_ham10000(source: Source) -> Source:
 
 
 def with_published_lesions(source: Source) -> Source:
-    """Returns a source with the published lesion_id of each image of HAM10000.
+    """Returns a source with published lesion_ids for HAM10000 images that have none.
 
-    The images are recognized by their ISIC IDs. Other lesion_ids are kept.
+    Images of HAM10000 are recognized by `published_id`.
+
+    Raises:
+        ValueError: See `published_lesions`.
     """
     published = published_lesions()
     splits = {
@@ -267,7 +278,10 @@ def _read_truth(
 
 
 def _isic2018_metadata(files: Files) -> dict[str, Fields]:
-    """Returns the fields from LesionGroupings and HAM10000_metadata, by image_id."""
+    """Returns the fields from LesionGroupings and HAM10000_metadata, by image_id.
+
+    Either file may be missing. HAM10000_metadata takes precedence.
+    """
     metadata: dict[str, Fields] = {}
     if table := files.get("isic2018_task3_training_lesiongroupings"):
         for _, cells in read_rows(table, ("image", "lesion_id", "diagnosis_confirm_type")):
@@ -284,7 +298,7 @@ def _isic2018_metadata(files: Files) -> dict[str, Fields]:
 
 
 def _isic2019_metadata(path: Path | None) -> dict[str, Fields]:
-    """Returns the fields from the metadata table of ISIC 2019, by image_id, if given."""
+    """Returns the fields from the metadata of ISIC 2019, by image_id; {} without a file."""
     metadata: dict[str, Fields] = {}
     columns = ("image", "age_approx", "anatom_site_general", "sex")
     for _, cells in read_rows(path, columns) if path else ():

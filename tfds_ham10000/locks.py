@@ -22,10 +22,13 @@ def hold_lock(path: Path, on_busy: Callable[[str], None]) -> Iterator[None]:
     The lock is released when this process ends for any reason. If the file system does not
     support locks, a second file, with the suffix .pid, names this process, and a warning is
     printed. The file of a process that was killed on this machine is ignored; that of a
-    process on another machine has to be deleted by hand.
+    process that was killed on another machine has to be deleted by hand.
 
     If another process holds the lock, `on_busy` is called with a hint for the user (or "").
     It may raise an error; otherwise the function waits.
+
+    Raises:
+        OSError: A file cannot be created.
     """
     lock: BaseFileLock = FileLock(path, thread_local=False, fallback_to_soft=False)
     hint = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ UNKNOWN = "unknown"
 MAX_AGE = 120
 """Maximum age of a patient in years."""
 OPTIONAL_COLUMNS = ("dx_type", "age", "sex", "localization", "dataset", "skin_type")
-"""Columns whose values may be missing: NaN for `age`, and "unknown" for the others."""
+"""Fields of a `Record` in which a missing value is NaN (`age`) or "unknown" (the others). A
+lesion_id or patient_id that is not known is ""."""
 
 
 class SourceError(ValueError):
@@ -31,7 +33,7 @@ class SourceError(ValueError):
 
 
 class OptionError(SourceError):
-    """Raised if an option of the reader does not fit the source files."""
+    """Raised if an option is invalid, is missing or does not fit the source files."""
 
     exit_code = 2
 
@@ -42,8 +44,8 @@ class DeclaredClass(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    full_name: str
-    malignant: bool | None  # None if it is not declared
+    full_name: str  # the name, unless another one is declared
+    malignant: bool | None  # None if not known
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Record:
 
 def make_record(cells: Mapping[str, str], where: str, class_names: Sequence[str]) -> Record:
     """Returns the record of one image; `cells` are its known fields, as text.
+
+    `where` names the file and the row, for error messages.
 
     Raises:
         SourceError: The image_id is missing, or the dx or age is invalid.
@@ -86,12 +90,16 @@ def check_records(
 ) -> None:
     """Checks that the records of a table are consistent.
 
+    `where` names the table, for error messages.
+
     Raises:
-        SourceError: The table is empty, an image_id is not unique, or a lesion has several
-            diagnoses although `one_diagnosis` is true.
+        SourceError: There are no records, an image_id is not unique, or a lesion has
+            several diagnoses although `one_diagnosis` is true.
     """
     if not records:
-        raise SourceError(f"{where} has no rows. Expected one row per image.")
+        raise SourceError(
+            f"{where} has no image with a known diagnosis. Expected at least one."
+        )
     counts = Counter(record.image_id for record in records)
     repeated = [image_id for image_id, count in counts.items() if count > 1]
     if repeated:
@@ -121,6 +129,14 @@ def count_missing(records: Iterable[Record]) -> dict[str, int]:
     return {name: int(counts[name]) for name in OPTIONAL_COLUMNS}
 
 
+def compose(text: str) -> str:
+    """Returns text in the Unicode form NFC, in which "é" is one character.
+
+    macOS and some programs encode it as two characters (NFD).
+    """
+    return unicodedata.normalize("NFC", text)
+
+
 def join_first(names: Sequence[str], separator: str = ", ", limit: int = 10) -> str:
     """Returns the first `limit` names as text, with the total number if there are more."""
     more = f"{separator}... ({len(names)} in total)" if len(names) > limit else ""
@@ -128,7 +144,7 @@ def join_first(names: Sequence[str], separator: str = ", ", limit: int = 10) -> 
 
 
 def suggest(name: str, valid: Iterable[str]) -> str:
-    """Returns " Did you mean ...?" for the valid name closest to `name`, or ""."""
+    """Returns " Did you mean ...?" for the closest valid name, or "" if none is close."""
     nearest = difflib.get_close_matches(name, list(valid), n=1)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""
 

@@ -1,7 +1,9 @@
-"""Reading source directories, whose layout is recognized by the names of the files.
+"""Reading source directories, and recognizing the layouts of HAM10000 and the challenges.
 
-To add a layout, write a function that returns a `tfds_ham10000.layouts.Source`, and add an
-entry to `LAYOUTS`.
+These layouts are recognized by the names of the files. To add one, write a function that
+returns a `tfds_ham10000.layouts.Source`, and add an entry to `LAYOUTS`, whose dataset is
+the `source` of a config. For datasets that are read as tables, see
+`tfds_ham10000.published.recognition`.
 """
 
 from __future__ import annotations
@@ -102,7 +104,11 @@ def read_source(folder: Path, dataset: str, options: TableOptions = NO_OPTIONS) 
     Raises:
         SourceError: The directory does not exist, contains no complete layout of this
             dataset, or contains invalid files.
-        OptionError: An option does not fit the files.
+        OptionError: An option does not fit the files, an option such as --table is
+            required to choose one of several tables, or `dataset` is "table", no table is
+            named, and the directory contains the training set of the ISIC challenge 2018
+            or 2019.
+        ValueError: See `with_published_lesions` and `read_table_source`.
     """
     if not folder.is_dir():
         known = "; or ".join(", ".join(layout.required) for layout in _layouts_of(dataset))
@@ -138,7 +144,11 @@ def find_name(folder: Path, options: TableOptions) -> str:
 
 
 def download_instructions(dataset: str) -> str:
-    """Returns the required files of each layout of a dataset, and where to get them."""
+    """Returns a list, as text, of what the source directory of a dataset may contain.
+
+    The list names the required files of each layout and where to get them. For "folder" and
+    "table", it says which images are expected.
+    """
     if dataset in OWN_SOURCES:
         return f"- images, {OWN_SOURCES[dataset]}"
     return "\n".join(
@@ -150,7 +160,7 @@ def download_instructions(dataset: str) -> str:
 def match_layout(folder: Path, dataset: str) -> tuple[Layout, Files] | None:
     """Returns the first complete layout of `dataset`, and its files, or None.
 
-    The files are in `folder` or in one of its subdirectories.
+    The files are all in `folder`, or all in one of its direct subdirectories.
     """
     listings = [_published_files(path) for path in (folder, *_subfolders(folder))]
     for layout in _layouts_of(dataset):
@@ -161,14 +171,14 @@ def match_layout(folder: Path, dataset: str) -> tuple[Layout, Files] | None:
 
 
 def _require_no_challenge(folder: Path) -> None:
-    """Checks that a directory of tables is not that of a challenge with its own config."""
+    """Checks that a directory is not that of a challenge with its own config."""
     for dataset in ("isic2018", "isic2019"):
         match = match_layout(folder, dataset)
         if match and any(name.endswith("GroundTruth") for name in match[0].required):
             raise OptionError(
                 f"{folder} contains the training set of {match[0].title!r}. Use --config "
-                f"{dataset}, which adds the official splits to the folds, or --table to "
-                "name another table."
+                f"{dataset}, which also reads the official splits, or --table to name the "
+                "table to read."
             )
 
 
@@ -197,7 +207,10 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _elsewhere(folder: Path, dataset: str) -> Path | None:
-    """Returns the parent or a directory below `folder` with a complete layout, or None."""
+    """Returns a directory one to three levels below, or the parent, with a complete layout.
+
+    Returns None if there is none.
+    """
     for child in _subfolders(folder):
         for path in (child, *_subfolders(child)):
             if match := match_layout(path, dataset):
@@ -225,7 +238,7 @@ def _published_files(folder: Path) -> dict[str, Path]:
 
 
 def _describe_mismatch(folder: Path, dataset: str) -> str:
-    """Returns an error message with the missing files, the right config or the layouts."""
+    """Returns an error message: which files are missing, or what to use instead."""
     if (elsewhere := _elsewhere(folder, dataset)) is not None:
         return (
             f"{folder} does not contain the dataset, but {elsewhere} does. Use "

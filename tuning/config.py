@@ -12,7 +12,11 @@ DEFAULT_TRIALS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """The algorithm, the objective and the limits of a hyperparameter search."""
+    """The algorithm, the objective and the limits of a hyperparameter search.
+
+    Raises:
+        ConfigError: A limit is negative, or `executions` is less than 1.
+    """
 
     tuner: Literal["random", "bayesian", "hyperband", "grid"] = "bayesian"
     """random: independent samples. bayesian: random samples first, then Bayesian

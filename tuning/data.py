@@ -39,14 +39,17 @@ class SearchData:
     """The images of a search, with caches of decoded images and features.
 
     Args:
-        config: The dataset and the splits.
+        config: The datasets and the splits.
         data_dir: The root directory of built datasets; None for the default of TFDS.
         cache: Where to keep decoded images; see `skincnn.data.cache.cached_images`.
 
     Raises:
-        ConfigError: A dataset does not exist, or a synthetic dataset cannot be written.
-        DataError: The dataset is not synthetic and has not been built, or the splits do not
-            pass the leakage audit.
+        ConfigError: A dataset or the source to leave out does not exist, `data_dir` cannot
+            be used, a label map is not valid or lacks a label that has no default class, or
+            a synthetic dataset or the links between datasets cannot be written.
+        DataError: A dataset has not been built or is damaged, `config` requires lesions
+            that are not known, or the splits do not pass the leakage audit.
+        OSError: See `skincnn.data.combined.CombinedDataset.links`.
     """
 
     def __init__(self, config: DataConfig, data_dir: Path | None, cache: Cache = "auto"):
@@ -75,7 +78,11 @@ class SearchData:
         return {name: pipeline.fingerprint(table) for name, table in self.tables.items()}
 
     def load_images(self, table: pd.DataFrame, config: DataConfig) -> Images:
-        """Returns the images of one of `tables`, and keeps the array for later calls."""
+        """Returns the images of one of `tables`, and keeps the array for later calls.
+
+        Raises:
+            ConfigError, DataError: See `skincnn.data.pipeline.load_images`.
+        """
         split = next(name for name, rows in self.tables.items() if rows is table)
         key = split, *preprocessing_fields(config).values()
         if key not in self._images:
@@ -88,10 +95,14 @@ class SearchData:
     ) -> Features:
         """Returns the backbone features of images, from a cache if possible.
 
-        The cache key consists of the images, the number of views, the precision and the
-        backbone weights. See `skincnn.training.features.compute_features`.
+        The cache key consists of the images, the number of views, the precision, the
+        normalization and the backbone weights. See
+        `skincnn.training.features.compute_features`.
         """
         digest = hashlib.sha256()
+        for layer in classifier.layers:
+            if isinstance(layer, keras.layers.Rescaling):
+                digest.update(repr((layer.scale, layer.offset)).encode())
         for weights in classifier.get_layer(BACKBONE_LAYER).get_weights():
             digest.update(np.ascontiguousarray(weights).tobytes())
         policy = keras.config.dtype_policy().name

@@ -10,7 +10,7 @@ import numpy as np
 from keras_tuner.engine.hyperparameters import Float, Int
 
 from skincnn.config import Config
-from skincnn.errors import ConfigError
+from skincnn.errors import ConfigError, DataError
 from skincnn.training.setup import check
 from tuning.spaces import Space, rounded, value_at
 
@@ -20,14 +20,19 @@ INTERNAL = "tuner/"
 """Prefix of hyperparameters that KerasTuner adds for internal use."""
 
 
+class FieldError(ConfigError):
+    """Raised if a field does not have the value of the hyperparameter of its name."""
+
+
 def explore(
     space: Space, config: Config, check_config: Callable[[Config], None] = check
 ) -> kt.HyperParameters:
     """Returns all hyperparameters of a space, after checking many configurations.
 
-    The space is applied to the preset `config` with each value of each choice, with both
-    bounds of each range, and with random samples. This also finds conditional
-    hyperparameters. Nothing is trained.
+    The space is applied to the preset `config` with each value of each choice and both
+    bounds of each range, one at a time, and with random samples. This also finds
+    conditional hyperparameters. Nothing is trained. Some of the random samples may be
+    invalid, but not all: a trial with such values fails alone.
 
     Raises:
         ConfigError: The space fails, the name of a hyperparameter is not the path of a
@@ -49,14 +54,21 @@ def explore(
         for value in _candidates(parameter):
             attempt({**active, parameter.name: value})
     rng = np.random.default_rng(0)
+    invalid: list[ConfigError | DataError] = []
     for _ in range(NUM_SAMPLES):
         seeds = rng.integers(2**31, size=len(hyperparameters.space))
-        attempt(
-            {
-                parameter.name: parameter.random_sample(int(seed))
-                for parameter, seed in zip(hyperparameters.space, seeds, strict=True)
-            }
-        )
+        values = {
+            parameter.name: parameter.random_sample(int(seed))
+            for parameter, seed in zip(hyperparameters.space, seeds, strict=True)
+        }
+        try:
+            attempt(values)
+        except FieldError:
+            raise
+        except (ConfigError, DataError) as error:
+            invalid.append(error)
+    if len(invalid) == NUM_SAMPLES:
+        raise invalid[0]
     return hyperparameters
 
 
@@ -84,7 +96,10 @@ def _apply(
     hyperparameters: kt.HyperParameters,
     values: dict[str, Any],
 ) -> Config:
-    """Applies a space to `values` and defaults, and merges new hyperparameters."""
+    """Returns the configuration for `values`, with defaults for other hyperparameters.
+
+    Hyperparameters that the space adds are merged into `hyperparameters`.
+    """
     given = kt.HyperParameters()
     for parameter in hyperparameters.space:
         given.merge([parameter])
@@ -104,7 +119,7 @@ def _require_set(config: Config, used: kt.HyperParameters) -> None:
     for name in (parameter.name for parameter in used.space if used.is_active(parameter)):
         value = used.values[name]
         if rounded(actual[name]) != rounded(value):
-            raise ConfigError(
+            raise FieldError(
                 f"The space does not set the field `{name}` to the value of the "
                 f"hyperparameter `{name}`, which the leaderboard shows. Expected "
                 f"{value!r}. Received: {actual[name]!r}."

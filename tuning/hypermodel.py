@@ -27,6 +27,7 @@ from skincnn.records import Record, read_record, write_record
 from skincnn.training.fitting import fit
 from skincnn.training.setup import TrainingSetup, build, check, require_full_batch
 from skincnn.training.stages import make_stages
+from skincnn.write_errors import explain_write_errors
 from tuning.data import SearchData
 from tuning.explore import INTERNAL, active_values
 from tuning.spaces import Space
@@ -58,9 +59,9 @@ class TrialResult(Record):
 
 @dataclass(frozen=True)
 class TrainingModel:
-    """Trains configurations of a space exactly as `scripts/train.py` does.
+    """Trains configurations of a space exactly as `skincnn train` does.
 
-    The result of a configuration is stored in a directory whose name is the hash of the
+    The result of a configuration is stored in a directory whose name is a hash of the
     configuration. A configuration with a result is not trained again, except for a retry,
     and an interrupted run is resumed. The files of KerasTuner are not required for this:
     with the same seed and the same scores, an oracle proposes the same trials.
@@ -68,6 +69,7 @@ class TrainingModel:
     Attributes:
         space: Function from hyperparameters and `base` to the configuration of a trial.
         base: The preset, whose `train.monitor` is the objective.
+        data: The images of all trials.
         folder: The parent directory of the results.
         executions: Number of training runs per trial, with different seeds.
     """
@@ -79,7 +81,11 @@ class TrainingModel:
     executions: int = 1
 
     def config(self, hp: kt.HyperParameters, execution: int = 0) -> Config:
-        """Returns the configuration of a trial for an execution, counted from 0."""
+        """Returns the configuration of a trial for an execution, counted from 0.
+
+        Raises:
+            ConfigError: The space fails, or sets an invalid value.
+        """
         config = self.space(hp, self.base)
         if EPOCHS in hp.values:
             config = with_epochs(config, hp.values[EPOCHS])
@@ -132,7 +138,10 @@ class TrainingModel:
         """Returns the training setup of a trial for an execution, counted from 0.
 
         Raises:
-            ConfigError, DataError: See `check` and `skincnn.training.setup.build`.
+            ConfigError: The backbone has fewer blocks than configured; see also `check` and
+                `skincnn.training.setup.build`.
+            DataError: The model requires clinical metadata, but no training image has any;
+                see also `check`.
         """
         self.check(self.config(hp))
         config = self.config(hp, execution)
@@ -151,11 +160,14 @@ class TrainingModel:
         """Trains `setup`, one execution of a trial, and writes and returns the result.
 
         Raises:
-            ConfigError, DataError: The error affects all trials, such as a full disk.
-            Exception: Any other error, such as `MemoryFullError`; the result records it.
+            ConfigError, DataError: An error that probably affects all trials, such as a
+                full disk or a custom part that fails. No result is written.
+            Exception: Any other error of training, such as `MemoryFullError`, which the
+                result records.
         """
         folder, objective = self.path(setup.config), self.base.train.monitor
-        write_json(folder / "config.json", setup.config.to_dict())
+        with explain_write_errors(folder / "config.json"):
+            write_json(folder / "config.json", setup.config.to_dict())
         started = time.perf_counter()
         try:
             with _epoch_bar(setup) as callback:
@@ -183,8 +195,25 @@ class TrainingModel:
         _write_result(folder, result)
         return result
 
+    def _train(self, hp: kt.HyperParameters, execution: int) -> TrialResult:
+        """Returns the result of `build` and `fit`; see `result`."""
+        try:
+            setup = self.build(hp, execution)
+        except (ConfigError, DataError) as error:
+            self.build(kt.HyperParameters())  # fails if the error affects all trials
+            result = TrialResult(error=str(error), retry=True)
+            _write_result(self.path(self.config(hp, execution)), result)
+            return result
+        return self.fit(hp, setup)
+
     def results(self, hp: kt.HyperParameters) -> list[TrialResult]:
-        """Returns the results of the finished executions of a trial."""
+        """Returns the stored results of the executions of a trial, also of failed ones.
+
+        There are none if the configuration is invalid.
+
+        Raises:
+            OSError: See `read_result`.
+        """
         if self.find_error(hp):
             return []
         configs = [self.config(hp, number) for number in range(self.executions)]
@@ -195,8 +224,11 @@ class TrainingModel:
         """Returns the result of an execution of a trial, after training if necessary.
 
         Raises:
-            DivergedError: Training diverged, in this call or in an earlier call.
-            Exception: See `build` and `fit`.
+            DivergedError: Training diverged, in this call or in an earlier call, or `build`
+                fails for this trial, but not for the defaults of the space.
+            ConfigError: The directory of the result cannot be locked.
+            OSError: See `read_result`.
+            Exception: See `build`, for the defaults of the space, and `fit`.
         """
         folder = self.path(self.config(hp, execution))
         # Two workers can run the same trial if the chief considered the first worker lost,
@@ -208,7 +240,7 @@ class TrainingModel:
                 keras.utils.clear_session()
                 gc.collect()
                 with _release_graphs():
-                    result = self.fit(hp, self.build(hp, execution))
+                    result = self._train(hp, execution)
         if result.error:
             raise DivergedError(result.error)
         return result
@@ -217,7 +249,8 @@ class TrainingModel:
 def with_epochs(config: Config, epochs: int) -> Config:
     """Returns the configuration with `epochs` epochs in the last stage.
 
-    Warm-up and progressive epochs change in proportion. Other stages keep their epochs.
+    The warm-up changes in proportion, and so do the progressive epochs, which are rounded
+    down. Other stages keep their epochs.
     """
     stages, train = make_stages(config), config.train
     share = epochs / stages[-1].epochs
@@ -242,6 +275,9 @@ def read_result(folder: Path) -> TrialResult | None:
     """Returns the result in a directory; None if the result is missing or damaged.
 
     A damaged file is renamed with a warning.
+
+    Raises:
+        OSError: The damaged file cannot be renamed.
     """
     path = folder / RESULT_FILE
     if not path.exists():
@@ -256,12 +292,16 @@ def read_result(folder: Path) -> TrialResult | None:
 
 def _write_result(folder: Path, result: TrialResult) -> None:
     """Writes the result, and removes the checkpoints, which are no longer required."""
-    write_record(folder / RESULT_FILE, result)
+    with explain_write_errors(folder / RESULT_FILE):
+        write_record(folder / RESULT_FILE, result)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def _seconds(started: float, history: Sequence[Mapping[str, float]]) -> float:
-    """Returns the duration of a run in seconds, including epochs before an interruption."""
+    """Returns the seconds since `started` or, if more, those of the steps of all epochs.
+
+    The latter include the epochs before an interruption.
+    """
     epochs = sum(row["seconds"] for row in history)
     return round(max(time.perf_counter() - started, epochs), 2)
 

@@ -28,7 +28,8 @@ Ticks = list[tuple[float, str]]
 INACTIVE = -0.12
 """Axis position of inactive hyperparameters; positions of values are in 0..1."""
 LOG_BELOW = 0.25
-"""An axis of numbers > 0 is logarithmic if median / maximum is below this fraction."""
+"""An axis of more than five different numbers, all above 0, is logarithmic if median /
+maximum is below this fraction."""
 MIN_FOR_IMPORTANCE = 10
 
 FIRST = ["rank", "trial", "score"]
@@ -43,6 +44,9 @@ def make_leaderboard(trials: Iterable[Trial], model: TrainingModel) -> pd.DataFr
     The columns are rank, trial, score (mean over executions), one column for each
     hyperparameter (NaN if inactive), best_epoch and epochs (means over executions), seconds
     (total), and folder (of the first execution, relative to the search directory).
+
+    Raises:
+        OSError: See `read_result`.
     """
     rows = []
     for trial in trials:
@@ -75,9 +79,12 @@ def make_leaderboard(trials: Iterable[Trial], model: TrainingModel) -> pd.DataFr
 def write_leaderboard(
     table: pd.DataFrame, best: Trial, model: TrainingModel, workdir: Path, title: str
 ) -> None:
-    """Writes leaderboard.csv, search.png, and best.json for `train.py --config`.
+    """Writes leaderboard.csv, search.png, and best.json for `skincnn train --config`.
 
     `table` is from `make_leaderboard`, and `best` is the trial in its first row.
+
+    Raises:
+        OSError: A file cannot be written.
     """
     objective = model.base.train.monitor
     write_text(workdir / "leaderboard.csv", table.to_csv(index=False))
@@ -93,7 +100,7 @@ def format_leaderboard(table: pd.DataFrame) -> str:
     """Returns the first rows of the leaderboard as text for the terminal."""
     rows = table.head(NUM_PRINTED).drop(columns=["best_epoch", "folder"])
     values = [name for name in rows.columns if name not in (*FIRST, *LAST)]
-    # Drop constant hyperparameters, and shorten each path to its last part.
+    # Constant hyperparameters and full paths would not fit into a line of the terminal.
     rows = rows.drop(columns=[n for n in values if rows[n].astype(str).nunique() == 1])
     rows = rows.rename(columns=lambda name: name.rpartition(".")[2])
     text: str = rows.to_string(
@@ -112,9 +119,10 @@ def plot_search(
 ) -> Figure:
     """Returns a parallel-coordinates plot with one line per trial.
 
-    The axes are the hyperparameters, in order of decreasing importance, and the score,
-    whose name is `objective`. `values` has one column per hyperparameter. `values` and
-    `scores` have one row per trial, the best trial first.
+    The axes are the hyperparameters, in order of decreasing `importance`, and the score,
+    whose name is `objective`. If `importance` returns no values, the hyperparameters are in
+    the order of the columns of `values`, which has one column per hyperparameter. `values`
+    and `scores` have one row per trial, the best trial first.
     """
     columns = {name: axis_positions(values[name]) for name in values.columns}
     positions = {name: heights for name, (heights, _) in columns.items()}
@@ -152,7 +160,8 @@ def axis_positions(values: pd.Series[Any]) -> tuple[Positions, Ticks]:
     Returns:
         The position of each value, in 0..1 or `INACTIVE` for a missing value; and the ticks
         as (position, label). Of more than five different numbers, only the smallest and the
-        largest have a tick; otherwise, each different value has a tick.
+        largest have a tick. Otherwise, the different values are equally spaced, and each
+        has a tick. If values are missing, `INACTIVE` has a tick as well.
     """
     present = values.dropna()
     inactive: Ticks = [(INACTIVE, "not used")] if len(present) < len(values) else []
@@ -188,7 +197,7 @@ def importance(positions: dict[str, Positions], scores: Positions) -> dict[str, 
         hyperparameter affects the score.
 
     References:
-        Breiman (2001), Machine Learning 45:5-32.
+        Breiman, Random Forests (2001), Machine Learning 45.
     """
     if len(scores) < MIN_FOR_IMPORTANCE or not positions:
         return {}

@@ -40,6 +40,7 @@ still running the trial, the second worker waits for the result."""
 GRACE_SECONDS = 20
 """Seconds that the chief waits at the end of a search for the last requests of workers."""
 POLL_SECONDS = 0.5
+MAX_PORT = 65535
 LOST_CHIEF = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.CANCELLED,
@@ -61,16 +62,19 @@ def quiet_conditions() -> Iterator[None]:
 def find_role() -> Role:
     """Returns the role of this process in a search.
 
+    The role is "alone" if neither the address nor the port of a chief is given.
+
     Raises:
         ConfigError: The environment variables are incomplete or invalid.
     """
     given = [name for name in (ID, IP, PORT) if os.environ.get(name)]
     if not given or given == [ID]:
         return "alone"
-    if len(given) < 3 or not os.environ[PORT].isdigit():
+    port = os.environ.get(PORT, "")
+    if len(given) < 3 or not port.isdecimal() or int(port) > MAX_PORT:
         raise ConfigError(
             f"A search on several machines requires {ID} (chief, or tuner0, tuner1, ...), "
-            f"{IP} and {PORT} (a number) in the environment. Received: "
+            f"{IP} and {PORT} (at most {MAX_PORT}) in the environment. Received: "
             f"{', '.join(f'{name}={os.environ[name]}' for name in given)}."
         )
     return "chief" if "chief" in os.environ[ID] else "worker"
@@ -84,21 +88,35 @@ def bypass_proxy() -> None:
 
 
 def require_free_port() -> None:
-    """Raises a `ConfigError` if the port is in use, because gRPC would share the port."""
-    address = os.environ[IP], int(os.environ[PORT])
-    with socket.socket() as probe:
-        probe.settimeout(2)
-        if probe.connect_ex(address) == 0:
-            raise ConfigError(
-                f"{address[0]}:{address[1]} is in use, perhaps by the chief of another "
-                f"search. Stop that process, or set {PORT} to another port."
-            )
+    """Checks that the chief can listen at its address, and that no other process does.
+
+    gRPC would let two chiefs share a port.
+
+    Raises:
+        ConfigError: The port is in use or not permitted, or the address is not one of this
+            machine or cannot be resolved.
+    """
+    host, port = os.environ[IP], int(os.environ[PORT])
+    try:
+        socket.create_server((host, port)).close()
+    except (OSError, UnicodeError) as error:  # a name that is too long is a UnicodeError
+        # `create_server` adds the address to the text of the operating system.
+        reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
+        raise ConfigError(
+            f"The chief cannot listen at {host}:{port}: {reason}. {IP} must be an IPv4 "
+            f"address or the name of this machine, and {PORT} a port that no other process "
+            "uses, such as the chief of another search."
+        ) from error
 
 
 def require_same_search(oracle: kt.Oracle, digest: str) -> None:
-    """Waits for the chief, and raises a `ConfigError` if the chief serves another search.
+    """Waits for the chief, and checks that it serves the search of this worker.
 
     `oracle` belongs to this worker. `digest` is the SHA-256 of this search's fingerprint.
+
+    Raises:
+        ConfigError: The chief serves another search.
+        grpc.RpcError: The chief does not respond; see `explain_lost_chief`.
     """
     address = f"{os.environ[IP]}:{os.environ[PORT]}"
     print(f"{os.environ[ID]} is waiting for the chief at {address}", flush=True)
@@ -208,6 +226,9 @@ def serve(tuner: BaseTuner, watch: Watch) -> None:
 
     The server of KerasTuner runs in a thread, because the server does not stop if a worker
     is lost.
+
+    Raises:
+        BaseException: The error that ended the server, such as that of a full disk.
     """
     errors: list[BaseException] = []
 
@@ -234,9 +255,12 @@ def serve(tuner: BaseTuner, watch: Watch) -> None:
 
 
 def rename_if_damaged(folder: Path) -> None:
-    """Renames the directory of KerasTuner with a warning if a file in it is damaged.
+    """Renames the directory of KerasTuner with a warning if a JSON file in it is damaged.
 
     KerasTuner then proposes the same trials again. Completed trials are not trained again.
+
+    Raises:
+        OSError: A file cannot be read, or the directory cannot be renamed.
     """
     for path in [*folder.glob("*.json"), *folder.glob("*/trial.json")]:
         try:

@@ -15,7 +15,7 @@ from tuning.config import DEFAULT_TRIALS, SearchConfig
 REDUCTION = 3
 """Hyperband trains the best third of each round again, three times as long."""
 MAX_INITIAL_POINTS = 10
-"""Maximum number of random trials before the Bayesian optimization starts."""
+"""Maximum number of completed random trials before the Bayesian optimization starts."""
 
 
 def random(search: SearchConfig, epochs: int, **common: Any) -> kt.Oracle:
@@ -78,10 +78,14 @@ def make_oracle(
 ) -> kt.Oracle:
     """Returns the oracle of a search.
 
-    `search.objective` must not be "". `epochs` is the number of epochs of the last stage.
+    Args:
+        search: The options of the search, whose `objective` must not be "".
+        hyperparameters: All hyperparameters of the space; see `tuning.explore.explore`.
+        epochs: Number of epochs of the last stage.
+        seed: The seed of the preset, >= 0.
 
     Raises:
-        ConfigError: The tuner is unknown.
+        ConfigError: The tuner or the objective is unknown.
     """
     higher_is_better = find_metric(search.objective).higher_is_better
     return look_up(TUNERS, search.tuner, "--tuner")(

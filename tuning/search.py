@@ -23,6 +23,7 @@ from skincnn.data.cache import Cache
 from skincnn.errors import ConfigError, DataError, DivergedError, MemoryFullError
 from skincnn.files import json_sha256, locked, require_writable_folder
 from skincnn.metrics.classification import find_metric
+from skincnn.parts import PartError
 from skincnn.training.setup import check
 from skincnn.training.stages import make_stages
 from tuning.config import SearchConfig
@@ -89,12 +90,16 @@ def run_search(
         The result; None in a worker, because the chief returns the result.
 
     Raises:
-        ConfigError: The preset, a space or an environment variable is invalid, the dataset
-            does not exist, `workdir` contains another search or is in use, writing a file
-            fails, or the chief does not respond, serves another search or finds its port in
-            use.
-        DataError: The dataset has not been built or is damaged, or the splits do not pass
-            the leakage audit or are too small.
+        ConfigError: The objective, the preset, a space or an environment variable is
+            invalid, a dataset does not exist, `workdir` is not writable, contains another
+            search or is in use, a custom part fails, a training run or the image cache
+            cannot write a file, or the chief does not respond, serves another search or
+            cannot listen at its address.
+        DataError: A dataset has not been built or is damaged, the splits do not pass the
+            leakage audit or are too small, or lesions or clinical metadata that the
+            configuration requires are not known.
+        OSError: A file of the search other than those of the training runs, or a temporary
+            file, cannot be read or written.
         DivergedError: No trial was completed.
         Terminated, KeyboardInterrupt: A signal or Ctrl-C stopped the search; the same call
             resumes the search.
@@ -114,7 +119,8 @@ def run_search(
     if role == "chief":
         require_free_port()
     require_writable_folder(workdir, "--workdir")
-    # The chief holds the lock; workers write only to the directories of their trials.
+    # The chief holds the lock; workers write only to the directories of their trials, and
+    # each to its own file in keras_tuner/.
     with contextlib.nullcontext() if role == "worker" else locked(workdir):
         data = SearchData(config.data, data_dir, cache)
         folder = workdir / "trials"
@@ -167,7 +173,6 @@ def _check(search: SearchConfig, epochs: int, config: Config) -> None:
 
 
 def _run(tuner: Tuner) -> None:
-    """Runs a search in the role of this process: alone, chief or worker."""
     try:
         with warnings.catch_warnings():
             # The Gaussian process warns if there are few trials; no action is needed.
@@ -249,7 +254,8 @@ class Tuner(BaseTuner):
             FatalError: An error affects all trials, such as a full disk. KerasTuner catches
                 every other error.
             FailedTrialError: The configuration of the trial is invalid.
-            Exception: A training run failed.
+            Exception: A training run failed, or a custom part failed although an earlier
+                trial was completed.
         """
         hp = trial.hyperparameters
         values = ", ".join(f"{n} {_format(v)}" for n, v in active_values(hp).items())
@@ -263,6 +269,8 @@ class Tuner(BaseTuner):
             except MemoryFullError:
                 raise
             except (ConfigError, DataError) as error:
+                if isinstance(error, PartError) and self.best:
+                    raise
                 raise kt.errors.FatalError(str(error)) from error
         return {self.settings.objective: _mean_score(results)}
 
@@ -310,7 +318,6 @@ def _mean_score(results: Sequence[TrialResult]) -> float:
 
 
 def _cause(trial: Trial, model: TrainingModel) -> str:
-    """Returns the cause of the failure of a trial."""
     if cause := model.find_error(trial.hyperparameters):
         return cause
     message = (trial.message or "see the output of the worker").strip().splitlines()[-1]

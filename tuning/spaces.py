@@ -7,9 +7,10 @@ The name of a hyperparameter is the path of a field of the configuration:
 - `train.stages.trainable_blocks`: a field of the last stage.
 
 The default of a hyperparameter is the value in the preset, or the nearest valid value. A
-space must set the field to the value of the hyperparameter, and must not change the seed,
-`train.monitor` or the choice of images (`tuning.data.FIXED`). Hyperparameters that only
-some trials use belong in an `hp.conditional_scope`. In other trials, their values are None,
+space must set the field to the value of the hyperparameter. It must not set a teacher, or
+change the seed, `train.monitor`, the choice of images (`tuning.data.FIXED`) or, with
+--tuner hyperband, the number of epochs of the last stage. Hyperparameters that only some
+trials use belong in an `hp.conditional_scope`. In other trials, their values are None,
 which `with_values` ignores.
 """
 
@@ -35,13 +36,14 @@ SCHEDULES = ("constant", "step", "cosine", "one_cycle")
 BATCH_SIZES = (16, 32, 64)
 PARTS = ("rotate", "zoom", "shift", "shear", "hair", "light", "color", "hue", "erase")
 """The augmentations that are searched. `flip` and `quarter_turn` are not searched, because
-lesions have no natural orientation. Other augmentations of a preset do not change."""
+lesions have no natural orientation. A trial has all other augmentations of the preset."""
 PART_ORDER = (
     *("flip", "flip_vertical", "transpose", "quarter_turn", "rotate"),
     *("zoom", "crop", "shift", "shear"),
     *("hair", "ruler", "blur", "sharpen", "light", "color", "hue", "jitter", "erase"),
 )
-"""The order in which augmentations are applied; see `skincnn.config.AugmentConfig`."""
+"""The order of the augmentations in `augment.parts` of a trial, before custom ones. It is
+the order that `skincnn.config.AugmentConfig` recommends."""
 WITH_POWER = ("class_weights", "logit_adjusted")
 WITH_BETA = (
     *("effective_number_weights", "effective_number_sampling"),
@@ -159,7 +161,10 @@ def find_space(names: Sequence[str]) -> Space:
     A name is a key of `SPACES`, or `package.module:function` for a custom space.
 
     Raises:
-        ConfigError: A space is unknown or cannot be imported, or `names` is empty.
+        ConfigError: `names` is empty, a space is unknown, or a custom space cannot be
+            imported or does not accept the arguments (hp, config). The returned space
+            raises a `ConfigError` if a custom space fails, if a value is invalid, or if
+            `augmentation` is applied to training on cached features only.
     """
     if not names:
         raise ConfigError(
@@ -177,7 +182,13 @@ def find_space(names: Sequence[str]) -> Space:
 
 
 def hash_source(name: str) -> str:
-    """Returns the SHA-256 of the source code of a space, or else of its name."""
+    """Returns the SHA-256 of the source code of the function of a space.
+
+    If the source code is not available, this is the SHA-256 of `name`.
+
+    Raises:
+        ConfigError: See `find_space`.
+    """
     space: Any = _find(name)
     try:
         text = inspect.getsource(space.function if isinstance(space, CustomPart) else space)
@@ -187,10 +198,16 @@ def hash_source(name: str) -> str:
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
-    """Returns the configuration with new values of some fields, by path.
+    """Returns the configuration with new values of some fields.
 
-    Floats are rounded to six significant digits. None, the value of an inactive
-    hyperparameter, changes nothing.
+    Args:
+        config: The configuration to change.
+        values: The new values by section and field, such as `optimizer.learning_rate`.
+            Floats are rounded to six significant digits. None, the value of an inactive
+            hyperparameter, changes nothing.
+
+    Raises:
+        ConfigError: A value is invalid.
     """
     parts: dict[str, dict[str, Any]] = {}
     for path, value in values.items():
@@ -240,7 +257,10 @@ def _find(name: str) -> Space:
 def _choice(
     hp: HyperParameters, config: Config, path: str, values: Sequence[Any]
 ) -> dict[str, Any]:
-    """Returns {path: value}, chosen from `values` and the value in the preset."""
+    """Returns {path: value}, chosen from `values` and the value in the preset.
+
+    The value is None if the hyperparameter is inactive.
+    """
     default = value_at(config, path)
     choices = list(dict.fromkeys([*values, default]))
     if not isinstance(default, str):
@@ -265,7 +285,11 @@ def _float(
 
 
 def _width(hp: HyperParameters, config: Config, name: str) -> float:
-    """Returns the width multiplier, which is searched for backbones in `WITH_WIDTH`."""
+    """Returns the width multiplier, which is searched for backbones in `WITH_WIDTH`.
+
+    For any other backbone, it is that of the preset if the preset has this backbone, and
+    1.0 otherwise.
+    """
     default = config.model.width_multiplier
     widths = WIDTHS if config.model.weights == "imagenet" else sorted({*WIDTHS, default})
     nearest = min(widths, key=lambda width: abs(width - default))

@@ -1,6 +1,6 @@
 """The intervals of a simulated test set, computed as in an evaluation, and the true scores.
 
-`PARTS` contains functions, each of which draws its own test set and yields its intervals.
+The function of each of `PARTS` draws its own test set and yields the intervals.
 """
 
 from __future__ import annotations
@@ -58,12 +58,14 @@ CONFIDENCE = 0.95
 POINTS = (HEADLINE_POINT, OperatingPoint("sensitivity", 0.9))
 SHOWN_PREVALENCES = (0.005, 0.02, 0.2)
 SHOWN_BANDS = (0, 3, 7)
+"""Indices of the probability bands that the tables show."""
 OWN_NOISE = {"similar models": 0.02, "different models": 0.2}
 """Share of the variance of the features that two models do not have in common."""
 SEED_EFFECTS = {"none": 0.0, "small": 0.05, "large": 0.2}
 """Standard deviation of the signal across seeds."""
 NUM_SEEDS = 3
 AS_IS = CalibrationMap(temperature=1.0, bias=(0.0,) * len(CLASSES))
+"""The calibration map that changes no probability."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,11 @@ class Simulation:
     def sample(
         self, lesions: Lesions, y_prob: Scores, seed: int, *, validation: bool = False
     ) -> Resampled:
-        """Returns the predictions for some lesions, with resamples that `seed` draws."""
+        """Returns the predictions for some lesions, with their resamples.
+
+        For the same `seed`, the resamples of a validation set differ from those of a test
+        set.
+        """
         return Resampled(lesions.table(y_prob), self.config, 2 * seed + validation)
 
     def draw(self, rng: np.random.Generator) -> Lesions:
@@ -116,7 +122,7 @@ class Part:
 
 
 def scores(simulation: Simulation, rng: np.random.Generator, seed: int) -> Iterator[Case]:
-    """Yields the scores of the predicted classes and of the probabilities."""
+    """Yields the intervals of scores of the predicted classes and of the probabilities."""
     test = simulation.draw(rng)
     sample = simulation.sample(test, test.probabilities(), seed)
     names = [name for name in METRICS if METRICS[name].has_interval and "auc" not in name]
@@ -125,7 +131,7 @@ def scores(simulation: Simulation, rng: np.random.Generator, seed: int) -> Itera
 
 
 def curves(simulation: Simulation, rng: np.random.Generator, seed: int) -> Iterator[Case]:
-    """Yields the scores of ROC and precision-recall curves."""
+    """Yields the intervals of scores of ROC and precision-recall curves."""
     test = simulation.draw(rng)
     sample = simulation.sample(test, test.probabilities(), seed)
     names = "macro_auc", "macro_average_precision", "macro_auc_above_80_sensitivity"
@@ -156,7 +162,10 @@ def _score(
 def lesion_scores(
     simulation: Simulation, rng: np.random.Generator, seed: int
 ) -> Iterator[Case]:
-    """Yields the scores per lesion, with probabilities averaged over its images."""
+    """Yields the intervals of scores per lesion.
+
+    The probabilities are averaged over the images of a lesion.
+    """
     test, validation = simulation.draw(rng), simulation.draw(rng)
     sample = simulation.sample(test, test.probabilities(), seed)
     chosen_on = simulation.sample(
@@ -173,7 +182,7 @@ def lesion_scores(
 def calibration(
     simulation: Simulation, rng: np.random.Generator, seed: int
 ) -> Iterator[Case]:
-    """Yields the calibration errors."""
+    """Yields the intervals of the calibration errors."""
     test = simulation.draw(rng)
     sample = simulation.sample(test, test.probabilities(), seed)
     for temperature in TEMPERATURES:
@@ -185,7 +194,7 @@ def calibration(
 
 
 def targets(simulation: Simulation, rng: np.random.Generator, seed: int) -> Iterator[Case]:
-    """Yields the scores of the detection of melanoma."""
+    """Yields the intervals of scores of the detection of melanoma."""
     test, validation = simulation.draw(rng), simulation.draw(rng)
     sample = simulation.sample(test, test.probabilities(calibrated=True), seed)
     chosen_on = simulation.sample(
@@ -224,7 +233,7 @@ def targets(simulation: Simulation, rng: np.random.Generator, seed: int) -> Iter
 def decisions(
     simulation: Simulation, rng: np.random.Generator, seed: int
 ) -> Iterator[Case]:
-    """Yields the scores of the referral rule, of prediction sets and of subgroups.
+    """Yields the intervals for the referral rule, prediction sets and subgroups.
 
     The true scores are those at the thresholds that are chosen on validation.
     """
@@ -296,7 +305,7 @@ def _subgroup(
 def differences(
     simulation: Simulation, rng: np.random.Generator, seed: int
 ) -> Iterator[Case]:
-    """Yields paired differences of two models."""
+    """Yields the intervals of paired differences of two models."""
     test = simulation.draw(rng)
     names = ("balanced_accuracy", "macro_f1", "accuracy", "log_loss")
     sample = simulation.sample(test, test.probabilities(), seed)
@@ -321,7 +330,7 @@ def differences(
 
 
 def recipes(simulation: Simulation, rng: np.random.Generator, seed: int) -> Iterator[Case]:
-    """Yields differences of recipes, each with several seeds."""
+    """Yields the intervals of differences of recipes, each with several seeds."""
     test = simulation.draw(rng)
     names = ("balanced_accuracy", "macro_f1")
     functions = {name: METRICS[name].function for name in names}

@@ -38,7 +38,9 @@ SHARES = np.array([0.0327, 0.0513, 0.1097, 0.0115, 0.1111, 0.6695, 0.0142])
 SHARES /= SHARES.sum()
 MELANOMA, RAREST = CLASSES.index("mel"), CLASSES.index("df")
 MALIGNANT = (0, 1, 4)
+"""Indices of the malignant classes."""
 IMAGES_PER_LESION = (0.74, 0.19, 0.07)
+"""Shares of the lesions with one, two and three images."""
 SIGNAL = 2.2
 WITHIN_LESION = 0.6
 """Correlation of the features of two images of a lesion."""

@@ -16,7 +16,8 @@ def smallest_coverage(num_groups: int, rate: float) -> float:
 
     If each of `num_groups` groups has one image, the number of successes is binomial. The
     ends of an interval do not decrease with this number, so the interval misses the rate
-    for all numbers up to one limit and for all numbers from another limit.
+    for all numbers up to one limit and for all numbers from another limit. The result is
+    the smallest coverage over all pairs of limits.
     """
     numbers = np.arange(num_groups + 1)
     few = scipy.stats.binom.cdf(numbers - 1, num_groups, rate)  # 0 for none

@@ -35,7 +35,7 @@ class CommandHelp(SphinxDirective):
 
 
 def render(name: str, topic: str = "") -> str:
-    """Returns the help of a command, or of one group of its flags."""
+    """Returns the help of a command, or of the group of flags or the flag `topic`."""
     return help_text(main.arguments_of(name), topic, program=f"skincnn {name}")
 
 

@@ -70,7 +70,10 @@ def classes_in(annotations: list[Any]) -> list[type]:
 
 
 def has_fields(annotation: Any) -> bool:
-    """Returns whether an annotation is a class of this project with fields."""
+    """Returns whether an annotation is a class of this project that has fields.
+
+    The sections of the configuration do not count.
+    """
     return (
         isinstance(annotation, type)
         and annotation.__module__.startswith("skincnn.")
@@ -122,7 +125,7 @@ def to_markdown(cls: type) -> str:
 
 
 def to_prose(docstring: str) -> str:
-    """Returns a docstring as Markdown about JSON: without HTML and names of Python."""
+    """Returns a docstring as Markdown about JSON: "<" is escaped, and None becomes null."""
     parts = docstring.split("`")  # every second part is code
     parts[::2] = [part.replace("<", "\\<") for part in parts[::2]]
     return re.sub(r"\bNone\b", "null", "`".join(parts))

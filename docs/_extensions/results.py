@@ -1,6 +1,6 @@
 """The directive `results`: a table, or a chart, of the scores in a CSV file.
 
-The files in docs/results are copies of the compare.csv that scripts/compare.py writes. The
+The file contains rows and columns of a compare.csv, which `skincnn compare` writes. The
 directive shows one table for each protocol, because scores on different images must not be
 compared:
 
@@ -10,7 +10,7 @@ compared:
     ```
 
 `runs` is a regular expression; by default, all rows are shown. `chart` draws the scores
-instead of listing them. The caption links to the file, which also has the commands.
+instead of listing them. A line below links to the file, which also has the commands.
 """
 
 from __future__ import annotations

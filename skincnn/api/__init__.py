@@ -1,1 +1,9 @@
-"""The Python API: what the commands do, as functions. Use the names in `skincnn`."""
+"""The Python API: what most commands do, in Python. Use the names in `skincnn`.
+
+The import of this package loads TensorFlow, also if a `Run` is unpickled.
+"""
+
+from skincnn import startup
+
+startup.ignore_missing_plot_backend()
+startup.load_tensorflow()

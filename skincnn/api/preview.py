@@ -1,4 +1,4 @@
-"""A figure of augmented training images."""
+"""A figure of images with augmented copies."""
 
 from __future__ import annotations
 
@@ -14,16 +14,30 @@ from matplotlib.figure import Figure
 from skincnn.config import AugmentConfig, Config
 from skincnn.data.combined import open_datasets
 from skincnn.data.preprocess import read_image
+from skincnn.errors import DataError
 from skincnn.model.augment import Augmentation
 from skincnn.model.mixing import Mixing
 
 
 def plot_preview(config: Config, data_dir: Path | None = None) -> Figure:
-    """Returns a figure with augmented copies of a training image of each class."""
+    """Returns a figure with augmented copies of an image of each class.
+
+    The images are from the first of `data.train_folds` that has images; a class without
+    images in this fold is not shown.
+
+    Raises:
+        ConfigError, DataError, OSError: See `skincnn.api.data.show_batch`.
+    """
     dataset = open_datasets(config.data.datasets, data_dir, config.data.label_maps)
     names = dataset.class_names
     # One fold usually contains all classes; reading all folds would take minutes.
-    table = dataset.read_table(config.data.train_folds[:1])
+    tables = (dataset.read_table([fold]) for fold in config.data.train_folds)
+    table = next((table for table in tables if len(table)), None)
+    if table is None:
+        raise DataError(
+            f"The folds {config.data.train_folds} of {dataset.full_name} have no images. "
+            "Use other --data.train-folds."
+        )
     table = table.sample(frac=1, random_state=config.seed).groupby("label").head(1)
     table = table.sort_values("label")
     contents = dataset.read_files(table)
@@ -43,10 +57,14 @@ def plot_augmented(
     seed: int = 0,
     num_copies: int = 7,
 ) -> Figure:
-    """Returns a figure with one row per image: the original, then augmented copies.
+    """Returns a figure with one row per image: the original, then `num_copies` copies.
 
-    `images` are [num_images, height, width, 3] in 0..255, and `labels` their class names.
-    The captions of mixed images show the share of each class.
+    The copies are augmented and, if `config.mix` is set, mixed as in training; the captions
+    of mixed images show the share of each class. `images` are [num_images, height, width,
+    3] in 0..255, and `labels` their class names.
+
+    Raises:
+        ConfigError: A part of the augmentation is not valid or fails.
     """
     batch = np.tile(images, (num_copies, 1, 1, 1))
     augmented = Augmentation(config, seed)(batch, training=True)
@@ -66,7 +84,7 @@ def plot_augmented(
 
 def _show(axes: Any, image: npt.NDArray[Any], caption: str) -> None:
     axes.imshow(np.clip(np.round(image), 0, 255).astype(np.uint8))
-    axes.set_title(caption, fontsize=7, pad=2)
+    axes.set_title(caption, fontsize=7, pad=2, parse_math=False)
     axes.set_axis_off()
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +21,29 @@ from skincnn.model.augment import Augmentation
 from skincnn.model.reproducibility import seeded
 from skincnn.parts import custom_parts, find_custom, is_custom
 from skincnn.training.losses import build_loss
-from skincnn.training.optimizers import build_optimizer
+from skincnn.training.optimizers import build_optimizer, explained
 from skincnn.training.run import save_model
 from skincnn.training.setup import TrainingSetup
 
 TOLERANCE = 1e-3
 """Maximum difference between the logits of a model and those of its saved or exported copy,
-as a fraction of the largest logit."""
+as a fraction of the largest absolute logit."""
 
 
 def rehearse(setup: TrainingSetup) -> None:
-    """Tests the custom parts of a training run in all ways in which they are used later.
+    """Tests the custom parts of a training run, except callbacks, before they are used.
 
-    The optimizer of each stage takes one step, a custom loss is computed for one batch,
-    custom augmentations are applied to one batch, and metrics are computed on resamples.
-    With a custom backbone, the untrained model is saved, loaded, exported as a SavedModel
-    (with the TensorFlow backend) and used for a prediction; other custom parts are not in
-    the saved model. Without custom parts, nothing is tested. The test does not change the
+    The numbers in the plan of the imbalance strategy are checked, the optimizer of each
+    stage takes one step, a custom schedule and a custom loss are computed, custom
+    augmentations are applied to one batch, and metrics are computed on resamples. With a
+    custom backbone, the untrained model is saved, loaded, exported as a SavedModel (with
+    the TensorFlow backend) and used for a prediction; other custom parts are not in the
+    saved model. Without custom parts, nothing is tested. The test does not change the
     training run.
 
     Raises:
-        ConfigError: A part fails, or the model cannot be saved, loaded or exported.
+        ConfigError: A part fails or returns an invalid result, or the model cannot be
+            saved, loaded or exported, or then gives other predictions.
     """
     config = setup.config
     if not custom_parts(config):
@@ -83,7 +84,8 @@ def _try_losses(setup: TrainingSetup) -> None:
         if not is_custom(name):
             continue
         part = find_custom(name, "`loss.name`")
-        with part.explained(f"for labels {y_true.shape} and logits {logits.shape}"):
+        shapes = f"labels of shape {y_true.shape} and logits of shape {logits.shape}"
+        with part.explained(f"for {shapes}"):
             value = np.asarray(loss(ops.convert_to_tensor(y_true), logits))
         if value.shape != () or not np.isfinite(value):
             part.fail(
@@ -100,8 +102,8 @@ def _try_optimizers(setup: TrainingSetup) -> None:
         config = dataclasses.replace(
             optimizer_config, layer_decay=1.0, ema_momentum=stage.ema_momentum
         )
-        with _explained(optimizer_config.name, "`optimizer.name`"):
-            optimizer = build_optimizer(config, stage.learning_rate, steps, warmup)
+        optimizer = build_optimizer(config, stage.learning_rate, steps, warmup)
+        with explained(optimizer_config.name):
             weight = keras.Variable(np.ones(2, np.float32))
             optimizer.build([weight])
             optimizer.apply([ops.ones(2)])
@@ -175,12 +177,3 @@ def _try_saving(setup: TrainingSetup) -> None:
                 model.export(path, verbose=False)
                 exported = tf.saved_model.load(str(path))
             require_same(logits, exported.serve, "exported as a SavedModel")
-
-
-@contextlib.contextmanager
-def _explained(name: str, what: str) -> Iterator[None]:
-    """Adds the name, file and line of a custom part to an exception in the block."""
-    with (
-        find_custom(name, what).explained() if is_custom(name) else contextlib.nullcontext()
-    ):
-        yield

@@ -23,36 +23,39 @@ IRRELEVANT_WARNINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Writes one row for each readable image, as scripts/predict.py does, in any order.
+    r"""Writes one row for each readable image, with the columns of `skincnn predict`.
 
-    The files in --output are predictions-00000-of-00007.csv and so on. Beam chooses the
-    number of files, which appear when all files are complete. Unreadable images are listed
-    with the reason in files unreadable-*, and the exit code is then 3; all other images are
-    predicted. Images and --output can be on any file system that Beam supports (gs://,
-    s3:// and hdfs:// require extra packages). Not a medical device.
+    The rows are in any order. The files in --output are predictions-00000-of-00007.csv and
+    so on. Beam chooses the number of files, which appear when all files are complete.
+    Images that cannot be read or predicted are listed with the reason in files
+    unreadable-*, and the exit code is then 3; all other images are predicted. Images and
+    --output can be on any file system that Beam supports (gs://, s3:// and hdfs:// require
+    extra packages). Not a medical device.
 
     Arguments after -- are passed to Beam, such as -- --direct_running_mode multi_processing
     --direct_num_workers 4, or -- --runner FlinkRunner --flink_master 10.0.0.1:8081. Without
     --runner, the pipeline runs on this machine and requires no network.
 
-    `make beam` creates .venv-beam, an environment with Apache Beam.
+    In a checkout of this package, `make beam` creates .venv-beam, an environment with
+    Apache Beam.
 
     For example:
-      python scripts/batch_predict.py runs/mobilenet_160 images/ --output predictions
-      python scripts/batch_predict.py runs/mobilenet_160 'a/**/*.jpg' 'b/*.zip' --output out
-      python scripts/batch_predict.py /shared/skincnn/1 gs://b/images/ --output gs://b/out
+      skincnn batch-predict runs/mobilenet_160 images/ --output predictions
+      skincnn batch-predict runs/mobilenet_160 'a/**.jpg' 'b/*.zip' --output out
+      skincnn batch-predict /shared/skincnn/1 gs://b/images/ --output gs://b/out \
         -- --runner FlinkRunner --flink_master 10.0.0.1:8081
     """
 
     model: tyro.conf.Positional[Path]
-    """A SavedModel, a run directory or its model.keras, or a LiteRT or ONNX file. Each
-    worker opens this path, which must therefore be on a shared file system or in the
-    container image of the workers. A SavedModel loads fastest; each worker process keeps
-    one model in memory."""
+    """A SavedModel, the directory of a run or of an exported ensemble, the model.keras of a
+    run, or a LiteRT or ONNX file. Each worker opens this path, which must therefore be on a
+    shared file system or in the container image of the workers. A SavedModel loads fastest;
+    each worker process keeps one model in memory."""
     images: tyro.conf.Positional[tuple[str, ...]] = ()
     """Image files or ZIP archives of images; directories, which are searched recursively
-    (a remote directory must end in /); or quoted patterns, in which ** matches any
-    directories."""
+    for image files (a remote directory must end in /); or quoted patterns, in which *
+    matches any text without slashes, ** also text with slashes: 'a/**.jpg' matches a/x.jpg
+    and a/b/x.jpg."""
     names: str | None = None
     """Text file with the name of one image or archive per line."""
     output: str
@@ -61,7 +64,8 @@ class Arguments:
     """csv: CSV files, each with a header; jsonl: one JSON object per line."""
     clinical_metadata: Path | None = None
     """Table with the columns image_id, age, sex and localization, for a model with clinical
-    metadata; see scripts/predict.py. Each worker opens this path, like MODEL."""
+    metadata; see `skincnn predict --help`. Each worker opens this path, as it opens
+    MODEL."""
     batch_size: int = 32
     """Number of images in a batch."""
 
@@ -114,13 +118,15 @@ def command() -> None:
             f"{arguments.clinical_metadata} has no row for {missing} of {num_files} images"
         )
         if missing == num_files:
-            raise DataError(f"{text}. Expected the names of the images.")
+            raise DataError(
+                f"{text}. Expected the names of the images in the column image_id."
+            )
         print(f"note: {text}", file=sys.stderr)
     if list_files(unreadable, 1):
         others = "All other files were" if counts[pipeline.PREDICTIONS] else "No file was"
         raise DataError(
-            f"{counts[pipeline.UNREADABLE_FILES]} of {num_files} file(s) are "
-            f"unreadable. They are listed with the reason in {unreadable}\n"
+            f"{counts[pipeline.UNREADABLE_FILES]} of {num_files} file(s) could not be "
+            f"read or predicted. They are listed with the reason in {unreadable}\n"
             f"{others} predicted."
         )
 
@@ -142,6 +148,6 @@ def load_beam() -> None:
         import apache_beam  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"Apache Beam is not installed ({error}). Run `make beam`, then "
-            ".venv-beam/bin/python scripts/batch_predict.py ..."
+            f"Apache Beam is not installed ({error}). In a checkout of this package, run "
+            "`make beam`, then .venv-beam/bin/skincnn batch-predict ..."
         ) from error

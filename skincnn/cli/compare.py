@@ -23,32 +23,33 @@ class Arguments:
     a table of more than five differences, with a false discovery rate of 5 %). The
     intervals do not cover the variance between training runs: to compare two recipes,
     train several seeds of each, and use --average-seeds. An additional table then has
-    intervals that also cover the sampling of seeds. Runs with different images, with
+    intervals that include the variance between seeds. Runs with different images, with
     synthetic images, or with lesions in several splits (--data.split-by image) are in
     separate tables. Each table is followed by a table of scores of the calibrated
     probabilities (melanoma AUC, sensitivity and specificity at the threshold with 90 %
-    specificity on validation, log loss). The last table lists the commands that
-    reproduce the runs.
+    specificity on validation, log loss), if the predictions for the validation split
+    exist. The last table lists the commands that reproduce the rows.
 
     For example:
-      python scripts/compare.py runs/a runs/b
-      python scripts/compare.py runs/* --sort balanced_accuracy --split val
-      python scripts/compare.py runs/a --variants
-      python scripts/compare.py runs/a runs/b --baseline augment
-      python scripts/compare.py runs/a_0 runs/a_1 runs/b_0 runs/b_1 --average-seeds
+      skincnn compare runs/a runs/b
+      skincnn compare runs/* --sort balanced_accuracy --split val
+      skincnn compare runs/a --variants
+      skincnn compare runs/a runs/b --baseline augment
+      skincnn compare runs/a_0 runs/a_1 runs/b_0 runs/b_1 --average-seeds
     """
 
     workdirs: tyro.conf.Positional[tuple[Path, ...]]
     """Directories of evaluated runs, ensembles or cross-validations. The first run is the
-    baseline of the differences."""
+    baseline of the differences, unless --baseline or --average-seeds selects another."""
     split: str = "test"
-    """The split to compare on; all runs must have been evaluated on this split."""
+    """The split to compare on, such as out_of_fold for cross-validations; all runs must
+    have been evaluated on this split."""
     external: str = ""
     """Name of an external dataset to compare on instead of a split; all runs must have been
-    evaluated on it with scripts/evaluate.py --external."""
+    evaluated on it with `skincnn evaluate --external`."""
     variants: bool = False
-    """Add a row for each variant (--tta, --logit-adjustment) that was evaluated with
-    scripts/evaluate.py."""
+    """Add a row for each variant (--tta, --logit-adjustment) that was evaluated on the
+    split with `skincnn evaluate`."""
     baseline: str = ""
     """Variant of the first run, such as augment, to use as the baseline instead of the
     model without test-time augmentation and logit adjustment. Implies --variants."""
@@ -57,8 +58,8 @@ class Arguments:
     num_bootstrap: int = 2000
     """Number of bootstrap resamples, 100 or more."""
     average_seeds: bool = False
-    """Add a row with the mean of runs that differ only in the seed, and compare all runs
-    with the mean over the seeds of the first run."""
+    """Add rows with the means of runs that differ only in the seed, and compare all runs
+    with the mean over the seeds of the first run, if there are several."""
     output: Path = Path("runs/compare")
     """The directory for compare.md, compare.csv and compare.png."""
 
@@ -66,7 +67,7 @@ class Arguments:
 def command() -> None:
     """Parses the arguments, prints the tables, and writes the tables and a chart."""
     arguments = parse_arguments(Arguments)
-    common.load_tensorflow()
+    common.load_tensorflow(arguments.workdirs)
     from skincnn.api.compare import compare
 
     options = dataclasses.asdict(arguments)

@@ -31,37 +31,39 @@ class Arguments:
     Each export is compared with the predictions table on at least 256 images of the test
     split (all images, if there are fewer), including rare classes. Probabilities may differ
     by up to 1e-5 for a SavedModel of a run trained with TensorFlow on a CPU, 1e-4 for
-    litert and onnx, and 1e-3 for other SavedModels. An export that never predicts a class
-    that the Keras model predicts is rejected. Out-of-distribution detection is switched off
-    in a LiteRT or ONNX file whose distances differ too much. results/export.*.json and the
-    model card show the parity of each export for each class. A new SavedModel gets the next
-    version number.
+    litert and onnx, and 1e-3 for other SavedModels; for formats with fewer than 32 bits,
+    the difference is not limited. An export is rejected if it never predicts a class, or
+    never predicts it correctly, although the Keras model does. If distances for
+    out-of-distribution detection differ too much, a SavedModel is rejected (unless
+    --no-ood is given), and the detection is switched off in a LiteRT or ONNX file.
+    results/export.*.json and the model card show the parity of each export for each class.
+    A new SavedModel gets the next version number; LiteRT and ONNX files are replaced.
 
     For example:
-      python scripts/export.py runs/mobilenet_160
-      python scripts/export.py runs/mobilenet_160 --formats litert_int8 onnx
-      python scripts/export.py runs/mobilenet_160 --tta d4 --logit-adjustment
-      python scripts/export.py runs/ensemble5 --logit-adjustment
-      python scripts/export.py runs/a runs/b --ensemble runs/ab
+      skincnn export runs/mobilenet_160
+      skincnn export runs/mobilenet_160 --formats litert_int8 onnx
+      skincnn export runs/mobilenet_160 --tta d4 --logit-adjustment
+      skincnn export runs/ensemble5 --logit-adjustment
+      skincnn export runs/a runs/b --ensemble runs/ab
     """
 
     workdirs: tyro.conf.Positional[tuple[Path, ...]]
-    """Directory of an evaluated run or of an ensemble from scripts/train.py; with
+    """Directory of an evaluated run or of an ensemble from `skincnn train`; with
     --ensemble, the directories of its runs."""
     formats: tuple[Format, ...] = ("saved_model",)
     """saved_model: for TensorFlow Serving, with image files as inputs; litert*: for phones,
     with 32, 16 or 8 bits, or with 8 bits for the weights only; onnx: for ONNX runtimes.
-    LiteRT and ONNX require pip install -e .[export]."""
+    LiteRT and ONNX require a single run and pip install -e '.[export]'."""
     ensemble: Path | None = None
-    """Directory that scripts/evaluate.py --ensemble wrote for these runs. Exports one
+    """Directory that `skincnn evaluate --ensemble` wrote for these runs. Exports one
     SavedModel that averages the predictions of the runs."""
     tta: Literal["", "d4", "augment"] = ""
     """Test-time augmentation. d4: average the predictions for the eight orientations of
-    each image; evaluate the run with scripts/evaluate.py --tta d4 first. augment is
+    each image; evaluate the run with `skincnn evaluate --tta d4` first. augment is
     rejected, because its views are random."""
     logit_adjustment: bool = False
     """Adjust the logits for the class frequencies of the training images; evaluate the run
-    with scripts/evaluate.py --logit-adjustment first."""
+    with `skincnn evaluate --logit-adjustment` first."""
     ood: bool = True
     """Whether the export detects out-of-distribution images. For this, the export contains
     a matrix for each inner block of the backbone, with a row and a column per channel."""
@@ -80,7 +82,7 @@ def command() -> None:
             "Expected the directory of one run, such as runs/quickstart, or of several "
             f"runs with --ensemble. Received {len(arguments.workdirs)} directories."
         )
-    common.load_tensorflow()
+    common.load_tensorflow(arguments.workdirs)
     from skincnn.reporting.report import render_report
     from skincnn.serving.conversion import export
     from skincnn.serving.export import ExportSpec, find_runs

@@ -1,4 +1,4 @@
-"""The console command `skincnn`. Each subcommand is a module of this package."""
+"""The console command `skincnn`. Each of its `COMMANDS` is a module."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from skincnn import __version__
-from skincnn.cli import common
-from skincnn.lookup import look_up
+from skincnn.cli import process
 
 COMMANDS = {
     "prepare-data": "build a dataset from its published files or from your own images",
@@ -28,28 +27,28 @@ COMMANDS = {
     "completion": "print a script that completes commands in bash and zsh",
     "make-folds": "reproduce the published folds of HAM10000",
 }
-"""Descriptions by subcommand. The names of modules have `_` instead of `-`."""
+"""Descriptions of the commands, by name. The names of modules have `_` instead of `-`."""
 LISTS = ("presets", "datasets", "completion")
-"""The subcommands whose modules are in `skincnn.cli.help`."""
+"""The commands whose modules are in `skincnn.cli.help`."""
 
 
 def main() -> None:
-    """Runs `skincnn SUBCOMMAND ...`; see `skincnn.errors` for the exit codes."""
-    common.main(_dispatch)
+    """Runs `skincnn COMMAND ...`; see `skincnn.errors` for the exit codes."""
+    process.main(_dispatch)
 
 
 def run(name: str) -> None:
-    """Runs a subcommand with the arguments in `sys.argv`; see `main`."""
-    common.main(lambda: _load(name)())
+    """Runs the command `name` with the arguments in `sys.argv`; see `main`."""
+    process.main(lambda: _start(name, sys.argv[1:]))
 
 
 def describe_commands() -> str:
-    """Returns the usage of `skincnn`, with one line per subcommand."""
+    """Returns the usage of `skincnn`, with one line per command."""
     width = max(map(len, COMMANDS))
     lines = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
     return (
-        f"usage: skincnn SUBCOMMAND [...]\n\n{lines}\n\n"
-        "skincnn SUBCOMMAND --help shows the options of a subcommand.\n"
+        f"usage: skincnn COMMAND [...]\n\n{lines}\n\n"
+        "skincnn COMMAND --help shows the options of a command.\n"
         "skincnn --version shows the version."
     )
 
@@ -61,20 +60,22 @@ def _dispatch() -> None:
     elif name == "--version":
         print(f"skincnn {__version__}")
     else:
-        look_up(COMMANDS, name, "SUBCOMMAND")
-        sys.argv = [f"skincnn {name}", *arguments]
-        _load(name)()
+        from skincnn.lookup import look_up
+
+        look_up(COMMANDS, name, "COMMAND")
+        _start(name, arguments)
+
+
+def _start(name: str, arguments: list[str]) -> None:
+    sys.argv = [f"skincnn {name}", *arguments]
+    command: Callable[[], None] = _import(name).command
+    command()
 
 
 def arguments_of(name: str) -> type[Any]:
-    """Returns the dataclass of the arguments of a subcommand."""
+    """Returns the dataclass of the arguments of a command."""
     arguments: type[Any] = _import(name).Arguments
     return arguments
-
-
-def _load(name: str) -> Callable[[], None]:
-    command: Callable[[], None] = _import(name).command
-    return command
 
 
 def _import(name: str) -> ModuleType:

@@ -35,7 +35,7 @@ class Arguments:
     The package always uses the published folds, which this command reproduces from the
     published pairs of near-duplicates. With --search, it also searches for near-duplicates.
 
-    Example: python scripts/make_folds.py --manual-dir DIR --search found
+    Example: skincnn make-folds --manual-dir DIR --search near_duplicates
     """
 
     manual_dir: Path
@@ -43,13 +43,17 @@ class Arguments:
     output: Path = Path("folds_isic2018.csv")
     """CSV file to write, with the columns image_id, lesion_id, group_id and fold."""
     search: Path | None = None
-    """Also search for near-duplicates. Prints which share of the pairs of images with the
-    same lesion_id is found. Writes the pairs with different lesion_ids to pairs.csv in this
-    directory, and contact sheets of those that have not been judged by eye yet."""
+    """Also search for near-duplicates, and write the results to this directory: the pairs
+    with different lesion_ids (pairs.csv), and contact sheets of those pairs that have not
+    been judged by eye yet. The share of the pairs of images with the same lesion_id that
+    the search finds is printed."""
 
 
 def command() -> None:
-    """Writes the CSV file, compares it with the published one, and runs --search."""
+    """Writes the CSV file, and compares it with the published one.
+
+    With --search, also searches for near-duplicates.
+    """
     arguments = parse_arguments(Arguments)
     source = sources.read_source(arguments.manual_dir, "isic2018")
     records = source.splits["train"]
@@ -105,7 +109,7 @@ def _search(records: Sequence[Record], images: Images, folder: Path) -> None:
 
 
 def _draw_sheet(pairs: pd.DataFrame, images: Images, path: Path) -> None:
-    """Draws pairs of images side by side with their image_ids."""
+    """Draws pairs of images with their image_ids, the method and the number of inliers."""
     figure = Figure(figsize=(14, 2.4 * PAIRS_PER_SHEET / 2), layout="constrained")
     axes = figure.subplots(PAIRS_PER_SHEET // 2, 4).reshape(-1, 2)
     for axis in axes.ravel():

@@ -21,7 +21,7 @@ from skincnn.files import (
     require_writable_file,
     require_writable_folder,
 )
-from skincnn.paths import real_path, to_path
+from skincnn.paths import decode_names, real_path, to_path
 from skincnn.write_errors import explain_write_errors
 
 if TYPE_CHECKING:
@@ -40,35 +40,40 @@ class Arguments:
     predicted. Not a medical device.
 
     Columns:
-      file, image_id         path; file name without extension
+      file, image_id         path; file name without suffix
       status                 ok, or why the file is unreadable; its numbers are then empty
       probability_<class>    calibrated probability of each class
       predicted_class        the class with the highest probability before calibration,
                              which the report scores; after calibration, another class
                              can have a higher probability
       prediction_set         the classes in the prediction set, separated by "; ". For about
-                             90 % of the images of each class, the set contains the class
+                             90 % of the images of each class, the set contains this class;
+                             a set can lack the predicted class
       malignant_probability  sum of the probabilities of the malignant classes; this column
-                             and `refer` are left out if it is not known which classes are
-                             malignant
+                             and `refer` are left out unless it is known for each class
+                             whether it is malignant, and there are classes of both kinds
       refer                  whether a dermatologist should examine the lesion: the
                              malignant probability reaches the threshold, or the image is
                              out-of-distribution or unreadable. The threshold was chosen on
                              the validation split and is printed at the end
-      out_of_distribution    whether ood_distance exceeds the OOD limit; empty if OOD
-                             detection is switched off for this model
+      out_of_distribution    whether ood_distance exceeds the OOD limit; empty for
+                             unreadable files, and if OOD detection is switched off for this
+                             model
       ood_distance           Mahalanobis distance of the features of the image from those of
-                             the validation images, divided by the 95 % quantile of these
-                             images; the largest value of the inner blocks of the network
+                             the validation images, divided by the 95 % quantile of the
+                             distances of the validation images; the largest value of the
+                             inner blocks of the network, averaged over the networks of an
+                             ensemble; empty if an export was written with --no-ood
 
     For example:
-      python scripts/predict.py runs/mobilenet_160 images/ --output predictions.csv
-      python scripts/predict.py runs/mobilenet_160/export/skincnn_int8.tflite a.jpg b.png
-      ls images/*.jpg | python scripts/predict.py runs/mobilenet_160 - --output x.jsonl
+      skincnn predict runs/mobilenet_160 images/ --output predictions.csv
+      skincnn predict runs/mobilenet_160/export/skincnn_int8.tflite a.jpg b.png
+      ls images/*.jpg | skincnn predict runs/mobilenet_160 - --output x.jsonl
     """
 
     model: tyro.conf.Positional[Path]
-    """A SavedModel, a run directory or its model.keras, or a LiteRT or ONNX file."""
+    """A SavedModel, the directory of a run or of an exported ensemble, the model.keras of a
+    run, or a LiteRT or ONNX file."""
     images: tyro.conf.Positional[tuple[str, ...]]
     """Image files; directories, which are searched recursively; or - to read names from
     standard input."""
@@ -78,7 +83,8 @@ class Arguments:
     isic_csv: Path | None = None
     """CSV file for an ISIC challenge submission, written in addition to --output. The
     model must have the classes of the challenge of 2018 or 2019. The file contains the
-    probabilities before calibration, so that the predicted class has the highest one."""
+    readable images, with the probabilities before calibration, so that the predicted class
+    has the highest one."""
     clinical_metadata: Path | None = None
     """Table (.csv, .tsv, .xlsx or .parquet) with the columns image_id, age, sex and
     localization, for a model with clinical metadata. The image_id is the name of the file,
@@ -86,21 +92,23 @@ class Arguments:
     empty."""
     grad_cam: Path | None = None
     """Directory for Grad-CAM overlays of the predicted class; requires a run directory or
-    model.keras as MODEL."""
+    model.keras as MODEL. A directory that is searched for images may contain it: the files
+    in it are not predicted."""
     batch_size: int = 32
     """Number of images in a batch, at most 256."""
 
 
 MAX_BATCH_SIZE = 256
-"""Maximum of --batch-size. Ctrl-C takes effect only after the batches in progress."""
+"""Maximum of --batch-size. It limits the time until Ctrl-C takes effect, because batches in
+progress are completed first."""
 
 
 def command() -> None:
     """Parses the arguments, predicts the images, and lists unreadable files."""
     arguments = parse_arguments(Arguments)
     check(arguments)
-    common.load_tensorflow()
-    paths = find_images(arguments.images)
+    common.load_tensorflow([arguments.model])
+    paths = find_images(arguments.images, arguments.grad_cam)
     from skincnn.serving.decision import explain_rule
 
     predictor, explainer, clinical_metadata = load(arguments, paths)
@@ -113,12 +121,19 @@ def command() -> None:
     for path in filter(None, (arguments.output, arguments.isic_csv)):
         print(f"predictions  {path}", file=sys.stderr)
     print(f"refer        {explain_rule(predictor.rule)}", file=sys.stderr)
+    if names := predictor.rule.always_in_set:
+        text = "too few validation images show these classes, which are in every set"
+        print(f"prediction_set  {text}: {', '.join(names)}", file=sys.stderr)
     if unreadable:
         raise unreadable_error(unreadable, len(paths))
 
 
 def check(arguments: Arguments) -> None:
-    """Raises a `ConfigError` if an argument is invalid or an output is not writable."""
+    """Checks the batch size and the output paths.
+
+    Raises:
+        ConfigError: One of them is not valid, or an output is not writable.
+    """
     size, output, isic_csv = arguments.batch_size, arguments.output, arguments.isic_csv
     if not 1 <= size <= MAX_BATCH_SIZE:
         raise ConfigError(f"--batch-size must be in 1..{MAX_BATCH_SIZE}. Received: {size}.")
@@ -141,6 +156,14 @@ def load(
     """Returns the predictor, the explainer and the clinical metadata.
 
     The explainer and the clinical metadata are None if they are not requested.
+
+    Raises:
+        ConfigError: See `load_predictor`, `check_clinical_metadata`, `find_isic_year` and
+            `Explainer`; or the table of clinical metadata does not exist.
+        DataError: See `load_predictor`, `read_clinical_metadata`, `describe_matches` and
+            `Explainer`.
+        SourceError: See `read_clinical_metadata`.
+        OSError: See `load_predictor` and `Explainer`.
     """
     from skincnn.serving import tables
     from skincnn.serving.predictor import check_clinical_metadata, load_predictor
@@ -172,8 +195,11 @@ def write_predictions(
 ) -> tuple[list[pd.DataFrame], list[str]]:
     """Writes rows and Grad-CAM overlays batch by batch.
 
-    Returns the rows of readable files (empty without --isic-csv), and the names of
-    unreadable files.
+    Returns a table of the rows of the readable files for each batch (no tables without
+    --isic-csv), and the names of the unreadable files.
+
+    Raises:
+        OSError: A file cannot be written.
     """
     from skincnn.serving.images import OK
     from skincnn.serving.prefetch import predict_batches
@@ -212,7 +238,12 @@ def write_predictions(
 def write_submission(
     path: Path, tables: Sequence[pd.DataFrame], rule: DecisionRule
 ) -> None:
-    """Writes an ISIC submission with the rows of readable files."""
+    """Writes an ISIC submission with the rows of readable files.
+
+    Raises:
+        ConfigError: See `isic_submission`.
+        OSError: The file cannot be written.
+    """
     import pandas as pd
 
     from skincnn.serving.tables import isic_submission
@@ -232,13 +263,15 @@ def unreadable_error(names: Sequence[str], num_files: int) -> DataError:
     )
 
 
-def find_images(names: Sequence[str]) -> list[Path]:
+def find_images(names: Sequence[str], overlays: Path | None = None) -> list[Path]:
     """Returns the given files, and the sorted image files in the given directories.
 
-    Prints a line for each reason why other files in these directories are not used.
+    The name "-" stands for the names on standard input, one per line. Files in the
+    directory `overlays` are used only if they are given by name. Prints a line for each
+    reason why other files in the directories are not used.
 
     Raises:
-        ConfigError: There are no files.
+        ConfigError: There are no files, none of them exists, or a name is a URL.
     """
     from tfds_ham10000.image_files import (
         IMAGE_SUFFIXES,
@@ -247,25 +280,32 @@ def find_images(names: Sequence[str]) -> list[Path]:
         printable,
     )
 
+    if overlays and not overlays.is_dir():
+        overlays = None
     paths: list[Path] = []
     skipped: dict[str, str] = {}
     for argument in names:
         lines = [str(to_path(argument))]
-        if argument == "-":  # names may have any encoding
-            lines = [os.fsdecode(x.rstrip(b"\r\n")) for x in sys.stdin.buffer if x.strip()]
+        if argument == "-":
+            lines = decode_names(sys.stdin.buffer.read())
         for name in lines:
             # Path.is_dir raises an error for an invalid name.
             if os.path.isdir(name):
                 found = find_files(Path(name))
-                paths += found.files
                 skipped |= {printable(path): why for path, why in found.skipped.items()}
+                for path in found.files:
+                    if overlays and path.parent.samefile(overlays):
+                        skipped[printable(path)] = "in the directory --grad-cam"
+                    else:
+                        paths.append(path)
             elif name:
                 paths.append(Path(name))
     for line in describe_skipped(skipped):
         print(f"note: {line}", file=sys.stderr)
-    if not paths:
+    if not any(map(os.path.lexists, paths)):
         raise ConfigError(
-            f"Expected image files, directories with {', '.join(IMAGE_SUFFIXES)} files, or "
-            f"- for names on standard input. Received: {' '.join(names) or 'nothing'}."
+            f"No image was found in: {' '.join(names) or 'the arguments'}. Expected image "
+            f"files that exist, directories with {', '.join(IMAGE_SUFFIXES)} files, or - "
+            "if standard input contains such paths, one per line."
         )
     return paths

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from skincnn.cli import common
 from skincnn.cli.help.text import parse_arguments
 from skincnn.errors import ConfigError
+from skincnn.paths import to_path
 
 if TYPE_CHECKING:
     from skincnn.classes import LesionClass
@@ -22,39 +22,43 @@ if TYPE_CHECKING:
 class Arguments:
     """Builds a dataset on disk: checks all images and writes ten folds.
 
-    The layout of --manual-dir is recognized by its file names: HAM10000 from Harvard
-    Dataverse or Kaggle, the ISIC challenges of 2018 and 2019, or one directory of images
-    per class. Archives need not be unpacked. Your own images can also be listed in a table.
-    The tables of other published datasets are recognized: exports of the ISIC Archive, the
-    ISIC challenges of 2016, 2017, 2020, 2024 and 2025 (MILK10k) and the test sets of 2018
-    and 2019, PAD-UFES-20, BCN20000, Derm7pt, PH2, Fitzpatrick17k, DDI and DermaMNIST.
+    Your own images are in one directory per class (--config folder), or are listed in a
+    table (--config table). HAM10000 from Harvard Dataverse or Kaggle and the ISIC
+    challenges of 2018 and 2019 have configs of their own, and are recognized by their file
+    names. Other published datasets are recognized by their tables, with --config table:
+    exports of the ISIC Archive, the ISIC challenges of 2016, 2017, 2020, 2024 and 2025
+    (MILK10k) and the test sets of 2018 and 2019, PAD-UFES-20, BCN20000, Derm7pt, PH2,
+    Fitzpatrick17k, DDI and DermaMNIST. ZIP archives of images need not be unpacked, except
+    for --config folder. Unpack archives that contain your own table, other archives, or all
+    files of HAM10000 or of a challenge of 2018 or 2019, such as a download from Kaggle.
 
     For example:
-      python scripts/prepare_data.py --config isic2018 --manual-dir DIR
-      python scripts/prepare_data.py --config table --name clinic_a --manual-dir DIR
+      skincnn prepare-data --config isic2018 --manual-dir DIR
+      skincnn prepare-data --config table --name clinic_a --manual-dir DIR
     """
 
     config: str = "demo"
     """demo, demo_tiny: synthetic images; isic2018: HAM10000; isic2019: ISIC 2019;
     isic2019_without_ham10000: the images of isic2019 that are not in HAM10000; folder: your
     own images, with one directory per class; table: your own images, with a table of one
-    row per image, or a published dataset that is recognized. The suffix _256 or _400 of
-    isic2018 or isic2019 limits the longest side in pixels."""
+    row per image, or a published dataset that is recognized. The suffix _256 or _400 of a
+    config of ISIC images limits the longest side in pixels."""
     name: str | None = None
     """Name of your own dataset, for --config folder or table; by default, the name of the
     config, or of the published dataset that is recognized. To train on the dataset, use
-    train.py --data.datasets NAME."""
+    `skincnn train --data.datasets NAME`."""
     manual_dir: Path | None = None
     """Directory of the published files or of your own images. If omitted, the files of
-    isic2018 are downloaded (3 GB)."""
+    isic2018 are downloaded (3 GB), unless the manual directory of TFDS contains them."""
     data_dir: Path | None = None
     """Directory of the built datasets; by default, that of TFDS."""
     on_bad_image: Literal["fail", "skip"] = "fail"
-    """What to do if images cannot be decoded. fail: list these images and exit; skip: list
+    """What to do if images cannot be decoded. fail: name the first ten and exit; skip: list
     and omit these images, and fail only if they are more than 1 % of all images."""
     table: str | None = None
     """The table (.csv, .tsv, .xlsx or .parquet, or .npz of DermaMNIST), relative to
-    --manual-dir; by default, the only table in it."""
+    --manual-dir; by default, that of a published dataset that is recognized, or the only
+    table in --manual-dir."""
     columns: tuple[str, ...] = ()
     """Names of columns, if they are not recognized, such as image=file label=diagnosis. The
     fields are image, label, lesion_id, patient_id, age, sex, site, split (train, val or
@@ -64,10 +68,12 @@ class Arguments:
     """JSON file with the class of each label of the table, or null to leave out its
     images."""
     group_by: Literal["patient", "lesion"] | None = None
-    """patient: keep all images of a patient in one fold (the default if patients are
-    known); lesion: keep all images of a lesion in one fold, and ignore patients."""
+    """patient: keep all images of a patient in one fold (the default if the patient of any
+    image is known); lesion: keep all images of a lesion in one fold, and ignore
+    patients."""
     verify: bool = False
-    """Verify the checksums of the published files in --manual-dir."""
+    """Verify the checksums of the files from Harvard Dataverse (HAM10000) in
+    --manual-dir."""
 
 
 def command() -> None:
@@ -116,7 +122,9 @@ def _table_options(arguments: Arguments) -> TableOptions:
     """Returns the options of the table.
 
     Raises:
-        ConfigError: An option is given for another config, or --columns is not valid.
+        ConfigError: An option is given with a --config other than table, or --columns is
+            not valid.
+        OptionError: See `read_label_map`.
     """
     from tfds_ham10000.table.labels import read_label_map
     from tfds_ham10000.table.options import TableOptions
@@ -129,7 +137,7 @@ def _table_options(arguments: Arguments) -> TableOptions:
         )
     label_map = {} if arguments.label_map is None else read_label_map(arguments.label_map)
     options = TableOptions(
-        table=arguments.table and os.path.expanduser(arguments.table),
+        table=arguments.table and str(to_path(arguments.table)),
         columns=columns,
         label_map=label_map,
         group_by=arguments.group_by,
@@ -143,13 +151,13 @@ def _table_options(arguments: Arguments) -> TableOptions:
 
 
 def _describe_classes(classes: Mapping[str, LesionClass]) -> Iterator[str]:
-    """Yields lines with the names of the classes, and those of unknown malignancy."""
+    """Yields a line with all classes, and one with those of unknown malignancy, if any."""
     yield f"  classes: {', '.join(classes)}"
     unknown = [name for name, lesion in classes.items() if lesion.malignant is None]
     if unknown:
         yield (
-            f"  note: not known whether malignant: {', '.join(unknown)}. If this is not a "
-            "wrong name, declare it in classes.json and build the dataset again."
+            f"  note: not known whether malignant: {', '.join(unknown)}. Correct the name, "
+            "or declare the class in classes.json, and build the dataset again."
         )
 
 

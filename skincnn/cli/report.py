@@ -16,23 +16,24 @@ from skincnn.errors import ConfigError
 class Arguments:
     """Renders report.html, figures/ and the model card README.md of evaluated runs again.
 
-    With --checklist, it also writes the checklists of reporting standards, with the answers
-    that the results of the run contain.
+    With --checklist, the checklists of reporting standards are also written, with the
+    answers that the results of the run contain. Existing ones are always written again.
 
-    The run directory must contain its results/ and predictions/. No model or dataset is
-    required, and no score changes.
+    The run directory must contain run.json, config.json (if it is a single run), results/
+    and predictions/. Without history.csv, the report has no learning curves. Neither the
+    model nor a dataset is required, and no score changes.
 
     For example:
-      python scripts/report.py runs/mobilenet_160
-      python scripts/report.py runs/mobilenet_160 --headline test_official
-      python scripts/report.py runs/mobilenet_160 --checklist tripod-ai claim
+      skincnn report runs/mobilenet_160
+      skincnn report runs/mobilenet_160 --headline test_official
+      skincnn report runs/mobilenet_160 --checklist tripod-ai claim
     """
 
     workdirs: tyro.conf.Positional[tuple[Path, ...]]
     """Directories of runs, ensembles or cross-validations."""
     headline: str = ""
-    """The evaluated split that the report shows first, such as test_official. The default
-    is test, or out_of_fold for a cross-validation."""
+    """The evaluated split that the report and the checklists describe first, such as
+    test_official. The default is test, or out_of_fold for a cross-validation."""
     checklist: tuple[str, ...] = ()
     """Reporting standards whose checklists are written to checklists/: tripod-ai, claim,
     stard-ai, clear-derm. Answers that only the authors know are read from authors.toml in
@@ -43,7 +44,9 @@ def command() -> None:
     """Parses the arguments, renders the reports, and prints the scores."""
     arguments = parse_arguments(Arguments)
     if not arguments.workdirs:
-        raise ConfigError("Give the directory of a run, such as runs/quickstart.")
-    common.load_tensorflow()
+        raise ConfigError(
+            "Expected the directory of a run, such as runs/quickstart. Received: none."
+        )
+    common.load_tensorflow(arguments.workdirs)
     for workdir in arguments.workdirs:
         common.show_report(workdir, arguments.headline, arguments.checklist)

@@ -21,24 +21,25 @@ class Arguments:
     reason, whether the image is out-of-distribution, and Grad-CAM if MODEL is a run
     directory or model.keras. Images are decoded in memory, not stored, and not sent to
     other computers. Ctrl-C or SIGTERM completes the requests in progress and stops the
-    server. Requires pip install -e .[serve]. Not a medical device.
+    server. Requires pip install -e '.[serve]'. Not a medical device.
 
     For example:
-      python scripts/serve.py runs/mobilenet_160
+      skincnn serve runs/mobilenet_160
       curl -F images=@a.jpg -F images=@b.jpg http://127.0.0.1:8000/v1/predict
-      SKINCNN_TOKEN=$(openssl rand -hex 32) python scripts/serve.py runs/mobilenet_160 \
+      SKINCNN_TOKEN=$(openssl rand -hex 32) skincnn serve runs/mobilenet_160 \
           --host 0.0.0.0
     """
 
     model: tyro.conf.Positional[Path]
-    """A SavedModel, a run directory or its model.keras, or a LiteRT or ONNX file."""
+    """A SavedModel, the directory of a run or of an exported ensemble, the model.keras of a
+    run, or a LiteRT or ONNX file."""
     host: str = "127.0.0.1"
     """Address of the server. Addresses that other computers can reach, such as 0.0.0.0,
     require a token."""
     port: int = 8000
     """Port of the server; 0 for any free port."""
     token: str = ""
-    """Secret of at least 16 characters that API requests must contain (Authorization:
+    """Secret of at least 16 ASCII characters that API requests must contain (Authorization:
     Bearer TOKEN). By default, the environment variable SKINCNN_TOKEN, which other users of
     the computer cannot see."""
 
@@ -46,11 +47,14 @@ class Arguments:
 def command() -> None:
     """Parses the arguments, loads the model, and serves it until a signal stops it."""
     arguments = parse_arguments(Arguments)
-    common.load_tensorflow()
+    common.load_tensorflow([arguments.model])
+    from skincnn.serving.web import check_requirements
+
+    check_requirements()
     from skincnn.serving.web import server
 
-    server.check_requirements()
-    token = arguments.token or os.environ.get("SKINCNN_TOKEN", "")
+    # If the shell reads the token from a file that ends with \r\n, it removes only the \n.
+    token = (arguments.token or os.environ.get("SKINCNN_TOKEN", "")).strip()
     with server.bind(arguments.host, arguments.port) as listener:
         warning = server.check_token(listener, token)
         from skincnn.serving.web.app import build_app

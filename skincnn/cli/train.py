@@ -28,26 +28,29 @@ class Arguments(common.ConfigArguments):
     usage: ClassVar[str] = "[PRESET]"
 
     workdir: Path | None = None
-    """The run directory; runs/PRESET by default."""
+    """The run directory; runs/PRESET by default. With --config FILE.yaml, runs/FILE."""
     resume: bool = False
-    """Resume the run in --workdir. The preset and the other flags must be unchanged."""
+    """Resume the run in --workdir. The preset and the flags that change it must be the
+    same as before. A finished run is not trained again; if there is no run, a new one
+    starts."""
     folds: int = 0
     """Number of models of a cross-validation. Each has its own run directory. The
-    out-of-fold predictions of all models are scored together. 0 for a single model."""
+    out-of-fold predictions of all models are scored together. 2 to 9, or 0 for a single
+    model."""
     ensemble: int = 0
     """Number of models of an ensemble. Each has its own run directory. The models differ in
-    their seeds; the averaged predictions are scored and exported as one SavedModel. 0 for a
-    single model."""
+    their seeds; the averaged predictions are scored and exported as one SavedModel. 2 or
+    more, or 0 for a single model."""
     final_test: bool = False
-    """Test on fold 0, on which no other run is tested. The model is trained also on the
-    usual test folds. Use this flag once, for the final score of a recipe that will not
-    change anymore."""
+    """Test on fold 0, which is kept for final tests. The model is trained also on the usual
+    test folds. Use this flag once, for the final score of a recipe that will not change
+    anymore."""
     preview: bool = False
     """Only draw augmented training images. They are written to preview.png in --workdir (by
     default, the current directory)."""
     lr_range_test: bool = False
     """Only test increasing learning rates, and suggest one. The test takes at most 100
-    steps, and writes a plot of the loss to lr_range_test.png in the run directory."""
+    steps, and writes the losses to lr_range_test.png and lr_range_test.csv in --workdir."""
 
 
 Arguments.__doc__ = f"""Trains a classifier, evaluates it on held-out images and exports it.
@@ -56,19 +59,26 @@ PRESET is the first argument and sets all values; flags change individual values
 
 presets (default: {common.DEFAULT_PRESET}) and ensembles of several models:
 {describe_functions({**PRESETS, **ENSEMBLES})}
+  package.module:function     a function () -> Config of yours; see docs/guides/extending.md
 
 examples:
-  python scripts/train.py                   the synthetic demo images, a few minutes
-  python scripts/train.py mobilenet_160 --optimizer.learning-rate 3e-4 --workdir runs/slower
-  python scripts/train.py mobilenet_160 --resume          continue an interrupted run
-  python scripts/train.py --config my_config.yaml --workdir runs/mine
-  python scripts/train.py mobilenet_160 --folds 5         cross-validation, five models
-  python scripts/train.py mobilenet_160 --data.datasets isic2018 clinic_a   two datasets
-  python scripts/train.py mobilenet_160 --final-test --workdir runs/final"""
+  skincnn train                   the synthetic demo images, a few minutes
+  skincnn train mobilenet_160 --optimizer.learning-rate 3e-4 --workdir runs/slower
+  skincnn train mobilenet_160 --resume          continue an interrupted run
+  skincnn train --config my_config.yaml --workdir runs/mine
+  skincnn train mobilenet_160 --folds 5         cross-validation, five models
+  skincnn train mobilenet_160 --data.datasets isic2018 clinic_a   two datasets
+  skincnn train mobilenet_160 --final-test --workdir runs/final"""
 
 
 def parse(argv: list[str]) -> tuple[str, Arguments]:
-    """Returns the name of the preset, or of the --config file, and the parsed arguments."""
+    """Returns the name of the preset, or of the --config file, and the parsed arguments.
+
+    Raises:
+        ConfigError: No preset or ensemble has the name in the first argument; see also
+            `common.parse`.
+        SystemExit: See `common.parse`.
+    """
     preset = ""
     if argv and not argv[0].startswith("-"):
         preset, *argv = argv
@@ -113,7 +123,7 @@ def command() -> None:
         members = vary(config) if vary else vary_seed(config, arguments.ensemble)
         train_ensemble(arguments, workdir, members)
         return
-    from skincnn.api.run import train
+    from skincnn.api.training import train
     from skincnn.serving.export import find_current_export
 
     run = train(
@@ -125,8 +135,22 @@ def command() -> None:
         cache=arguments.cache,
     )
     run.evaluate()
-    # A finished run has an export, unless it was interrupted before the export.
-    saved_model = find_current_export(workdir) or run.export()["saved_model"]
+    # A finished run has an export, unless it was interrupted before or its rule changed.
+    finish(workdir, lambda: find_current_export(workdir) or run.export()["saved_model"])
+
+
+def finish(workdir: Path, export: Callable[[], Path]) -> None:
+    """Exports a model and shows its report, also if the export fails.
+
+    Raises:
+        ConfigError, DataError: See `common.show_report` and `export`.
+        OSError: See `export`.
+    """
+    try:
+        saved_model = export()
+    except Exception:  # training and evaluation have succeeded
+        common.show_report(workdir)
+        raise
     common.show_report(workdir)
     print(f"model   {saved_model}")
 
@@ -135,7 +159,9 @@ def cross_validate(arguments: Arguments, workdir: Path) -> None:
     """Trains and evaluates one model per test set, and scores the pooled predictions.
 
     Raises:
-        ConfigError: --folds is invalid; see also `train_models`.
+        ConfigError: See `cross_validation_configs`, `train_models` and `pool`.
+        DataError: See `train_models` and `pool`.
+        DivergedError, OSError, Terminated, KeyboardInterrupt: See `train_models`.
     """
     from skincnn.evaluation.aggregate import cross_validation_configs, pool
 
@@ -148,20 +174,20 @@ def train_ensemble(arguments: Arguments, workdir: Path, configs: Sequence[Config
     """Trains and evaluates models, scores their average, and exports it as one model.
 
     Raises:
-        ConfigError: There are fewer than two models; see also `train_models`.
+        ConfigError: There are fewer than two models; see also `train_models`,
+            `combine_runs` and `export_saved_model`.
+        DataError: See `train_models`, `combine_runs` and `export_saved_model`.
+        OSError: See `train_models`; or the export cannot be written.
+        DivergedError, Terminated, KeyboardInterrupt: See `train_models`.
     """
     from skincnn.evaluation.ensemble import combine_runs
     from skincnn.serving.export import ExportSpec, export_saved_model
 
     if len(configs) < 2:
-        raise ConfigError(
-            f"--ensemble must be at least 2 models. Received: {arguments.ensemble}."
-        )
+        raise ConfigError(f"--ensemble must be 2 or more. Received: {arguments.ensemble}.")
     runs = train_models(arguments, workdir, configs, combine_runs, logit_adjustment=True)
     spec = ExportSpec(workdir=workdir, runs=tuple(runs))
-    saved_model = export_saved_model(spec, arguments.data_dir)
-    common.show_report(workdir)
-    print(f"model   {saved_model}")
+    finish(workdir, lambda: export_saved_model(spec, arguments.data_dir))
 
 
 def train_models(
@@ -179,10 +205,14 @@ def train_models(
     are inside `workdir`.
 
     Raises:
-        ConfigError: Training on several machines is configured, or a directory cannot be
-            used.
+        ConfigError: Training on several machines is configured, a directory cannot be used,
+            or a file cannot be written; see also `skincnn.train`, `Run.evaluate` and the
+            function `combine`.
+        DataError: See `skincnn.train`, `Run.evaluate` and the function `combine`.
+        DivergedError, Terminated, KeyboardInterrupt: See `skincnn.train`.
+        OSError: See `skincnn.train` and `Run.evaluate`.
     """
-    from skincnn.api.run import train
+    from skincnn.api.training import train
     from skincnn.evaluation import aggregate
     from skincnn.training.devices import PROCESSES
     from skincnn.training.run import check_workdir
@@ -215,7 +245,13 @@ def train_models(
 
 
 def preview(arguments: Arguments) -> None:
-    """Draws augmented training images, and prints the path of the figure."""
+    """Draws augmented training images, and prints the path of the figure.
+
+    Raises:
+        ConfigError: --workdir is not writable; see also `check` and `show_batch`.
+        DataError: See `show_batch`.
+        OSError: The figure cannot be written; see also `show_batch`.
+    """
     common.load_tensorflow()
     from skincnn.api.data import show_batch
     from skincnn.training.setup import check
@@ -233,7 +269,11 @@ def lr_range_test(arguments: Arguments, workdir: Path) -> None:
     """Tests learning rates, writes a table and a plot, and prints the suggested rate.
 
     Raises:
+        ConfigError: `workdir` is not writable; see also `check`, `prepare` and
+            `range_test.lr_range_test`.
+        DataError: See `prepare` and `range_test.lr_range_test`.
         DivergedError: The loss did not decrease at any learning rate.
+        OSError: The table or the plot cannot be written; see also `prepare`.
     """
     from skincnn.reporting.plots import plot_learning_rates, to_png
     from skincnn.training import range_test
@@ -241,7 +281,7 @@ def lr_range_test(arguments: Arguments, workdir: Path) -> None:
 
     check(arguments.config)
     require_writable_folder(workdir, "--workdir")
-    # One device is enough: dividing a batch among devices does not change the loss.
+    # One device is enough: dividing a batch among devices hardly changes the loss.
     train = dataclasses.replace(arguments.config.train, devices=1)
     config = dataclasses.replace(arguments.config, train=train)
     setup, dataset, _ = prepare(config, arguments.data_dir, arguments.cache)

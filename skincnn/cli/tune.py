@@ -26,9 +26,11 @@ class Arguments(common.ConfigArguments):
     spaces: tyro.conf.Positional[tuple[str, ...]] = DEFAULT_SPACES
     """Names of the spaces, which are searched together."""
     preset: str = ""
-    """The preset that sets all fields that are not searched."""
+    """The preset whose fields the search and other flags change; by default quickstart,
+    unless --config is given."""
     workdir: Path | None = None
-    """The directory of the search; runs/tune-PRESET-SPACES by default."""
+    """The directory of the search; by default runs/tune-PRESET-SPACES, where PRESET is FILE
+    for --config FILE.yaml."""
     search: Annotated[SearchConfig, tyro.conf.arg(name="")] = field(
         default_factory=SearchConfig
     )
@@ -36,9 +38,9 @@ class Arguments(common.ConfigArguments):
 
 Arguments.__doc__ = f"""Searches for hyperparameters that are better than those of a preset.
 
-Each trial trains a model, as scripts/train.py does, with different hyperparameters. Test
+Each trial trains a model, as `skincnn train` does, with different hyperparameters. Test
 images are never used. The best configuration is written to best.json in --workdir;
-scripts/train.py --config trains and evaluates it. The same command resumes an interrupted
+`skincnn train --config` trains and evaluates it. The same command resumes an interrupted
 search. The command `skincnn presets` lists the presets.
 
 spaces (default: {DEFAULT_SPACES[0]}); several spaces are searched together:
@@ -46,16 +48,20 @@ spaces (default: {DEFAULT_SPACES[0]}); several spaces are searched together:
   package.module:function  a function (hp, config) -> Config; see tuning/spaces.py
 
 examples:
-  python scripts/tune.py                    the space `learning`, for the preset quickstart
-  python scripts/tune.py learning imbalance --preset mobilenet_160 --max-trials 40
-  python scripts/tune.py --preset mobilenet_160 --tuner hyperband --max-minutes 600
-  python scripts/tune.py imbalance --preset mobilenet_160 --objective macro_f1
-  python scripts/tune.py my_spaces:width --preset mobilenet_160 --train.epochs 6
-  python scripts/train.py --config runs/tune-mobilenet_160-learning/best.json"""
+  skincnn tune                    the space `learning`, for the preset quickstart
+  skincnn tune learning imbalance --preset mobilenet_160 --max-trials 40
+  skincnn tune --preset mobilenet_160 --tuner hyperband --max-minutes 600
+  skincnn tune imbalance --preset mobilenet_160 --objective macro_f1
+  skincnn tune my_spaces:width --preset mobilenet_160 --train.epochs 6
+  skincnn train --config runs/tune-mobilenet_160-learning/best.json"""
 
 
 def parse(argv: list[str]) -> tuple[str, Arguments]:
-    """Returns the name of the preset, or of the --config file, and the parsed arguments."""
+    """Returns the name of the preset, or of the --config file, and the parsed arguments.
+
+    Raises:
+        ConfigError, SystemExit: See `common.parse`; or --preset has no value.
+    """
     preset = common.find_flag(argv, "--preset")
     return common.parse(Arguments, argv, preset)
 

@@ -1,14 +1,17 @@
 """The configuration of a run: a tree of frozen, validated dataclasses.
 
-The configuration contains all settings that can change a result. Directories, caching and
-overwriting are arguments of the commands, not part of the configuration. Each field has a
-command-line flag: that of `optimizer.learning_rate` is `--optimizer.learning-rate`.
+The configuration contains the settings that can change a trained model or its scores. The
+directories of the run and of the datasets, caching and overwriting are arguments of the
+commands, not part of the configuration. Each field has a command-line flag: that of
+`optimizer.learning_rate` is `--optimizer.learning-rate`. Instead of `train.stages`, the
+values of each stage have flags, such as `--train.stages.0.epochs`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,8 +67,8 @@ class EvaluateConfig:
     """Confidence intervals of the scores, and custom metrics."""
 
     num_bootstrap: Annotated[int, Field(ge=100)] = 2000
-    """Number of bootstrap resamples of the groups of images (patients, or lesions with
-    their near-duplicates)."""
+    """Number of bootstrap resamples of the groups of images (patients, lesions or images,
+    with their near-duplicates)."""
     confidence: OpenInterval = 0.95
     """Confidence level of each interval."""
     metrics: tuple[str, ...] = ()
@@ -75,10 +78,16 @@ class EvaluateConfig:
 
 @section("")
 class Config:
-    """The whole configuration of a run."""
+    """The whole configuration of a run.
+
+    Raises:
+        ConfigError: A field is unknown, or a value is invalid or conflicts with another
+            value. The sections, such as `DataConfig`, raise this error, too.
+    """
 
     seed: NonNegativeInt = 0
-    """Seed of shuffling, augmentation, dropout and the initial weights."""
+    """Seed of the initial weights and of random draws. The resamples of the bootstrap and
+    the built-in out-of-distribution images do not depend on it."""
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
@@ -111,27 +120,33 @@ class Config:
             f"{self.train.scenario} with `model.weights` {self.model.weights}",
         )
 
-    def replace(self, **changes: object) -> Config:
-        """Returns a copy with other values, given by the dotted names of the fields.
+    def replace(
+        self, changes: Mapping[str, object] | None = None, /, **more: object
+    ) -> Config:
+        """Returns a copy with new values of some fields, given by their dotted names.
 
-        >>> Config().replace(**{"train.epochs": 3, "data.test_folds": [9], "seed": 1}).seed
+        The changes are a dictionary or keyword arguments.
+
+        >>> Config().replace({"train.epochs": 3, "data.test_folds": [9]}, seed=1).seed
         1
 
         Raises:
             ConfigError: A field does not exist, or a value is invalid or conflicts with
                 another value.
         """
+        expected = "a dictionary, such as {'train.epochs': 3}"
+        require(isinstance(changes, Mapping | None), "changes", expected, changes)
         sections: dict[str, dict[str, object]] = {}
         fields: dict[str, object] = {}
-        for name, value in changes.items():
+        for name, value in {**(changes or {}), **more}.items():
             section, _, field = name.partition(".")
-            value = tuple(value) if isinstance(value, list) else value
             if field and dataclasses.is_dataclass(getattr(self, section, None)):
                 sections.setdefault(section, {})[field] = value
             else:
                 fields[name] = value
         for section, values in sections.items():
-            fields[section] = dataclasses.replace(getattr(self, section), **values)
+            base: Any = fields.get(section, getattr(self, section))
+            fields[section] = dataclasses.replace(base, **values)
         return dataclasses.replace(self, **fields)  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,7 +162,14 @@ class Config:
                 out of range, or conflicts with another value.
         """
         try:
-            return TypeAdapter(cls).validate_json(json.dumps(values))
+            text = json.dumps(values)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                "A configuration must consist of values that JSON can represent, such as "
+                f"int instead of numpy.int64. Received: {error}."
+            ) from error
+        try:
+            return TypeAdapter(cls).validate_json(text)
         except ValidationError as error:
             raise ConfigError(describe_error(error, cls, "")) from error
 
@@ -155,20 +177,22 @@ class Config:
 def read_config(path: Path) -> Config:
     """Returns the configuration in a YAML or JSON file, such as a run's config.json.
 
-    Fields that the file lacks have their default values.
+    A file with the suffix .yaml or .yml is read as YAML, any other file as JSON. Fields
+    that the file lacks have their default values, except `trainable_blocks` and `epochs` of
+    each of `train.stages`, which are required.
 
     Raises:
-        ConfigError: The file is missing, is neither YAML nor JSON, or is not a valid
-            configuration. The message begins with the path and, if they are known,
-            :line:column.
+        ConfigError: The file cannot be read, is not valid YAML or JSON, or is not a valid
+            configuration. If the syntax or a value is invalid, the message begins with the
+            path and, if they are known, :line:column.
     """
     try:
         content = path.read_bytes()
         text = content.decode(json.detect_encoding(content))
     except (OSError, ValueError) as error:
         raise ConfigError(
-            "A configuration must be a YAML or JSON file, such as a run's config.json. "
-            f"Received: {path}: {error}"
+            f"{path} cannot be read: {error}. Expected a YAML or JSON file, such as a "
+            "run's config.json."
         ) from error
     values = files.parse(path, text)
     try:

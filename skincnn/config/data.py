@@ -14,8 +14,8 @@ FINAL_TEST_FOLD = 0
 """The fold that is kept for the score of a final model.
 
 Scores on test folds become optimistic when many models are compared on them. Models may be
-trained on this fold, but only runs with `DataConfig.final_test` are validated or tested on
-it. This does not apply to a split by image.
+trained on this fold, but only runs with `DataConfig.final_test` are tested on it, and no
+model is validated on it. This does not apply to a split by image.
 """
 Folds = tuple[Annotated[int, Field(ge=0, lt=NUM_FOLDS)], ...]
 
@@ -25,34 +25,38 @@ class DataConfig:
     """The datasets, their splits, and the preprocessing of the images."""
 
     datasets: tuple[str, ...] = ("demo",)
-    """Datasets whose images are used together: published or synthetic ones, or the names
-    of your own. The command `skincnn datasets` lists all of them. The classes are those of
-    the first dataset."""
+    """Names of the datasets whose images are used together: published, synthetic or your
+    own. The command `skincnn datasets` lists all of them. The classes are those of the
+    first dataset."""
     label_maps: tuple[str, ...] = ()
     """Label maps as NAME=FILE: the name of a dataset, and a JSON file with the class of
     each of its labels, or null to leave the images out. In the first dataset, a label that
-    is not in the file is its own class. In other datasets, it is the class of the same
-    meaning, which is known for published labels."""
+    is not in the file is a class of its own. In other datasets, there are defaults: a label
+    with the name or a synonym of a class belongs to this class; if all classes are
+    published ones, a published label belongs to the class that contains it, or to none; all
+    other labels must be in the file. The key * stands for all labels that are not in the
+    file and, except in the first dataset, have no default."""
     leave_out: str = ""
-    """Source that is left out of training and validation, and whose images are the test
-    split: the name of one of the `datasets`, or a value of the column `dataset` of its
-    images, such as rosendahl in HAM10000. Empty for none."""
+    """Source that is left out of training and validation: the name of one of the
+    `datasets`, or a value of their column `dataset`, such as rosendahl in HAM10000. Its
+    images in all folds of the run, except fold 0, are the test split; with `split_by`
+    image, fold 0 is included. Empty for none."""
     image_size: Annotated[int, Field(ge=32)] = 96
-    """Height and width in pixels to which each image is resized."""
+    """Height and width of the preprocessed images in pixels."""
     resize_mode: Literal["stretch", "crop", "pad"] = "stretch"
-    """How an image is made square. stretch: changes the aspect ratio; crop: cuts out the
+    """How an image is made square. stretch: changes the aspect ratio; crop: keeps the
     central square; pad: adds black borders."""
     resize_method: Literal["bilinear", "nearest"] = "bilinear"
     """Interpolation of resizing. bilinear: linear, with antialiasing; nearest: the value of
     the nearest pixel."""
     crop_height: PositiveFraction = 1.0
     """Fraction of the height that is kept. The image is resized to image_size / crop_height
-    rows, of which the central image_size rows are cut out."""
+    rows, of which the central image_size rows are kept."""
     crop_width: PositiveFraction = 1.0
     """Fraction of the width that is kept, as for `crop_height`. For example, resizing to
     224x280 pixels (height x width) and a central crop of 224x224 pixels is 0.8."""
     crop_border: bool = False
-    """Whether to crop the dark border of dermatoscope images before resizing."""
+    """Whether to crop the dark border of dermatoscopic images before resizing."""
     color_constancy: bool = False
     """Whether to remove the color cast of the light (shades of gray, Minkowski norm 6)."""
     train_folds: Folds = (0, 1, 2, 3, 4, 5, 6, 7)
@@ -64,12 +68,14 @@ class DataConfig:
     """Held-out folds for testing after training. Nothing is chosen on these folds."""
     final_test: bool = False
     """Whether this run is the final test, with fold 0 as the test fold. Other runs are
-    neither validated nor tested on fold 0. Use train.py --final-test to set this field."""
+    neither validated nor tested on fold 0, except with `split_by` image. Use
+    `skincnn train --final-test` to set this field."""
     split_by: Literal["lesion", "image"] = "lesion"
     """What is assigned to folds. lesion: the groups of the dataset, so that all images of a
-    lesion, and of a patient where patients are known, are in the same fold; image: single
-    images. A split by image causes leakage, as in many published studies; the report then
-    states how many test images show a lesion of the training split."""
+    lesion are in the same fold, and those of a patient if the dataset is grouped by
+    patient; image: single images. A split by image causes leakage, as in many published
+    studies; the report then states the share of test images that show a lesion of the
+    training split."""
     one_image_per_lesion: Literal["none", "train", "evaluation", "all"] = "none"
     """Splits that contain only one image of each lesion. none: no split; train: the
     training split; evaluation: validation and test; all: all three splits. Requires a
@@ -80,11 +86,12 @@ class DataConfig:
     split, even with `split_by` image. In HAM10000, fewer of these lesions are melanomas.
     Requires a dataset in which the lesion of each image is known."""
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the groups (patients, or lesions with their near-duplicates) of each class
-    whose images are used for training, to measure how the scores depend on the amount of
-    data. The groups of a smaller share are among those of a larger share."""
+    """Share of the groups (patients, lesions or images, with their near-duplicates) of each
+    class whose images are used for training, to measure how the scores depend on the amount
+    of data; at least one group of each class. The groups of a smaller share are among those
+    of a larger share."""
     batch_size: PositiveInt = 32
-    """Number of images per training step."""
+    """Number of images per training step, on all devices together."""
 
     def __post_init__(self) -> None:
         names = self.datasets
@@ -98,7 +105,7 @@ class DataConfig:
             and set(mapped) <= set(names)
             and all("=" in entry for entry in self.label_maps),
             "data.label_maps",
-            "NAME=FILE, with a different name in `data.datasets` each",
+            "entries NAME=FILE, at most one for each of the names in `data.datasets`",
             self.label_maps,
         )
         splits = ("train_folds", "validation_folds", "test_folds")
@@ -116,7 +123,7 @@ class DataConfig:
             self.final_test or self.split_by == "image" or FINAL_TEST_FOLD not in scored,
             "data.validation_folds and data.test_folds",
             f"without fold {FINAL_TEST_FOLD}, which is kept for the final test "
-            "(train.py --final-test)",
+            "(`skincnn train --final-test`)",
             scored,
         )
         final = self.test_folds == (FINAL_TEST_FOLD,) and self.split_by == "lesion"
@@ -136,7 +143,11 @@ class DataConfig:
         )
 
     def for_final_test(self) -> DataConfig:
-        """Returns a copy with fold 0 as the test fold, and the test folds for training."""
+        """Returns a copy that is tested on fold 0, and trained also on the test folds.
+
+        Raises:
+            ConfigError: `split_by` is image, or `leave_out` is given.
+        """
         train_folds = {*self.train_folds, *self.test_folds} - {FINAL_TEST_FOLD}
         return dataclasses.replace(
             self,
@@ -158,14 +169,15 @@ class AugmentConfig:
     `keras.layers:RandomZoom(0.2)`, and custom ones, `module:function`, are applied
     last (docs/guides/extending.md)."""
     choose: Literal["all", "one"] = "all"
-    """Which of the `parts` are applied to an image. all: all; one: one, drawn at random."""
+    """Which of the `parts` are applied to an image. all: all of them; one: one of them,
+    drawn at random."""
     border: Literal["reflect", "black"] = "reflect"
     """What geometric augmentations show beyond the border of an image. reflect: the mirror
     image; black: black pixels."""
     magnitude: UnitInterval = 0.5
     """All strengths below are multiplied by 2 * magnitude, up to the maximum of each
-    strength. 0 for no augmentation, 0.5 for the strengths as given, 1 for twice the
-    strengths."""
+    strength. 0 for no augmentation and no mixing, 0.5 for the strengths as given, 1 for
+    twice the strengths."""
     orientation_share: UnitInterval = 1.0
     """`quarter_turn`: probability that one of the four rotations (including 0 degrees) is
     drawn; `flip`, `flip_vertical`, `transpose`: each is applied with half this
@@ -175,7 +187,8 @@ class AugmentConfig:
     zoom: UnitInterval = 0.2
     """`zoom`: images are scaled by exp(u), where u is uniform in [-zoom, zoom]."""
     crop: UnitInterval = 0.2
-    """`crop`: maximum fraction of each side that is cut off, at a random position."""
+    """`crop`: maximum fraction of the height and of the width that is cut off, at a random
+    position."""
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     """`shift`: maximum translation along each axis, as a fraction of the longer side."""
     shear_degrees: Annotated[float, Field(ge=0, le=45)] = 8.0
@@ -215,7 +228,9 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         valid = all(size == 0 or size % 2 for size in self.blur_kernel)
-        require(valid, "augment.blur_kernel", "two odd numbers or 0", self.blur_kernel)
+        require(
+            valid, "augment.blur_kernel", "two numbers, each odd or 0", self.blur_kernel
+        )
 
     def strength(self, name: str) -> float:
         """Returns the field `name` times 2 * magnitude, at most `AUGMENT_BOUNDS[name]`."""

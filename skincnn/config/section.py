@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import typing
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, TypeVar
+from numbers import Integral
+from typing import Annotated, Any, TypeVar, cast
 
 import pydantic.dataclasses
 from pydantic import ConfigDict, Field, ValidationError
+from pydantic_core import ArgsKwargs
 
 from skincnn.errors import ConfigError
 from skincnn.lookup import suggest
@@ -26,6 +28,7 @@ SHORTER = {
     "less than or equal to": "<=",
     "greater than": ">",
     "less than": "<",
+    "Field required": "is required",
 }
 """Phrases in the messages of pydantic, and their replacements."""
 
@@ -35,8 +38,9 @@ def section(name: str) -> Callable[[type[T]], type[T]]:
     """Returns a decorator that makes a class a section of the configuration.
 
     The class becomes a frozen dataclass. The constructor raises a `ConfigError` if a value
-    is invalid, or a field is unknown or missing. `name` is the dotted name of the section
-    for error messages, or "" for the root of the tree.
+    is invalid, or a field is unknown or missing; values of NumPy and lists are valid, too.
+    `name` is the dotted name of the section for error messages, or "" for the root of the
+    tree.
     """
 
     def decorate(cls: type[T]) -> type[T]:
@@ -50,7 +54,7 @@ def section(name: str) -> Callable[[type[T]], type[T]]:
         @functools.wraps(validate)
         def init(self: Any, **values: Any) -> None:
             try:
-                validate(self, **values)
+                validate(self, **{key: _plain(value) for key, value in values.items()})
             except ValidationError as error:
                 raise ConfigError(describe_error(error, validated, name)) from error
 
@@ -60,13 +64,31 @@ def section(name: str) -> Callable[[type[T]], type[T]]:
     return decorate
 
 
+def _plain(value: object) -> object:
+    """Returns numbers and arrays of NumPy as values of Python, and lists as tuples."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
 def require(condition: bool, name: str, expected: str, value: object) -> None:
     """Raises a `ConfigError` if the condition is False.
 
-    The message is "`{name}` must be {expected}. Received: {value}."
+    The message is "`{name}` must be {expected}. Received: {value!r}."
     """
     if not condition:
         raise ConfigError(f"`{name}` must be {expected}. Received: {value!r}.")
+
+
+def require_count(name: str, value: object, minimum: int = 1) -> None:
+    """Raises a `ConfigError` if a value is not an integer, or is less than `minimum`."""
+    is_integer = isinstance(value, Integral) and not isinstance(value, bool)
+    expected = f"an integer, {minimum} or more"
+    require(is_integer and cast(int, value) >= minimum, name, expected, value)
+
+
+def require_text(name: str, value: object) -> None:
+    """Raises a `ConfigError` if a value is not a string."""
+    require(isinstance(value, str), name, "a string", value)
 
 
 def describe_error(error: ValidationError, cls: type[Any], name: str) -> str:
@@ -84,10 +106,12 @@ def describe_error(error: ValidationError, cls: type[Any], name: str) -> str:
         names = _field_names(cls, path[:-1])
         hint = suggest(names, str(path[-1]))
         return f"`{field}` is not a field. Expected one of: {', '.join(names)}.{hint}"
-    message = first["msg"]
+    message, received = first["msg"], first["input"]
+    if isinstance(received, ArgsKwargs):  # a missing argument of a constructor
+        received = received.kwargs
     for phrase, shorter in SHORTER.items():
         message = message.replace(phrase, shorter)
-    return f"`{field}` {message}. Received: {first['input']!r}."
+    return f"`{field}` {message}. Received: {received!r}."
 
 
 def _field_names(cls: type[Any], path: Sequence[int | str]) -> list[str]:

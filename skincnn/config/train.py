@@ -29,7 +29,7 @@ class ModelConfig:
     """Network before the pooling and the head. A name that `skincnn train --help model`
     lists, `keras_hub:PRESET` for an image backbone of KerasHub, or a custom
     `module:function` (docs/guides/extending.md)."""
-    width_multiplier: PositiveFloat = 1.0
+    width_multiplier: Annotated[float, Field(ge=0.04)] = 1.0
     """Width multiplier of the backbone (`alpha` in Keras Applications). Must be 1.0 for a
     backbone without a width multiplier."""
     weights: str = "imagenet"
@@ -58,7 +58,7 @@ class ModelConfig:
 
 @section("imbalance")
 class ImbalanceConfig:
-    """Balancing of unequal class frequencies in training."""
+    """Balancing of unequal class frequencies."""
 
     strategy: str = "class_weights"
     """How unequal class frequencies are balanced. A name that `skincnn train --help
@@ -66,13 +66,13 @@ class ImbalanceConfig:
     power: UnitInterval = 0.75
     """`class_weights`, `weights_and_sampling`: the weight of a class with n images is
     proportional to n ** -power; `logit_adjusted`: power * log(class frequency) is added to
-    the logits. 0 for no effect, 1 for the full effect."""
+    the logits in the loss. 0 for no effect, 1 for the full effect."""
     beta: Fraction = 0.999
     """`effective_number_*`, `class_balanced_focal`, `ldam`: parameter of the effective
-    number of images. 0 for no balancing; values closer to 1 balance the classes more."""
+    number of images. 0 for equal weights; values closer to 1 balance the classes more."""
     ratio: PositiveFraction = 1.0
-    """`oversampling` without `factors`: images are replicated until each class has this
-    fraction of the images of the largest class. Epochs become longer."""
+    """`oversampling` without `factors`: images are replicated until each class has at least
+    this fraction of the images of the largest class. Epochs become longer."""
     factors: tuple[PositiveInt, ...] = ()
     """`oversampling`: how often each image of a class occurs in an epoch, in the order of
     the class names; () for replication by `ratio`."""
@@ -83,16 +83,18 @@ class ImbalanceConfig:
     """`ldam`: margin of the rarest class, in units of the logits."""
     drw_start: Fraction = 0.8
     """`ldam`: fraction of the epochs of the last stage after which rare classes get larger
-    weights in the loss (deferred re-weighting)."""
+    weights in the loss (deferred re-weighting). With 0, they have these weights in all
+    epochs of all stages."""
 
 
 @section("loss")
 class LossConfig:
-    """Options of the loss that apply to every `imbalance.strategy`."""
+    """Options of the loss in addition to those of `imbalance.strategy`."""
 
     name: str = ""
     """A custom loss, `module:function`, in place of the cross-entropy
-    (docs/guides/extending.md); "" for the loss of `imbalance.strategy`."""
+    (docs/guides/extending.md); "" for the loss of `imbalance.strategy`. Requires a strategy
+    that uses the cross-entropy."""
     label_smoothing: Fraction = 0.0
     """Fraction of each label that is spread evenly over all classes."""
     weighted_mean: bool = False
@@ -102,13 +104,14 @@ class LossConfig:
 
 @section("distillation")
 class DistillationConfig:
-    """Training on the labels and on the predictions of other models, the teacher."""
+    """Training on the labels and on the predictions of other models (the teacher)."""
 
     teacher: tuple[str, ...] = ()
     """Directories of runs, ensembles or cross-validations, whose predictions for the
-    training images are averaged; () for no distillation. If there is, for each training
-    image, a model that was not trained on it, only the predictions of such models are
-    averaged. Models that were trained on validation or test images are rejected."""
+    training images are averaged; () for no distillation. An image is predicted only by
+    models that were not trained on its group, if there is such a model for every training
+    image; otherwise, by all models. Models that were trained on validation or test images,
+    or validated on test images, are rejected."""
     weight: UnitInterval = 0.5
     """Weight of the teacher's probabilities in the loss; the labels have 1 - weight."""
     temperature: PositiveFloat = 2.0
@@ -125,7 +128,7 @@ class OptimizerConfig:
     """The optimizer. A name that `skincnn train --help optimizer` lists, any optimizer of
     Keras, such as `keras.optimizers:Nadam`, or a custom `module:function`."""
     schedule: str = "cosine"
-    """The learning rate in the course of a stage. A name that `skincnn train --help
+    """The learning-rate schedule of each stage. A name that `skincnn train --help
     optimizer` lists, or a custom `module:function`."""
     learning_rate: PositiveFloat = 1e-3
     """Peak learning rate of stages that train the backbone; for `staged`, of all stages,
@@ -184,7 +187,8 @@ class StageConfig:
 
     trainable_blocks: Annotated[int, Field(ge=-1)]
     """Number of last blocks of the backbone (layers with the same resolution) that are
-    trained together with the head. 0 for only the head, -1 for all layers."""
+    trained together with the head. 0 for only the head, -1 for all layers. In Transformers,
+    a block is a transformer layer or stage."""
     epochs: PositiveInt
     """Number of epochs."""
     rate: PositiveFloat = 1.0
@@ -205,7 +209,8 @@ class TrainConfig:
     trainable_blocks: int = -1
     """`fine_tune`: number of last blocks of the backbone (layers with the same
     resolution) that are trained in the last stage; -1 for all. If the first blocks are
-    frozen, an epoch can take half the time."""
+    frozen, an epoch can take half the time. In Transformers, a block is a transformer layer
+    or stage."""
     stages: tuple[StageConfig, ...] = ()
     """`staged`: the stages in order. Flags can change the values of a stage; only a preset
     or a --config file can set the number of stages."""
@@ -242,14 +247,14 @@ class TrainConfig:
     precision; auto: float32 on a CPU, otherwise mixed_bfloat16 if the device supports it,
     otherwise mixed_float16 on one device and float32 on several."""
     jit: Literal["auto", "on", "off"] = "auto"
-    """Whether XLA compiles the training step. on: always (with TensorFlow, on one device
-    and not with `deterministic`); off: never; auto: the default of Keras, which is on for
-    JAX; with TensorFlow, on for one GPU unless `deterministic`."""
+    """Whether XLA compiles the training step. on: always (with TensorFlow, this requires
+    one device and no `deterministic`); off: never; auto: the default of Keras, which is on
+    for JAX; with TensorFlow, on for one GPU unless `deterministic`."""
     devices: NonNegativeInt = 0
-    """Number of GPUs of this machine among which each batch is divided; 0 for all GPUs, or
-    the CPU if there is no GPU. With TensorFlow, each device normalizes and mixes only its
-    own images, and draws the same random numbers as the others. With JAX, several machines
-    can train together (docs/guides/machines.md)."""
+    """Number of GPUs or TPUs of this machine among which each batch is divided; 0 for all
+    of them, or the CPU if there are none. With TensorFlow, BatchNorm and mixing use only
+    the images on the same device, and all devices draw the same random numbers. With JAX,
+    several machines can train together (docs/guides/machines.md)."""
 
     def __post_init__(self) -> None:
         valid = bool(self.stages) == (self.scenario == "staged")

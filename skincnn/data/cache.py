@@ -9,19 +9,22 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import psutil
 
 from skincnn.files import replacing
+from skincnn.lookup import look_up
 from skincnn.write_errors import explain_write_errors
 
 Images = npt.NDArray[np.uint8]
 """Images [num_images, height, width, 3] in 0..255."""
 Fill = Callable[[Images], None]
+"""Function that writes images into the array that it receives."""
 Cache = Literal["auto", "memory", "disk"]
+"""Where images are kept; see `cached_images`."""
 
 ALIGNMENT = 64
 """Memory alignment, in bytes, that TensorFlow requires to share an array."""
@@ -39,18 +42,22 @@ def cached_images(
     Args:
         path: The .npy cache file. Its name must identify the images.
         shape: [num_images, height, width, 3].
-        fill: Writes all images into the array that it receives.
+        fill: Writes all images into the array that it receives. Its exceptions are passed
+            on, except system errors, such as a full disk, while the cache file is written.
         cache: Where to keep the images. "memory": in memory. "disk": in the file, which
-            is written if it is missing or damaged. "auto": in the file if it exists or if
-            the images require more than half of the available memory; otherwise in memory.
+            is written if it is missing or damaged. "auto": in the file if it is complete or
+            if the images require more than half of the available memory; otherwise in
+            memory.
 
     Returns:
         uint8 array of `shape`, with aligned memory that TensorFlow can share. Changes to
         the array are not written to the file.
 
     Raises:
-        ConfigError: The cache file is needed, but cannot be written.
+        ConfigError: `cache` is not valid, or the cache file is needed and cannot be
+            written.
     """
+    look_up(dict.fromkeys(get_args(Cache)), cache, "`cache`")
     if cache != "memory":
         images = _open(path, shape)
         if images is not None:
@@ -76,7 +83,7 @@ def empty_array(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> Images | None:
-    """Returns the array in a file, or None if the file is missing or does not match."""
+    """Returns the array in a file; None if it is missing, damaged or of another shape."""
     try:
         # Copy-on-write: DLPack shares only writable arrays with TensorFlow.
         images = np.load(path, mmap_mode="c")
@@ -91,7 +98,10 @@ def _open(path: Path, shape: tuple[int, ...]) -> Images | None:
 
 def _write(path: Path, shape: tuple[int, ...], fill: Fill) -> None:
     size = math.prod(shape) / 2**20
-    advice = f"It requires {size:.0f} MiB in --data-dir; --cache memory requires none."
+    advice = (
+        f"It requires {size:.0f} MiB of disk space in --data-dir. --cache memory requires "
+        "no disk space."
+    )
     with explain_write_errors(f"The image cache {path}", advice):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path.parent)
@@ -104,7 +114,10 @@ def _write(path: Path, shape: tuple[int, ...], fill: Fill) -> None:
 
 
 def _allocate(path: Path) -> None:
-    """Reserves disk space for a sparse file; otherwise a full disk would cause SIGBUS."""
+    """Reserves disk space for a sparse file, if the system offers `posix_fallocate`.
+
+    Without the reservation, a full disk would cause SIGBUS.
+    """
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

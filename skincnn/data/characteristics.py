@@ -32,7 +32,7 @@ SUBGROUPS = {
     "source": "dataset",
     "ground truth by": "dx_type",
 }
-"""Column of a table of images that contains the values of each attribute."""
+"""Attributes of images, and the column of a table of images with the values of each."""
 AGE_BANDS = {
     "under 30": 30,
     "30 to 44": 45,
@@ -42,14 +42,22 @@ AGE_BANDS = {
 }
 """Upper limit of each age band in years (exclusive)."""
 UNKNOWN = "not known"
-OFFICIAL = "in an official split of the publisher, which is evaluated separately"
+"""Replaces missing values of an attribute."""
+MAX_VALUES = 30
+"""Maximum number of different known values of an attribute by which images are counted and
+divided into subgroups. A column with more values, such as one value for each image, does
+not describe subgroups."""
+MANY_VALUES = f"more than {MAX_VALUES} different values"
+"""Replaces the known values of an attribute that has more than `MAX_VALUES`."""
+OFFICIAL = "in an official split (evaluated only with --split)"
 OTHER_FOLDS = "in folds that this run does not use"
 SAME_LESION = "further images of the same lesion"
 SEVERAL_IMAGES = "validation and test images of lesions with several images"
-OTHER_GROUPS = "training images outside the chosen share"
+OTHER_GROUPS = "training images that --data.train-fraction leaves out"
 NO_CLASS = "images whose label has no class"
 COPIES = "copies of images of another dataset"
-NOT_IN_SOURCES = "images that are in no split when a source is left out"
+NOT_IN_SOURCES = "images that are in no split because a source is left out"
+"""Reasons why images of the dataset are in no split; see `ImageFlow.unused`."""
 
 
 class DatasetInfo(Part):
@@ -58,14 +66,16 @@ class DatasetInfo(Part):
     Attributes:
         name: Name, such as "isic2018".
         full_name: Full name of the TFDS dataset.
-        attribution: Source and license of the images; "" for the user's own images.
-        stored_longest_side: Longest side of the stored images in pixels; None if they have
-            their original size.
-        label_map: The class of each label.
-        num_stored: Number of images in the dataset.
+        attribution: Source and license of the images of the datasets isic2018 and isic2019
+            (all variants), a note on synthetic images, or "" for other datasets.
+        synthetic: Whether the images are synthetic.
+        stored_longest_side: Size in pixels to which the longest side of larger images was
+            reduced; None if the stored images have their original size.
+        label_map: The class of each label, or None if its images are not used.
+        num_stored: Number of images in the dataset, including official splits.
         num_copies: Number of its images that are not used because an earlier dataset of the
             run contains a copy.
-        num_images: Number of images in each split of the run.
+        num_images: Number of its images in each split of the run.
     """
 
     name: str
@@ -92,8 +102,10 @@ class ImageFlow(Part):
         excluded: Number of images that are not in the dataset, by reason.
         unused: Number of images that are in the dataset but in none of the splits, by
             reason.
-        splits: Number of images in "train", "val" and "test". `unused` and `splits` are
-            empty for several models with different splits.
+        splits: Number of images in "train", "val" and "test".
+
+    In the common flow of several models, `unused` and `splits` can be empty; see
+    `combine_flows`.
     """
 
     num_read: int
@@ -113,12 +125,12 @@ class Characteristics(Part):
     Attributes:
         num_lesions: Number of lesions; None unless known for all images.
         num_patients: Number of patients; None unless known for all images.
-        num_groups: Number of groups of images that are kept in one split.
+        num_groups: Number of groups of images; see `Identifiers.unit`.
         age_quartiles: Lower quartile, median and upper quartile of the age in years; None
             if no age is known.
         classes: Number of images by class.
         attributes: Number of images by attribute and value, in the order of `SUBGROUPS`.
-            Missing values are counted as `UNKNOWN`.
+            See `subgroup_values`, also for `UNKNOWN` and `MANY_VALUES`.
         malignant_by: Number of images of malignant classes by how the diagnosis was
             established, such as "histo".
     """
@@ -142,8 +154,8 @@ def describe_images(
     """Returns the characteristics of the images of a table.
 
     The table has the columns lesion_id, group_id and label (a class name), and may have
-    patient_id and the columns in `SUBGROUPS`. An attribute without a column is missing for
-    all images. For `declared`, see `skincnn.classes.describe`.
+    patient_id and the columns in `SUBGROUPS`. An attribute without a column is not known
+    for any image. For `declared`, see `skincnn.classes.describe`.
     """
     counts = table["label"].value_counts()
     described = describe(class_names, declared)
@@ -176,6 +188,9 @@ def describe_flow(
     """Returns the flow of the images of prepared datasets into the splits of a run.
 
     `tables` are those of "train", "val" and "test" from `skincnn.data.splits.make_splits`.
+
+    Raises:
+        ConfigError, DataError, OSError: See `CombinedDataset.links`.
     """
     excluded: Counter[str] = Counter()
     for part in dataset.parts:
@@ -189,7 +204,7 @@ def describe_flow(
     in_used_folds = sum(stored.get(f"fold_{fold}", 0) for fold in folds)
     selection = []
     if config.split_by == "image" or dataset.links.groups:
-        # Images of any stored fold are assigned to new folds, whose sizes are not known.
+        # Images can be in other folds than the stored ones: the sizes are not known.
         in_used_folds = in_folds
         if len(folds) < NUM_FOLDS:
             selection.append(OTHER_FOLDS)
@@ -220,9 +235,11 @@ def describe_flow(
 
 
 def combine_flows(flows: Iterable[ImageFlow | None]) -> ImageFlow | None:
-    """Returns the common flow of several models, or None if they have different datasets.
+    """Returns the common flow of several models.
 
-    If the models have different splits, `unused` and `splits` are empty.
+    If `unused` or `splits` differ between models, both are empty. The result is None if the
+    flow of a model is None, or if `num_read` or `excluded` differ between models, because
+    the models then have different datasets.
     """
     first, *others = flows
     if first is None or any(
@@ -236,7 +253,14 @@ def combine_flows(flows: Iterable[ImageFlow | None]) -> ImageFlow | None:
 
 
 def subgroup_values(column: pd.Series) -> pd.Series:
-    """Returns the subgroup of each image: the value, the age band, or the skin tone."""
+    """Returns the subgroup of each image: the value, the age band, or the skin tone.
+
+    `column` is a column of a table of images. Its name determines the result: ages in years
+    ("age") are replaced by `AGE_BANDS`, and angles in degrees (`ITA`) by `SKIN_TONES`. In
+    any other column, the known values are unchanged or, if more than `MAX_VALUES` of them
+    are different, all replaced by `MANY_VALUES`. Missing values (NaN, "" and "unknown") are
+    replaced by `UNKNOWN`.
+    """
     if column.name == "age":
         edges = [-np.inf, *AGE_BANDS.values()]
         bands = pd.cut(column, edges, right=False, labels=list(AGE_BANDS))
@@ -246,7 +270,26 @@ def subgroup_values(column: pd.Series) -> pd.Series:
         tones = pd.cut(column, edges, labels=list(SKIN_TONES))
         return tones.cat.add_categories(UNKNOWN).fillna(UNKNOWN)
     values = column.astype(str)
-    return values.mask(values.isin(["", "unknown", "nan"]), UNKNOWN)
+    is_known = ~values.isin(["", "unknown", "nan"])
+    if values[is_known].nunique() > MAX_VALUES:
+        values = values.mask(is_known, MANY_VALUES)
+    return values.where(is_known, UNKNOWN)
+
+
+def align_values(columns: Sequence[Mapping[str, int]]) -> list[Mapping[str, int]]:
+    """Returns the counts of several sets of images in a form that can be compared.
+
+    Each of `columns` is the number of images of one set by value of the same attribute. If
+    one of the sets has `MANY_VALUES`, the known values of all sets are counted as
+    `MANY_VALUES`; otherwise, the counts are unchanged.
+    """
+    if not any(MANY_VALUES in counts for counts in columns):
+        return list(columns)
+    missing = [counts.get(UNKNOWN, 0) for counts in columns]
+    return [
+        {MANY_VALUES: sum(counts.values()) - count, UNKNOWN: count}
+        for counts, count in zip(columns, missing, strict=True)
+    ]
 
 
 def _count_values(table: pd.DataFrame, column: str) -> dict[str, int]:
@@ -262,4 +305,6 @@ def _category(reason: str) -> str:
     """Returns the reason why an image file is invalid, without details of the file."""
     if re.match(r"\d+x\d+", reason):
         return "too many pixels"
+    if re.match(r"\d+ bytes", reason):
+        return "too many bytes"
     return reason.split(" (")[0]

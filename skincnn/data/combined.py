@@ -1,7 +1,7 @@
 """Prepared datasets whose images are used together; a single dataset is the simplest case.
 
-The datasets are prepared, and divided into folds, one by one. Groups of different datasets
-that show the same lesion or patient are then merged, so that no split separates them.
+Each dataset is prepared, and divided into folds, on its own. Groups that links connect are
+then merged: their images, except those in official splits, get the same fold.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ LABEL_MAPS = "--data.label-maps"
 class PreparedDataset:
     """A prepared dataset, and the class of each of its labels.
 
-    `prefix` precedes its IDs: "" for a single dataset, otherwise the name and a slash.
+    `prefix` precedes its IDs: "" for a single dataset, otherwise the name and a slash. The
+    methods raise a `DataError` if the files of the dataset are damaged.
     """
 
     name: str
@@ -56,10 +57,11 @@ class PreparedDataset:
         return list(self.builder.info.features["label"].names)
 
     def read_rows(self, splits: Sequence[str]) -> pd.DataFrame:
-        """Returns `datasets.read_rows` with the names of labels, and with unique IDs.
+        """Returns the table of `datasets.read_rows`, changed for use with other datasets.
 
-        Published IDs of lesions and patients are kept, because they mean the same in all
-        datasets.
+        `label` is the name of the label, the column `DATASET` is added, and known IDs begin
+        with `prefix`. Published IDs of lesions and patients have no prefix, because they
+        mean the same in all datasets.
         """
         table = datasets.read_rows(self.builder, splits)
         names = np.array(self.labels, object)[table["label"].to_numpy(np.int64)]
@@ -85,9 +87,12 @@ class PreparedDataset:
 class CombinedDataset:
     """One or several prepared datasets.
 
+    Methods that read a dataset raise a `DataError` if its files are damaged. `read_table`,
+    `describe` and `label_conflicts` also raise the errors of `links`.
+
     Attributes:
-        parts: The prepared datasets. Of several copies of an image, that of the first
-            dataset is used.
+        parts: The prepared datasets. Images in folds are left out if an earlier dataset
+            contains a copy; see `Links.copies`.
         class_names: Class names, in the order of the labels of the images.
     """
 
@@ -106,12 +111,12 @@ class CombinedDataset:
 
     @property
     def synthetic(self) -> bool:
-        """Whether any images are synthetic."""
-        return any(part.builder.builder_config.synthetic for part in self.parts)
+        """Whether all images are synthetic."""
+        return all(part.builder.builder_config.synthetic for part in self.parts)
 
     @property
     def attribution(self) -> str:
-        """Source and license of the published images; "" for the user's own images."""
+        """The `attribution` of all datasets; see `DatasetInfo`."""
         texts = (part.builder.builder_config.attribution for part in self.parts)
         return " ".join(dict.fromkeys(filter(None, texts)))
 
@@ -128,7 +133,7 @@ class CombinedDataset:
 
     @property
     def split_sizes(self) -> Counter[str]:
-        """Number of stored images by TFDS split, such as "fold_3"."""
+        """Number of stored images of all datasets by TFDS split, such as "fold_3"."""
         sizes: Counter[str] = Counter()
         for part in self.parts:
             splits = part.builder.info.splits
@@ -137,7 +142,10 @@ class CombinedDataset:
 
     @property
     def declared(self) -> dict[str, LesionClass]:
-        """The classes that the datasets declare; see `datasets.declared_classes`."""
+        """The classes that the datasets declare, by name; earlier datasets have priority.
+
+        See `datasets.declared_classes`. Only classes in `class_names` are included.
+        """
         declared: dict[str, LesionClass] = {}
         for part in self.parts:
             declared = datasets.declared_classes(part.builder) | declared
@@ -145,10 +153,11 @@ class CombinedDataset:
 
     @functools.cached_property
     def links(self) -> Links:
-        """The links between the datasets, which are searched for only once.
+        """The links between the datasets, which are kept in a file; none for one dataset.
 
         Raises:
-            ConfigError: The links cannot be written to the directory of the datasets.
+            ConfigError: The file of the links cannot be written, or is damaged.
+            DataError, OSError: See `skincnn.data.links.find_links`.
         """
         if len(self.parts) == 1:
             return Links()
@@ -162,23 +171,26 @@ class CombinedDataset:
                     f"The links between the datasets cannot be written to {path}: {error}. "
                     "Use another --data-dir."
                 ) from error
-        return read_record(path, Links, "Delete the file.")
+        return read_record(path, Links, "Delete the file; it is then written again.")
 
     def read_table(self, folds: Iterable[int | str]) -> pd.DataFrame:
         """Returns a table with one row for each image in `folds`, without the images.
 
-        Images whose label has no class, and copies, are left out.
+        Images whose label has no class are left out, and so are images in folds if an
+        earlier dataset contains a copy of them. The rows are in the order of `folds`.
 
         Args:
-            folds: Fold numbers in 0..9, and names of TFDS splits. Folds that a dataset
-                lacks, because it has few patients or lesions, are empty.
+            folds: Fold numbers in 0..9, and names of TFDS splits. Folds and splits that a
+                dataset lacks, for example because it has few patients or lesions, are
+                empty.
 
         Returns:
             `TABLE_COLUMNS` (`label` is the index of the class), `sha256` (the SHA-256 of
             the stored image file), the name of the dataset (`DATASET`), the TFDS split that
             contains the image (`STORED_IN`), and `fold`, the number of the fold or the name
-            of the official split. With several datasets, IDs begin with the name of the
-            dataset, except published lesion_ids and patient_ids.
+            of the official split. With several datasets, known IDs begin with the name of
+            the dataset, except published lesion_ids and patient_ids; the images of a merged
+            group have one group_id and, except those in official splits, one fold.
         """
         folds = [fold_of(fold) for fold in folds]
         tables = [self._read_part(part, folds) for part in self.parts]
@@ -189,31 +201,28 @@ class CombinedDataset:
     def iterate_files(self, table: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
         """Yields the image_id and the bytes of the image file of each row of a table.
 
-        The table has the columns image_id, `DATASET` and `STORED_IN`. The order is that of
-        the datasets.
+        The table has the columns image_id, `DATASET` and `STORED_IN`. The images are in
+        the order in which the datasets store them.
         """
         for part, positions in self.locate(table):
             yield from part.iterate_files(table.iloc[positions])
 
     def read_files(self, table: pd.DataFrame) -> list[bytes]:
-        """Returns the bytes of the image file of each row of a small table.
-
-        See `iterate_files` for the table.
-        """
+        """Returns the image file of each row as bytes, in order; see `iterate_files`."""
         files = dict(self.iterate_files(table))
         return [files[image_id] for image_id in table["image_id"]]
 
     def locate(
         self, table: pd.DataFrame
     ) -> Iterator[tuple[PreparedDataset, npt.NDArray[np.int64]]]:
-        """Yields each dataset that contains rows of a table, and their positions."""
+        """Yields each dataset with images in a table, and the positions of their rows."""
         for part in self.parts:
             positions = np.flatnonzero(table[DATASET] == part.name)
             if len(positions):
                 yield part, positions
 
     def describe(self, tables: Mapping[str, pd.DataFrame]) -> tuple[DatasetInfo, ...]:
-        """Returns what a run uses of each dataset; `tables` are its splits by name."""
+        """Returns a description of each dataset; `tables` are a run's splits by name."""
         return tuple(
             DatasetInfo(
                 name=part.name,
@@ -233,9 +242,11 @@ class CombinedDataset:
         )
 
     def label_conflicts(self) -> list[tuple[str, str, str, str]]:
-        """Returns the image_ids and labels of near-duplicates with different labels.
+        """Returns two image_ids and their labels for each pair of conflicting labels.
 
-        Labels of different datasets are different if they have different classes.
+        The pairs are copies or near-duplicates. Labels of the same dataset conflict if they
+        differ; pairs of HAM10000 images are not included. Labels of different datasets
+        conflict if both have a class, and the classes differ.
         """
         maps = {part.prefix: part.label_map.classes for part in self.parts}
 
@@ -260,7 +271,6 @@ class CombinedDataset:
         return [*within, *across]
 
     def _read_part(self, part: PreparedDataset, folds: Sequence[int | str]) -> pd.DataFrame:
-        """Returns the rows of `read_table` of one dataset."""
         merged = {
             name: group
             for name, group in self.links.groups.items()
@@ -303,7 +313,7 @@ class CombinedDataset:
         return merge_groups(tables, find_links(stored))
 
     def _key(self) -> str:
-        """Returns a hash that identifies the content of the datasets."""
+        """Returns a hash of the names, sizes and build reports, but not of the images."""
         content: list[Any] = [LINKS_VERSION]
         for part in self.parts:
             info = part.builder.info
@@ -316,15 +326,15 @@ class CombinedDataset:
 def class_names(
     names: Sequence[str], data_dir: Path | None = None, label_maps: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """Returns the class names of datasets, which are those of the first one.
+    """Returns the class names of the first dataset, after its label map is applied.
 
-    Only the user's own datasets have to be built first. The arguments are those of
-    `open_datasets`.
+    All datasets are mapped to these classes. The arguments are those of `open_datasets`;
+    `datasets.class_names` states which datasets must be built first.
 
     Raises:
-        ConfigError: There is no dataset of this name, or its label map is not valid or has
-            fewer than two classes.
-        DataError: The dataset is the user's own, and has not been built.
+        ConfigError: The first dataset does not exist, `data_dir` cannot be used, or the
+            label map is not valid or leaves fewer than two classes.
+        DataError: See `datasets.class_names`.
     """
     labels = datasets.class_names(names[0], data_dir)
     user_map = _read_map(names[0], label_maps, None)
@@ -332,8 +342,8 @@ def class_names(
     unique = tuple(dict.fromkeys(name for name in classes if name is not None))
     if user_map and len(unique) < 2:
         raise ConfigError(
-            f"{names[0]} has the classes {', '.join(unique) or 'none'}, after its label "
-            "map. Expected two classes or more."
+            f"{LABEL_MAPS} {names[0]}=FILE: expected a label map with two classes or more. "
+            f"Received: {', '.join(unique) or 'no class'}."
         )
     return unique
 
@@ -351,9 +361,9 @@ def open_datasets(
         label_maps: See `DataConfig.label_maps`.
 
     Raises:
-        ConfigError: No dataset has this name, a synthetic dataset cannot be written, or a
-            label map is not valid or lacks a label.
-        DataError: A dataset is not synthetic and has not been built.
+        ConfigError: See `class_names` and `datasets.open_dataset`; or a label map is not
+            valid or lacks a label that has no default class.
+        DataError: See `datasets.open_dataset`.
     """
     classes = class_names(names, data_dir, label_maps)
     parts = []
@@ -361,6 +371,9 @@ def open_datasets(
         builder = datasets.open_dataset(name, data_dir)
         labels = builder.info.features["label"].names
         user_map = _read_map(name, label_maps, classes)
+        if name == names[0] and ANY_OTHER in user_map:
+            # Labels of the first dataset have no defaults; see `class_names`.
+            user_map = {**dict.fromkeys(labels, user_map[ANY_OTHER]), **user_map}
         flag = f"{LABEL_MAPS} {name}=FILE"
         label_map = find_label_map(labels, classes, user_map, flag)
         prefix = f"{name}/" if len(names) > 1 else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -9,12 +10,14 @@ import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from google.protobuf import json_format
+from pydantic import ValidationError
 
 import tfds_ham10000
 from skincnn.classes import LesionClass, describe
@@ -24,6 +27,7 @@ from skincnn.files import require_writable_folder
 from skincnn.lookup import look_up
 from skincnn.paths import real_path, require_usable_path, to_path
 from skincnn.progress import logged_step
+from skincnn.records import describe_error
 from skincnn.write_errors import describe_cause
 from tfds_ham10000 import sources
 from tfds_ham10000.configs import OWN_SOURCES, Ham10000Config, own_config
@@ -31,7 +35,7 @@ from tfds_ham10000.table.options import TableOptions
 
 OnBadImage = Literal["fail", "skip"]
 NAME = re.compile(r"[a-z][a-z0-9_]*")
-"""Valid names of the user's own datasets, which are names of directories."""
+"""Valid values of --name, which are also names of directories."""
 TABLE_COLUMNS = (
     *("image_id", "lesion_id", "patient_id", "group_id", "label"),
     *("dx_type", "age", "sex", "localization", "dataset", "skin_type"),
@@ -43,11 +47,12 @@ STORED_IN = "stored_in"
 def class_names(dataset: str, data_dir: Path | None = None) -> tuple[str, ...]:
     """Returns the class names of a dataset, in the order of the labels.
 
-    Published and synthetic datasets need not be built first; the user's own datasets must.
+    A dataset that is read from class directories or with a table (the user's own, or a
+    published one) must be built first; others need not.
 
     Raises:
-        ConfigError: There is no dataset of this name.
-        DataError: The dataset is the user's own, and has not been built.
+        ConfigError: No dataset has this name, or `data_dir` cannot be used.
+        DataError: The dataset must be built first, but has not been, or it is damaged.
     """
     builder = _builder(dataset, data_dir)
     if builder.builder_config.own:
@@ -58,7 +63,7 @@ def class_names(dataset: str, data_dir: Path | None = None) -> tuple[str, ...]:
 def declared_classes(builder: tfds.core.DatasetBuilder) -> dict[str, LesionClass]:
     """Returns the classes that a built dataset declares, by name.
 
-    If it only declares the full name of a class, the malignancy is that of `describe`.
+    If the dataset does not declare the malignancy of a class, `describe` determines it.
     """
     classes = {}
     for each in builder.read_report().classes:
@@ -87,18 +92,22 @@ def prepare_dataset(
         manual_dir: The directory of the source files; ignored for synthetic datasets.
             If None, HAM10000 is downloaded, unless TFDS's manual directory contains it.
         name: The name of the dataset, if `dataset` is "folder" or "table". Datasets with
-            different names can be in one `data_dir`. By default, it is "folder" or "table",
-            or the name of the published dataset that is recognized in `manual_dir`.
-        on_bad_image: What to do with images that cannot be decoded. "fail" raises an error.
-            "skip" omits them, but raises an error if they are more than 1 % of all images.
+            different names can be in one `data_dir`. By default, it is the value of
+            `dataset` or, for a table, the name of the published dataset that is recognized
+            in `manual_dir`.
+        on_bad_image: What to do with images that cannot be read or decoded or are too
+            large. "fail" raises an error. "skip" omits them, but raises an error if they
+            are more than 1 % of all images.
         table_options: How to read a table, if `dataset` is "table".
 
     Raises:
-        ConfigError: `tfds_ham10000` has no config of this name, `name` is not valid, the
-            dataset cannot be written to `data_dir`, or the user's own dataset was built
+        ConfigError: `tfds_ham10000` has no config of this name, `name` is not valid or is
+            given for a dataset with a fixed name, the dataset cannot be written to
+            `data_dir`, or (if `dataset` is "folder" or "table") it has already been built
             from another `manual_dir` or with other options.
-        DataError: `manual_dir` is None, but the dataset cannot be downloaded.
-        SourceError: The source files are missing or invalid, or the download failed.
+        DataError: The dataset has not been built and cannot be downloaded, but `manual_dir`
+            is None; or the dataset exists, but is damaged.
+        SourceError, ValueError: See `tfds_ham10000.Builder.download_and_prepare`.
     """
     _check_root(data_dir)
     config = look_up(_configs(), dataset, "--config")
@@ -107,11 +116,8 @@ def prepare_dataset(
     if name is not None and name != config.name:
         _check_name(name, config)
         config = own_config(name, config.source)
-    builder = tfds_ham10000.Builder(
-        config=config,
-        data_dir=data_dir,
-        on_bad_image=on_bad_image,
-        table_options=table_options,
+    builder = _open_builder(
+        config, data_dir, on_bad_image=on_bad_image, table_options=table_options
     )
     if _is_prepared(builder):
         if config.own and manual_dir is not None:
@@ -136,10 +142,13 @@ def prepare_dataset(
 
 
 def built_datasets(data_dir: Path | None = None) -> list[str]:
-    """Returns the sorted names of the datasets that have been built."""
+    """Returns the sorted names of the datasets built by this version of the builder.
+
+    Raises:
+        ConfigError: `data_dir` cannot be used.
+    """
     _check_root(data_dir)
-    # `data_dir` of a builder is <root>/<name>/<config>/<version>.
-    folder = Path(tfds_ham10000.Builder(config="demo", data_dir=data_dir).data_dir)
+    folder = _folder_of("_", data_dir)
     paths = folder.parents[1].glob(f"*/{folder.name}")
     return sorted(path.parent.name for path in paths)
 
@@ -150,23 +159,22 @@ def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.Datase
     Synthetic datasets are built if necessary.
 
     Raises:
-        ConfigError: No dataset has this name, or a synthetic dataset cannot be written.
-        DataError: The dataset is not synthetic and has not been built.
+        ConfigError: No dataset has this name, `data_dir` cannot be used, or a synthetic
+            dataset cannot be written.
+        DataError: The dataset is not synthetic and has not been built, or is damaged.
     """
     builder = _builder(dataset, data_dir)
     if _is_prepared(builder):
         return builder
     if not builder.builder_config.synthetic:
-        where = () if data_dir is None else ("--data-dir", data_dir)
         if data_dir is not None and _is_prepared(_builder(dataset, data_dir.parent)):
             raise DataError(
                 f"The dataset {dataset!r} is in {data_dir.parent}, and not in {data_dir}. "
                 f"Use --data-dir {shlex.quote(str(data_dir.parent))}"
             )
-        flags = ("--config", dataset, "--manual-dir", "DIR", *where)
         raise DataError(
             f"The dataset {dataset!r} has not been built in {builder.data_dir}. Build it "
-            f"once: {command_line('prepare_data', *flags)}"
+            f"once: {_build_command(Path(builder.data_dir))}"
         )
     return prepare_dataset(dataset, data_dir)
 
@@ -176,12 +184,18 @@ def read_rows(builder: tfds.core.DatasetBuilder, splits: Collection[str]) -> pd.
 
     The columns are `TABLE_COLUMNS` (`label` is the index of the label), `STORED_IN` and
     `sha256` (the SHA-256 of the stored image file). The order is that of `splits`.
+
+    Raises:
+        DataError: See `explain_read_errors`; or a label has no name.
     """
-    rows = [
-        {**row, "sha256": hashlib.sha256(row.pop("image")).hexdigest()}
-        for row in (tfds.as_numpy(read_records(builder, splits)) if splits else ())
-    ]
+    with explain_read_errors(builder):
+        rows = [
+            {**row, "sha256": hashlib.sha256(row.pop("image")).hexdigest()}
+            for row in (tfds.as_numpy(read_records(builder, splits)) if splits else ())
+        ]
     table = pd.DataFrame(rows, columns=[*TABLE_COLUMNS, "sha256"])
+    if len(table) and table["label"].max() >= builder.info.features["label"].num_classes:
+        raise _unreadable(Path(builder.data_dir), "label.labels.txt has too few names")
     for name in set(TABLE_COLUMNS) - {"label", "age"}:
         table[name] = table[name].map(bytes.decode)
     sizes = [builder.info.splits[name].num_examples for name in splits]
@@ -191,20 +205,40 @@ def read_rows(builder: tfds.core.DatasetBuilder, splits: Collection[str]) -> pd.
 def iterate_files(
     builder: tfds.core.DatasetBuilder, image_ids: Iterable[str], splits: Collection[str]
 ) -> Iterator[tuple[str, bytes]]:
-    """Yields the image_id and the bytes of the image file of images in some TFDS splits.
+    """Yields each of `image_ids` and its image file as bytes.
 
-    The order is that of the dataset.
+    Only the TFDS splits `splits` are searched, as far as they exist. The order is that in
+    which the dataset stores the images.
+
+    Raises:
+        DataError: The dataset lacks an image; see also `explain_read_errors`.
     """
     missing = set(image_ids)
-    if not missing:
-        return
-    for row in tfds.as_numpy(read_records(builder, splits)):
-        image_id = row["image_id"].decode()
-        if image_id in missing:
-            missing.remove(image_id)
-            yield image_id, row["image"]
-        if not missing:
-            return
+    splits = [name for name in splits if name in builder.info.splits]
+    with explain_read_errors(builder):
+        rows = tfds.as_numpy(read_records(builder, splits)) if missing and splits else ()
+        for row in rows:
+            image_id = row["image_id"].decode()
+            if image_id in missing:
+                missing.remove(image_id)
+                yield image_id, row["image"]
+            if not missing:
+                return
+    if missing:
+        raise DataError(
+            f"{builder.data_dir} lacks {len(missing)} required image(s), such as "
+            f"{min(missing)}. Delete this directory and build the dataset again from all "
+            "images, or use the --data-dir of the training run."
+        )
+
+
+@contextlib.contextmanager
+def explain_read_errors(builder: tfds.core.DatasetBuilder) -> Iterator[None]:
+    """Raises a `DataError` if the records of a dataset cannot be read inside the block."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise _unreadable(Path(builder.data_dir), error.message) from error
 
 
 def read_records(
@@ -212,7 +246,7 @@ def read_records(
 ) -> tf.data.Dataset:
     """Returns the records of TFDS splits, one after the other, with encoded images."""
     options = tf.data.Options()
-    options.autotune.enabled = False  # stopping the tuner often takes seconds
+    options.autotune.enabled = False  # stopping the autotuner often takes seconds
     records = builder.as_dataset(
         split="+".join(splits),
         decoders={"image": tfds.decode.SkipDecoding()},
@@ -240,7 +274,7 @@ def _require_same_source(
         )
     if report.table_options != table_options:
         raise ConfigError(
-            f"{builder.data_dir} was built with other options of the table: "
+            f"{builder.data_dir} was built with other table options: "
             f"{report.table_options!r}. Received: {table_options!r}. {advice}"
         )
 
@@ -258,7 +292,8 @@ def _check_name(name: str, config: Ham10000Config) -> None:
         )
     if name in _configs():
         raise ConfigError(
-            f"--name must not be the name of a published dataset. Received: {name!r}."
+            f"--name must not be the name of another config: {', '.join(_configs())}. "
+            f"Received: {name!r}."
         )
 
 
@@ -271,7 +306,7 @@ def _build(builder: tfds.core.DatasetBuilder, manual_dir: Path | None) -> None:
                 )
             )
     except (OSError, tf.errors.OpError, RuntimeError) as error:
-        # The disk or quota is full, or permission is denied. TFDS wraps some of the errors.
+        # For example, the disk is full or read-only. TFDS wraps some of the errors.
         cause = error.__cause__ if type(error) is RuntimeError else error
         if not isinstance(cause, OSError | tf.errors.OpError):
             raise
@@ -286,7 +321,8 @@ def _check_root(data_dir: Path | None) -> None:
     """Raises a `ConfigError` if `data_dir`, or the default of TFDS, cannot be used."""
     if data_dir is not None:
         require_usable_path(data_dir, "--data-dir")
-    elif root := os.environ.get("TFDS_DATA_DIR"):
+    else:
+        root = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
         require_usable_path(to_path(root), "TFDS_DATA_DIR")
 
 
@@ -295,7 +331,69 @@ def _builder(dataset: str, data_dir: Path | None) -> tfds.core.DatasetBuilder:
     own = {name: own_config(name, "table") for name in built_datasets(data_dir)}
     configs = {**own, **_configs()}
     config = look_up(configs, dataset, "The dataset (--data.datasets or --config)")
-    return tfds_ham10000.Builder(config=config, data_dir=data_dir)
+    if data_dir is not None:  # the working directory may change before images are read
+        data_dir = data_dir.absolute()
+    return _open_builder(config, data_dir)
+
+
+def _open_builder(
+    config: Ham10000Config, data_dir: Path | None, **options: Any
+) -> tfds.core.DatasetBuilder:
+    """Returns the TFDS builder of a dataset, and checks the metadata files if it is built.
+
+    `options` are further arguments of `tfds_ham10000.Builder`.
+
+    Raises:
+        DataError: A file of the built dataset is missing or damaged.
+    """
+    file = "dataset_info.json"
+    try:
+        builder = tfds_ham10000.Builder(config=config, data_dir=data_dir, **options)
+        folder = Path(builder.data_dir)
+        if not folder.is_dir():
+            return builder
+        if not _is_prepared(builder):
+            raise _unreadable(folder, "dataset_info.json is missing")
+        if not builder.info.features["label"].num_classes:
+            raise _unreadable(folder, "label.labels.txt is missing or has no valid names")
+        file = "build.json"
+        builder.read_report()
+    except DataError:
+        raise
+    except (OSError, ValueError, AssertionError, json_format.ParseError) as error:
+        text = describe_error(error) if isinstance(error, ValidationError) else str(error)
+        problem = f"{file}: {text.rstrip('.')}"
+        raise _unreadable(_folder_of(config.name, data_dir), problem) from error
+    return builder
+
+
+def _folder_of(name: str, data_dir: Path | None) -> Path:
+    """Returns the directory of a dataset, <root>/ham10000/<name>/<version>.
+
+    The directory need not exist; no file in it is read.
+    """
+    # The name of a dataset never begins with an underscore; see `NAME`.
+    other = tfds_ham10000.Builder(config=own_config("_", "folder"), data_dir=data_dir)
+    folder = Path(other.data_dir)
+    return folder.parents[1] / name / folder.name
+
+
+def _unreadable(folder: Path, problem: str) -> DataError:
+    """Returns an error that says what to do if the files of a built dataset are damaged."""
+    return DataError(
+        f"The dataset in {folder} cannot be read: {problem}. If a file is missing or "
+        "damaged, delete that directory, and build the dataset again with the same flags "
+        f"as before: {_build_command(folder)}"
+    )
+
+
+def _build_command(folder: Path) -> str:
+    """Returns the command that builds a dataset, with placeholders such as DIR."""
+    root, name = folder.parents[2], folder.parent.name
+    config = _configs().get(name)
+    flags = ("--config", name) if config else ("--config", "CONFIG", "--name", name)
+    source = () if config and config.synthetic else ("--manual-dir", "DIR")
+    return command_line("prepare-data", *flags, *source, "--data-dir", root)
 
 
 def _configs() -> dict[str, Ham10000Config]:

@@ -9,7 +9,7 @@ import pandas as pd
 from skincnn.records import Part
 
 Unit = Literal["patient", "lesion", "image"]
-"""What images are grouped by. Near-duplicates are always in the same group."""
+"""What images are grouped by. Detected near-duplicates are in the same group as well."""
 ID_COLUMNS = {"lesion": "lesion_id", "patient": "patient_id"}
 """Column of a table of images with the IDs of each unit; "" where the ID is not known."""
 
@@ -18,9 +18,11 @@ class Identifiers(Part):
     """For how many images of a table the lesion and the patient are known.
 
     Attributes:
-        unit: What the images are grouped by: "patient" if patients are known and all images
-            of each patient are in one group; otherwise "lesion" if lesions are known;
-            otherwise "image". An image without an ID counts as a unit of its own.
+        unit: What the images are grouped by: "patient" if any patient is known and all
+            images of each patient are in one group; otherwise "lesion" if any lesion is
+            known; otherwise "image". An image without such an ID is only grouped with the
+            other images of its lesion, if the lesion is known, and with detected
+            near-duplicates.
     """
 
     num_images: int
@@ -50,7 +52,7 @@ def find_identifiers(table: pd.DataFrame) -> Identifiers:
 def known_ids(table: pd.DataFrame, unit: str) -> pd.Series[str]:
     """Returns the lesion or patient IDs of the images for which they are known.
 
-    `unit` is a key of `ID_COLUMNS`.
+    `unit` is a key of `ID_COLUMNS`. None are known if the table lacks the column.
     """
     column = ID_COLUMNS[unit]
     if column not in table:

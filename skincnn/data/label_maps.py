@@ -12,14 +12,17 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from skincnn.classes import describe
+from skincnn.config.files import require_unique
 from skincnn.errors import ConfigError
 from skincnn.lookup import suggest
 from skincnn.records import Part, describe_error
+from tfds_ham10000.records import compose
 
 PUBLISHED_FILE = Path(__file__).with_name("label_maps.toml")
 ANY_OTHER = "*"
 """Key of a user's map for all labels that have neither an entry nor a default."""
 UserMap = dict[str, str | None]
+"""Class by label; None leaves the images out."""
 
 
 class Taxonomy(Part):
@@ -28,7 +31,8 @@ class Taxonomy(Part):
     Attributes:
         source: Source of the definitions of the labels.
         note: What a reader of the scores has to know.
-        labels: The classes of ISIC 2019 that each label contains.
+        labels: The classes of ISIC 2019 that each label contains; () for a label that
+            contains other or unknown diagnoses.
     """
 
     name: str
@@ -41,8 +45,10 @@ class LabelMap(Part):
     """The class of each label of a dataset.
 
     Attributes:
-        classes: Class by label; None if there is no such class.
-        sources: Sources of the mappings to a class with a different name, or to None.
+        classes: Class by label; None if there is no such class, or if the user's map
+            leaves the images out.
+        sources: Sources of the mappings from a published taxonomy or from the user's map.
+            Mappings to a class with the same name or a synonym have no source.
         notes: Notes on these sources.
     """
 
@@ -53,7 +59,7 @@ class LabelMap(Part):
 
 @functools.cache
 def published_taxonomies() -> tuple[Taxonomy, ...]:
-    """Returns the labels of published datasets, in lower case with single spaces."""
+    """Returns the taxonomies of `PUBLISHED_FILE`, with labels changed by `normalize`."""
     content = tomllib.loads(PUBLISHED_FILE.read_text(encoding="utf-8"))
     taxonomies = TypeAdapter(tuple[Taxonomy, ...]).validate_python(content["taxonomies"])
     return tuple(
@@ -72,20 +78,22 @@ def find_label_map(
 ) -> LabelMap:
     """Returns the class of each label of a dataset, among `class_names`.
 
-    The class of a label is the first of the following that exists:
+    The class of a label is determined by the first of these rules that applies:
 
-    1. the class in the user's map;
-    2. the class with the same name, or with a synonym as its name;
-    3. if the label and all classes are in `published_taxonomies`, the only class that
-       contains everything that the label contains. If there is no such class, the label has
-       no class (None): for example, `akiec` if actinic keratosis and squamous cell
-       carcinoma are different classes;
-    4. the entry `ANY_OTHER` in the user's map.
+    1. The user's map has an entry for the label: the class in this entry, or None.
+    2. The name of a class is the label or a synonym of it (see `skincnn.classes`): this
+       class.
+    3. The label and all classes are in `published_taxonomies`: the only class that contains
+       everything that the label contains. If there is none, or if there are several, the
+       label has no class (None): for example, `akiec` if actinic keratosis and squamous
+       cell carcinoma are different classes. A label that contains other or unknown
+       diagnoses, such as `unk`, has no class either.
+    4. The user's map has the entry `ANY_OTHER`: the class in this entry, or None.
 
     `flag` is the option of the user's map, for the error message.
 
     Raises:
-        ConfigError: A label has no entry in the user's map and no default.
+        ConfigError: None of the rules applies to a label.
     """
     same = {_name(name): name for name in class_names}
     same |= {name: name for name in class_names}
@@ -123,26 +131,39 @@ def read_user_map(
 ) -> UserMap:
     """Returns the map in a user's JSON file; empty if `path` is None.
 
-    `class_names` are the valid classes, or None if any name is valid. `flag` is the option
-    of the file, for the error message.
+    `class_names` are the valid classes, or None if any name that is not blank is valid.
+    `flag` is the option of the file, for the error message.
 
     Raises:
         ConfigError: The file cannot be read, is not a map from labels to class names or
-            null, or contains a name that is not valid.
+            null, contains a label more than once (also in another Unicode form), or
+            contains a name that is not valid.
     """
     if path is None:
         return {}
     try:
-        values = json.loads(path.read_bytes())
-        user_map = TypeAdapter(UserMap).validate_python(values)
-    except (OSError, ValueError) as error:
-        reason = describe_error(error) if isinstance(error, ValidationError) else error
+        values = json.loads(path.read_bytes(), object_pairs_hook=require_unique)
+        given = TypeAdapter(UserMap).validate_python(values)
+        user_map: UserMap = require_unique(
+            [(compose(x), y if y is None else compose(y)) for x, y in given.items()]
+        )
+    except (OSError, ValueError, RecursionError) as error:
+        reason = (
+            describe_error(error)
+            if isinstance(error, ValidationError)
+            else f"{str(error).rstrip('.')}."
+        )
         raise ConfigError(
             f"{flag} {path} cannot be read: {reason} Expected a JSON object with the "
             'class of each label, or null, such as {"label": "'
             f'{next(iter(class_names or ["class"]))}", "other label": null}}.'
         ) from error
     for label, name in user_map.items():
+        if name is not None and not name.strip():
+            raise ConfigError(
+                f"{flag} {path}: the class of {label!r} must not be empty. Use null to "
+                f"leave out the images. Received: {name!r}."
+            )
         if name is not None and class_names is not None and name not in class_names:
             raise ConfigError(
                 f"{flag} {path}: the class of {label!r} must be null or one of: "
@@ -153,7 +174,10 @@ def read_user_map(
 
 
 def normalize(label: str) -> str:
-    """Returns a label in lower case, with single spaces for hyphens and underscores."""
+    """Returns a label in lower case, with single spaces for hyphens and underscores.
+
+    Repeated spaces become one, and spaces at both ends are removed.
+    """
     return re.sub(r"[\s_-]+", " ", label).strip().lower()
 
 
@@ -195,10 +219,10 @@ def _require_all(
     if missing:
         raise ConfigError(
             f"These labels of the dataset have no known class: {', '.join(missing)}. The "
-            f"classes are: {', '.join(class_names)}. Write a JSON file with the class of "
-            f"each label, or null if there is no such class, and give it as {flag}: "
-            f"{_example(missing)}. The entry {json.dumps(ANY_OTHER)}: null stands for all "
-            "other labels."
+            f"classes are: {', '.join(class_names)}. Use {flag} with a JSON file that "
+            "contains the class of each of these labels, or null if it has none, such as "
+            f"{_example(missing)}. The entry {json.dumps(ANY_OTHER)}: null leaves out the "
+            "images of all other labels."
         )
 
 

@@ -21,9 +21,9 @@ FORBIDDEN_INPUTS = (
     *("histo", "patholog", "biops", "confirm", "id", "lesion", "group", "patient"),
     *("dataset", "source", "attribution", "sha256", "fold", "split"),
 )
-"""Beginnings of words in the names of inputs that can reveal the diagnosis. For example,
-images with the `dx_type` follow_up are always nevi, and class proportions differ between
-source datasets."""
+"""Beginnings of words in the names of inputs that can reveal the diagnosis. For example, in
+HAM10000, images with the `dx_type` follow_up are always nevi, and class proportions differ
+between the sources."""
 
 MAX_INPUT_SCORE = 0.9
 """Balanced accuracy at or above which a single input is assumed to encode the diagnosis."""
@@ -34,11 +34,12 @@ class LeakageAudit:
     """The result of the audit of all splits of a run.
 
     `num_lesions` and `num_patients` are None for a split unless they are known for all of
-    its images. `num_shared_*` are the numbers of images, lesions, patients and groups in
-    more than one split; None unless lesions (or patients) are known in two splits or more.
-    `share_test_*` are the shares, in 0..1, of the test images and of the test melanomas
-    whose lesion is known to have a training image. A share is None if no lesion is known in
-    the training or the test split, or if there are no test images or test melanomas.
+    its images. `num_shared_*` are the numbers of images (by the SHA-256 of the file),
+    lesions, patients and groups in more than one split; for lesions or patients, None
+    unless some are known in two splits or more. `share_test_*` are the shares, in 0..1, of
+    the test images, and of the test images of melanomas, that are known to show a lesion of
+    the training split. A share is None if no lesion is known in the training or the test
+    split, or if there are no test images or test melanomas.
     """
 
     num_images: dict[str, int]  # by split
@@ -54,12 +55,12 @@ class LeakageAudit:
 
 @dataclass(frozen=True)
 class SplitLeakage:
-    """The overlap of a split with the training and validation data.
+    """The overlap of a split with other images, such as the training images.
 
     `num_shared_*` are the numbers of images, lesions, patients and groups of the split that
-    are also in that data; None unless lesions (or patients) are known in both.
-    `num_leaky_images` is the number of images of the split that are shared, or whose lesion
-    or group is shared.
+    the other images contain, too; for lesions or patients, None unless some are known in
+    both. `num_leaky_images` is the number of images of the split that are shared, or whose
+    lesion or group is shared.
     """
 
     num_shared_images: int
@@ -89,12 +90,14 @@ def audit(
             predict the label almost perfectly (`MAX_INPUT_SCORE`).
         siblings_allowed: Whether images of one lesion may be in several splits, as in a
             split by image. Shared lesions and groups are then counted but are not an error.
-        may_lack_classes: The splits that need not have images of every class, such as the
-            images of a source that is left out of training.
+        may_lack_classes: The names of the splits that need not have images of every class,
+            such as "test" if a source is left out of training.
 
     Raises:
-        DataError: An image, lesion or group is in two splits, an image is repeated in a
-            split, a split has no images of a class, or an input reveals the diagnosis.
+        DataError: An image (SHA-256), a lesion or a group is in several splits (with
+            `siblings_allowed`, only an image), an image_id is repeated in a split, a split
+            that is not in `may_lack_classes` has no images of a class, or an input reveals
+            the diagnosis.
     """
     inputs = list(inputs)
     _check_inputs(inputs)
@@ -149,7 +152,7 @@ def sibling_shares(
 
 
 def count_shared(known: pd.DataFrame, split: pd.DataFrame) -> SplitLeakage:
-    """Returns the overlap of a split with `known`, the training and validation images.
+    """Returns the overlap of a split with `known`, such as the training images.
 
     Both tables have the columns sha256, lesion_id and group_id, and may have patient_id.
     """
@@ -185,7 +188,8 @@ def _require_empty(names: set[str], noun: str, problem: str) -> None:
     if names:
         raise DataError(
             f"{len(names)} {noun}(s) are {problem}: {', '.join(sorted(names)[:10])}. "
-            "Repeated images and leakage distort the scores. Build the dataset again."
+            "Repeated images and leakage distort the scores. Remove copies of images from "
+            "the source files, delete the dataset, and build it again."
         )
 
 
@@ -198,8 +202,9 @@ def _check_inputs(inputs: Iterable[str]) -> None:
     if forbidden:
         raise DataError(
             "Model inputs must not reveal the diagnosis or the source of an image. "
-            f"Received: {', '.join(forbidden)}. Remove these inputs, or rename them if no "
-            f"word in them has the meaning of: {', '.join(FORBIDDEN_INPUTS)}."
+            f"Received: {', '.join(forbidden)}. Remove these inputs. Inputs that reveal "
+            "neither must be renamed, so that no word in them begins with one of: "
+            f"{', '.join(FORBIDDEN_INPUTS)}."
         )
 
 
@@ -231,7 +236,7 @@ def _check_input(table: pd.DataFrame, name: str) -> None:
         raise DataError(
             f"The input {name!r} alone predicts the diagnosis with a balanced accuracy of "
             f"{score:.2f}. Expected less than {MAX_INPUT_SCORE}: it seems to encode the "
-            "diagnosis. Check this column of the metadata, or do not use it as an input."
+            "diagnosis. Check the values of this input, or do not use it."
         )
 
 

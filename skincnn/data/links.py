@@ -60,8 +60,8 @@ class StoredImages:
         table: One row per image, with the columns image_id, lesion_id, group_id, sha256 and
             optionally patient_id.
         files: Yields the image_id and the bytes of the file of each row of a table.
-        synthetic: Whether the images are synthetic. They are all similar, and no
-            near-duplicates are searched for.
+        synthetic: Whether the images are synthetic. Near-duplicates of synthetic images are
+            not searched for, because all synthetic images are similar.
     """
 
     table: pd.DataFrame
@@ -75,8 +75,8 @@ class MergedGroup(Part):
     Attributes:
         group_id: ID of the merged group.
         fold: Fold of the merged group; None if all its images are in official splits.
-        stored_fold: The fold in which the dataset stores the images of its group; None if
-            they are in official splits only.
+        stored_fold: Fold in which the dataset itself stores the images of its group; None
+            if they are in official splits only.
     """
 
     group_id: str
@@ -88,11 +88,12 @@ class Links(Record):
     """The links between several datasets.
 
     Attributes:
-        groups: Each group that is merged with others, by its group_id in its dataset.
+        groups: The merged group of each group that is merged with others, by the group_id
+            in the dataset.
         copies: Images in folds that are left out because an earlier dataset contains a
-            copy: the image_id of the copy, by image_id.
-        contradictions: Copies and near-duplicates with different labels: two image_ids,
-            and their labels.
+            copy: the image_id of that copy, by the image_id of the image left out.
+        contradictions: Copies and near-duplicates whose labels have different names: two
+            image_ids, and their labels.
     """
 
     groups: dict[str, MergedGroup] = Field(default={})
@@ -101,12 +102,12 @@ class Links(Record):
 
 
 def published_ids(ids: pd.Series[str]) -> pd.Series[str]:
-    """Returns the last `PUBLISHED_ID` in each ID, and NaN for other IDs."""
+    """Returns the last `PUBLISHED_ID` in each ID; NaN if an ID contains none."""
     return ids.str.findall(PUBLISHED_ID).str[-1]
 
 
 def is_same_id(table: pd.DataFrame, other: pd.DataFrame, column: str) -> pd.Series[bool]:
-    """Returns whether the published ID of each image in a column is also in `other`."""
+    """Returns, for each row, whether its published ID in a column is also in `other`."""
     return published_ids(table[column]).isin(published_ids(other[column]).dropna())
 
 
@@ -114,9 +115,13 @@ def find_links(datasets: Sequence[StoredImages]) -> pd.DataFrame:
     """Returns pairs of linked images of different datasets.
 
     The columns are `first` and `second`, the image_ids in an earlier and in a later
-    dataset, and `kind`, one of `KINDS`. Of several images of a group with the same ID in
-    the earlier dataset, only the first is listed. The search for near-duplicates leaves out
-    images of later datasets that are copies.
+    dataset, and `kind`, one of `KINDS`. Of several images of a group with the same ID or
+    file in the earlier dataset, only the first is listed. The search for near-duplicates
+    leaves out synthetic datasets, and images of later datasets that are copies.
+
+    Raises:
+        DataError: A dataset is damaged; see `skincnn.data.datasets.iterate_files`.
+        OSError: A temporary file cannot be written, or an image cannot be decoded.
     """
     pairs = list(itertools.combinations(range(len(datasets)), 2))
     found = [
@@ -143,15 +148,15 @@ def find_links(datasets: Sequence[StoredImages]) -> pd.DataFrame:
 
 
 def merge_groups(tables: Sequence[pd.DataFrame], links: pd.DataFrame) -> Links:
-    """Returns the merged groups of several datasets, and their copies.
+    """Returns the merged groups, the copies and the contradictions of several datasets.
 
     A merged group is in the lowest of the folds of its images, so that no image of fold 0,
     which is kept for the final test, gets into another fold.
 
     Args:
-        tables: The images of each dataset, with the columns image_id and group_id, which
-            are different in all datasets, `fold` (a number, or None for official splits)
-            and `label` (its name).
+        tables: The images of each dataset, with the columns image_id and group_id (which
+            differ between datasets), `fold` (a number, or NaN in official splits) and
+            `label` (the name of the label).
         links: See `find_links`.
     """
     images = pd.concat([x for x in tables if len(x)]).set_index("image_id")
@@ -219,7 +224,7 @@ def _extract_all(
     extract = functools.partial(_extract, num_images=num_images)
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        ProgressBar(desc="Comparing images", total=len(table), unit="img") as progress,
+        ProgressBar(desc="Extracting features", total=len(table), unit="img") as progress,
     ):
         while chunk := list(itertools.islice(files, CHUNK)):
             image_ids, contents = zip(*chunk, strict=True)

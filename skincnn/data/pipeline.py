@@ -32,7 +32,8 @@ from skincnn.errors import DataError
 from skincnn.progress import ProgressBar
 
 Metadata = npt.NDArray[np.float32]
-"""Encoded clinical metadata, [num_images, len(CLINICAL_FEATURES)]."""
+"""Encoded clinical metadata, [num_images, num_clinical_features]; the features are
+`skincnn.clinical_metadata.CLINICAL_FEATURES`."""
 Rows = npt.NDArray[np.int64]
 EVALUATION_BATCH_SIZE = 128
 READING_BATCH_SIZE = 64
@@ -64,7 +65,7 @@ def load_images(
         uint8 [len(table), image_size, image_size, 3], in the order of the rows.
 
     Raises:
-        ConfigError: The cache file cannot be written.
+        ConfigError: `cache` is not valid, or the cache file cannot be written.
         DataError: The dataset lacks some of the images, or is damaged.
     """
     shape = (len(table), config.image_size, config.image_size, 3)
@@ -108,7 +109,7 @@ def training_batches(
         images: Images or features [num_images * variants, ...]. The variants of one image
             are adjacent.
         labels: The class of each image, [num_images].
-        batch_size: Number of images in a batch, at most `num_images`.
+        batch_size: Number of images in a batch, at most the number of images in an epoch.
         seed: The seed of the run.
         epochs: The epoch numbers, counted from 0 over the whole run.
         first_step: The number of batches to skip in the first of these epochs.
@@ -148,7 +149,8 @@ def evaluation_batches(
 ) -> tf.data.Dataset:
     """Returns batches of all images or features in order, without labels.
 
-    The batches have the format of the inputs of `training_batches`.
+    A batch has `EVALUATION_BATCH_SIZE` images, the last one possibly fewer, in the format
+    of the inputs of `training_batches`.
     """
     shared = share(images)
 
@@ -209,16 +211,11 @@ def _read_into(
     decoded = records.map(read, num_parallel_calls=READING_THREADS)
     batches = decoded.batch(READING_BATCH_SIZE).prefetch(1)
     num_read = 0
-    try:
+    with datasets.explain_read_errors(part.builder):
         for rows, batch in batches.as_numpy_iterator():
             images[rows] = batch
             num_read += len(rows)
             progress.update(len(rows))
-    except tf.errors.OpError as error:
-        raise DataError(
-            f"The images in {part.builder.data_dir} cannot be read: {error.message}. "
-            "Delete that directory and build the dataset again."
-        ) from error
     if num_read != len(table):
         raise DataError(
             f"{part.builder.data_dir} contains {num_read} of the {len(table)} required "
@@ -235,7 +232,6 @@ def _gather_batches(
     batch_size: int,
     variants: int,
 ) -> tf.data.Dataset:
-    """Returns the batches of `epochs`. `select_rows` returns the rows of an epoch."""
     # Height and width are unspecified, so that another image size requires no retracing.
     shape = (len(labels) * variants, *[None] * (images.ndim - 2), images.shape[-1])
     dtype = tf.as_dtype(images.dtype)
@@ -266,7 +262,6 @@ def _gather_batches(
 
 
 def _inputs(images: tf.Tensor, metadata: tf.Tensor | None) -> Any:
-    """Returns the inputs of a classifier, with or without clinical metadata."""
     return images if metadata is None else {"images": images, "metadata": metadata}
 
 

@@ -16,11 +16,12 @@ FIELDS = (
     *("image_size", "resize_mode", "resize_method", "crop_height", "crop_width"),
     *("crop_border", "color_constancy"),
 )
+"""Fields of `DataConfig` that determine the result of preprocessing."""
 Value = int | float | str | bool
 
 
 def preprocessing_fields(config: DataConfig) -> dict[str, Value]:
-    """Returns the `FIELDS` of `config`, which determine the result of preprocessing."""
+    """Returns the values of `FIELDS` by name."""
     return {name: getattr(config, name) for name in FIELDS}
 
 

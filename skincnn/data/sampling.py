@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 Counts = npt.NDArray[np.int64]
+"""Number of images of each class, [num_classes]."""
 
 
 def steps_per_epoch(
@@ -28,15 +29,16 @@ def epoch_batches(
 
     The result does not depend on earlier epochs, so training can resume at any epoch.
 
-    By default an epoch is a random permutation of all images. With `sampling_weights` each
-    index is drawn independently with replacement. With `epoch_counts` each class has the
-    given number of images, in random order; the numbers of occurrences of the images of a
-    class differ by at most one. Images that do not fill a batch at the end of the epoch are
-    dropped; the dropped images differ between epochs.
+    By default, an epoch is a random permutation of all images. With `sampling_weights`,
+    each index is drawn independently with replacement. With `epoch_counts`, each class has
+    the given number of images, in random order; its images occur equally often, up to a
+    difference of one. Of these images, those that do not fill the last batch are then
+    dropped (with `sampling_weights`, they are not drawn), so that an epoch consists of full
+    batches. The dropped images differ between epochs.
 
     Args:
         labels: The class of each image, [num_images].
-        batch_size: Number of images in a batch, at most `num_images`.
+        batch_size: Number of images in a batch, at most the number of images in an epoch.
         seed: The seed of the run.
         epoch: The epoch number, counted from 0 over the whole run.
         sampling_weights: The relative probability of drawing an image, by its class,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 ITA = "ita"
 """Column of a predictions table with the angle from `estimate_ita`."""
 ATTRIBUTE = "skin tone (estimated)"
-"""The attribute of subgroups for `ITA`."""
+"""Name of the attribute whose values are `SKIN_TONES`; its column is `ITA`."""
 SKIN_TONES = {
     "dark": -30,
     "brown": 10,
@@ -29,7 +29,7 @@ ultraviolet radiation exposure (2013), doi:10.1111/bjd.12529."""
 BORDER = 0.1
 """Width of the border, as a share of the width and of the height of the image."""
 MIN_LIGHTNESS = 25
-"""Pixels with a lower L* (0..100) are dark corners or hairs, not skin."""
+"""Pixels with a lower L* (0..100) are assumed to be dark corners or hairs, not skin."""
 MIN_SHARE = 0.1
 """Minimum share of the border pixels that must be bright enough for an estimate."""
 
@@ -53,10 +53,11 @@ def typology_angle(lightness: float, yellowness: float) -> float:
 def estimate_ita(images: Iterable[npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
     """Returns the individual typology angle of each image in degrees, [num_images].
 
-    The angle is computed from the median L* and b* (CIELAB, D65) of the pixels at the
-    border that are not too dark. It is NaN if there are too few such pixels, or if they are
-    bluish. The angle is only an estimate: the light and the polarization of dermatoscopes
-    are not calibrated, and a large lesion can reach the border.
+    The angle is rounded to one decimal. It is computed from the median L* and b* (CIELAB,
+    D65) of the pixels at the border that are not too dark. It is NaN if too many pixels at
+    the border are too dark, or if the median b* is not positive. The angle is only an
+    estimate: the light and the polarization of dermatoscopes are not calibrated, and a
+    large lesion can reach the border.
 
     Args:
         images: sRGB images, each uint8 [height, width, 3].

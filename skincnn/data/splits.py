@@ -14,6 +14,7 @@ from skincnn.data.combined import CombinedDataset
 from skincnn.data.identifiers import known_ids
 from skincnn.errors import ConfigError, DataError
 from skincnn.lookup import suggest
+from tfds_ham10000.records import join_first
 
 SPLITS = ("train", "val", "test")
 
@@ -28,8 +29,11 @@ def make_splits(
     `train_fraction` of the configuration.
 
     Raises:
-        ConfigError: The source that is left out does not exist.
-        DataError: See `select_lesions`.
+        ConfigError: The source that is left out does not exist, or has no images for the
+            test split; see also `CombinedDataset.links`.
+        DataError: The dataset is damaged; see also `select_lesions` and
+            `CombinedDataset.links`.
+        OSError: See `CombinedDataset.links`.
     """
     all_folds = {
         "train": config.train_folds,
@@ -38,7 +42,8 @@ def make_splits(
     }
     by_image = config.split_by == "image"
     if config.leave_out:
-        # All images of the source are tested. Fold 0 is kept for the final test.
+        # The source is tested in all folds of the run. Fold 0 is left out, unless the split
+        # is by image, which does not reserve it for the final test.
         scored = {fold for folds in all_folds.values() for fold in folds}
         if not by_image:
             scored.discard(FINAL_TEST_FOLD)
@@ -47,6 +52,8 @@ def make_splits(
     # In a split by image, an image of any stored fold may be in any split.
     used = range(NUM_FOLDS) if by_image else sorted(set(sum(folds.values(), ())))
     table = dataset.read_table(used)
+    if config.leave_out and not is_source(table, config.leave_out).any():
+        _require_source(dataset, config.leave_out)
     fold = image_folds(table) if by_image else table["fold"]
     splits = {}
     for name, split_folds in folds.items():
@@ -58,12 +65,22 @@ def make_splits(
             rows = fraction_of_groups(rows, config.train_fraction)
         splits[name] = rows.reset_index(drop=True)
     if config.leave_out and splits.get("test", table).empty:
-        known = sorted({*table[DATASET], *table["dataset"]})
         raise ConfigError(
-            f"`data.leave_out` must be one of: {', '.join(known)}. Received: "
-            f"{config.leave_out!r}.{suggest(known, config.leave_out)}"
+            f"`data.leave_out` {config.leave_out!r}: the test split would have no images. "
+            f"Expected images of this source in the folds {folds['test']} that meet the "
+            "other settings of `data`. Use other folds, or leave out another source."
         )
     return splits
+
+
+def _require_source(dataset: CombinedDataset, source: str) -> None:
+    table = dataset.read_table(range(NUM_FOLDS))
+    if not is_source(table, source).any():
+        known = sorted({*table[DATASET], *table["dataset"]})
+        raise ConfigError(
+            f"`data.leave_out` must be one of: {join_first(known)}. Received: {source!r}."
+            f"{suggest(known, source)}"
+        )
 
 
 def is_source(table: pd.DataFrame, source: str) -> pd.Series[bool]:
@@ -99,13 +116,15 @@ def select_lesions(
     """Returns the rows of a split that `DataConfig` selects by their lesion.
 
     Args:
-        table: The images of all splits.
-        in_split: Whether each of these images is in the split.
+        table: The images of this split and of any other splits. A lesion has a single image
+            if `table` contains only one of its images.
+        in_split: Whether each image of `table` is in the split.
         config: The fields `single_image_lesions` and `one_image_per_lesion` are used.
         split: The name of the split; any other name than "train" is an evaluation split.
 
     Raises:
-        DataError: The selection requires lesions, but not all are known.
+        DataError: The selection requires the lesion of every image in `table`, but not all
+            lesions are known.
     """
     kind = "train" if split == "train" else "evaluation"
     is_single = config.single_image_lesions and kind == "evaluation"
@@ -124,13 +143,13 @@ def _require_lesions(table: pd.DataFrame, split: str) -> None:
         raise DataError(
             "`data.one_image_per_lesion` and `data.single_image_lesions` require the "
             f"lesion of every image, but it is known for {num_known:,} of {len(table):,} "
-            f"images (split {split}). Do not use these settings with this split, or build "
-            "a dataset with lesion_ids."
+            f"images. Do not use these settings with the split {split}, or build a dataset "
+            "with lesion_ids."
         )
 
 
 def one_image_per_lesion(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns one row per lesion, in the order of `table`.
+    """Returns one row per lesion, in the order of `table`; all lesions must be known.
 
     The image whose image_id has the smallest SHA-256 is kept. This choice is arbitrary and
     reproducible, and does not depend on the content of the images.

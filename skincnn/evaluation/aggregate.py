@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,20 +24,30 @@ from skincnn.evaluation.results import (
     write_results,
 )
 from skincnn.evaluation.scoring import InferenceVariant, score_variants
+from skincnn.files import remove
 from skincnn.inference.predictions import (
     read_predictions,
     table_path,
     write_predictions,
 )
-from skincnn.inference.run_dir import CONFIG_FILE, RUN_FILE, Member, RunInfo, read_run
-from skincnn.metrics.bootstrap import Estimate
-from skincnn.records import Part, Record, write_record
-
-PRODUCTS = (
-    *("predictions", "results", "figures", "report.html", "README.md", "checklists"),
+from skincnn.inference.recognition import find_kind
+from skincnn.inference.run_dir import (
+    CONFIG_FILE,
+    MODEL_FILE,
     RUN_FILE,
+    Member,
+    RunInfo,
+    join_datasets,
+    read_run,
 )
-"""Files and directories that a new aggregate replaces. Exports are versioned and kept."""
+from skincnn.metrics.bootstrap import Estimate
+from skincnn.paths import unique_names
+from skincnn.records import Part, Record, write_record
+from skincnn.write_errors import explain_write_errors
+
+PRODUCTS = ("predictions", "results", "figures", "report.html", "README.md", "checklists")
+"""Files and directories, apart from run.json, that a new aggregate replaces. Exports are
+versioned and kept."""
 OUT_OF_FOLD = "out_of_fold"
 T = TypeVar("T")
 L = TypeVar("L", LeakageAudit, SplitLeakage)
@@ -46,20 +55,17 @@ L = TypeVar("L", LeakageAudit, SplitLeakage)
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """A run and its evaluation: the contents of run.json, config.json and results/.
+    """A run and its evaluation: the contents of run.json and config.json, and the results.
 
-    `results` are by name, such as "test.d4".
+    `name` is from `unique_names`. `results` are from `read_split_results`, by name, such as
+    "test.d4".
     """
 
+    name: str
     workdir: Path
     info: RunInfo
     config: Config
     results: dict[str, SplitResult]
-
-    @property
-    def name(self) -> str:
-        """Name of the directory."""
-        return self.workdir.resolve().name
 
 
 class MemberScores(Part):
@@ -90,12 +96,17 @@ class Aggregate:
     results: dict[str, Record]
 
 
-def read_evaluated_run(workdir: Path) -> EvaluatedRun:
-    """Returns a run and its results.
+def read_evaluated_runs(workdirs: Sequence[Path]) -> list[EvaluatedRun]:
+    """Returns runs and their results.
 
     Raises:
-        ConfigError: See `read_run` and `read_split_results`; or the run was not evaluated.
+        ConfigError: See `read_run` and `read_split_results`; or a run was not evaluated.
     """
+    names = unique_names(workdirs)
+    return [_read_run(name, path) for name, path in zip(names, workdirs, strict=True)]
+
+
+def _read_run(name: str, workdir: Path) -> EvaluatedRun:
     info, config = read_run(workdir)
     results = read_split_results(workdir)
     missing = [result_path(workdir, s) for s in ("val", "test") if s not in results]
@@ -104,22 +115,23 @@ def read_evaluated_run(workdir: Path) -> EvaluatedRun:
             f"{workdir} was not evaluated: {missing[0]} is missing. Run: "
             f"{command_line('evaluate', workdir)}"
         )
-    return EvaluatedRun(workdir, info, config, results)
+    return EvaluatedRun(name, workdir, info, config, results)
 
 
 def combine_info(
     runs: Sequence[EvaluatedRun], kind: Literal["ensemble", "cross_validation"]
 ) -> RunInfo:
-    """Returns the content of run.json for an ensemble or a cross-validation of runs."""
+    """Returns the content of run.json for an ensemble or a cross-validation of runs.
+
+    `RunInfo` describes the fields for several models.
+    """
     infos = [run.info for run in runs]
-    datasets = {d.name: d for info in reversed(infos) for d in info.datasets}
     counted = infos if kind == "ensemble" else infos[:1]
-    return infos[0].model_copy(
+    return join_datasets(infos).model_copy(
         update={
             "kind": kind,
             "device": _common([info.device for info in infos]),
             "provenance": _common([info.provenance for info in infos]),
-            "datasets": tuple(datasets.values()),
             "audit": _worst([info.audit for info in infos]),
             "flow": combine_flows([info.flow for info in infos]),
             "training_characteristics": _common(
@@ -155,7 +167,11 @@ def describe_member(
 
 
 def worst_leakage(runs: Sequence[EvaluatedRun]) -> dict[str, SplitLeakage]:
-    """Returns the maximum of each leakage count over the runs, by name of the result."""
+    """Returns the largest value of each leakage count, by name of a result of `runs[0]`.
+
+    Results without leakage, such as "val" and "test", are left out. A count is None if it
+    is None in one of the runs.
+    """
     leakage: dict[str, SplitLeakage] = {}
     for split in runs[0].results:
         parts = [run.results[split].leakage for run in runs if split in run.results]
@@ -169,42 +185,54 @@ def check_workdir(workdir: Path) -> None:
     """Checks that an aggregate may be written to a directory.
 
     Raises:
-        ConfigError: The directory holds a run, or a README.md that is not a model card.
+        ConfigError: The directory contains a run, or it has files with the names of those
+            of an aggregate or a run, but contains neither; see `find_kind`.
     """
-    if (workdir / CONFIG_FILE).exists():
+    names = (CONFIG_FILE, MODEL_FILE, RUN_FILE, *PRODUCTS)
+    existing = ", ".join(name for name in names if (workdir / name).exists())
+    kind = find_kind(workdir)
+    if existing and kind not in ("ensemble", "cross_validation"):
+        missing = f"{existing} but no ensemble or cross-validation"
+        content = "a run" if kind == "run" else missing
         raise ConfigError(
-            f"{workdir} holds a run. Expected a new directory, or the directory of an "
-            "earlier ensemble or cross-validation."
-        )
-    if (workdir / "README.md").exists() and not (workdir / RUN_FILE).exists():
-        raise ConfigError(
-            f"{workdir} holds a README.md, which the model card would replace. Expected a "
-            "new directory, or the directory of an earlier ensemble or cross-validation."
+            f"{workdir} contains {content}. Expected a new directory, or the directory of "
+            "an earlier ensemble or cross-validation."
         )
 
 
 def write_aggregate(workdir: Path, aggregate: Aggregate) -> None:
-    """Writes an aggregate after `check_workdir`, and removes the earlier one, if any."""
+    """Writes an aggregate in place of the earlier one, if any, after `check_workdir`.
+
+    run.json is written first, so that the directory is recognized if the command is
+    repeated after an interruption, and the result of validation, without which there is no
+    report, last.
+
+    Raises:
+        ConfigError: The earlier aggregate cannot be removed, or a file cannot be written;
+            see also `check_workdir`.
+    """
     check_workdir(workdir)
     for name in PRODUCTS:
-        if (workdir / name).is_dir():
-            shutil.rmtree(workdir / name)
-        else:
-            (workdir / name).unlink(missing_ok=True)
-    write_predictions(workdir, aggregate.predictions)
-    write_results(workdir, aggregate.results)
-    write_record(workdir / RUN_FILE, aggregate.info)
+        with explain_write_errors(workdir / name):
+            remove(workdir / name)
+    with explain_write_errors(workdir, "Afterward, repeat the command."):
+        write_record(workdir / RUN_FILE, aggregate.info)
+        write_predictions(workdir, aggregate.predictions)
+        results = aggregate.results
+        write_results(workdir, dict(sorted(results.items(), key=lambda x: x[0] == "val")))
 
 
 def cross_validation_configs(config: Config, num_models: int) -> list[Config]:
     """Returns a copy of the configuration for each model, with the folds of the model.
 
-    The folds are divided into `num_models` (2..9) test sets of adjacent folds. A model is
-    validated on the first fold of the next test set, and trained on the remaining folds.
-    `FINAL_TEST_FOLD` is in no test set, so all models are trained on it.
+    All folds except `FINAL_TEST_FOLD` are divided into `num_models` (2..9) test sets of
+    adjacent folds. A model is validated on the first fold of the next test set (the last
+    model on that of the first test set), and trained on the remaining folds. All models are
+    therefore trained on `FINAL_TEST_FOLD`.
 
     Raises:
-        ConfigError: `num_models` is out of range, or the configuration leaves out a source.
+        ConfigError: `num_models` is out of range, or the configuration leaves out a source
+            or is that of a final test.
     """
     if config.data.leave_out:
         raise ConfigError(
@@ -238,11 +266,12 @@ def pool(workdirs: Sequence[Path]) -> Aggregate:
     includes out-of-distribution detection only if it is switched on in all runs.
 
     Raises:
-        ConfigError: An image is in the test split, or in the validation split, of two runs;
-            see also `read_evaluated_run`.
+        ConfigError: An image is in the test split, or in the validation split, of several
+            runs, or a custom metric cannot be imported or fails; see also
+            `read_evaluated_runs`.
         DataError: A predictions table is missing or damaged.
     """
-    runs = [read_evaluated_run(workdir) for workdir in workdirs]
+    runs = read_evaluated_runs(workdirs)
     tables = {}
     for name, split in (("val", "val"), (OUT_OF_FOLD, "test")):
         parts = [read_predictions(table_path(workdir, split)) for workdir in workdirs]
@@ -251,7 +280,7 @@ def pool(workdirs: Sequence[Path]) -> Aggregate:
         if repeated.any():
             image = tables[name].loc[repeated, "image_id"].iloc[0]
             raise ConfigError(
-                f"Image {image} is in the {split} split of two of the runs "
+                f"Image {image} is in the {split} split of several of the runs "
                 f"{', '.join(map(str, workdirs))}. Expected runs with different folds."
             )
     as_is = InferenceVariant("", tables, runs[0].results["test"].cost)
@@ -279,8 +308,9 @@ def _common(values: Sequence[T]) -> T | None:
 def _worst(parts: Sequence[L]) -> L:
     """Returns an object with the largest value of each field and each dictionary key.
 
-    A number is None if it is not known (None) in one of the objects. A share can also be
-    None because there are no such images, so it is None only if it is None in all objects.
+    A value of `num_*` is None (not known) if it is None in one of the objects. A value of
+    `share_*` is None only if it is None in all objects, because it is also None for a split
+    without melanomas.
     """
     fields = {
         field.name: _largest(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from skincnn.commands import command_line
-from skincnn.config import Config, DataConfig, read_config
+from skincnn.config import Config, DataConfig
 from skincnn.data.identifiers import Unit
 from skincnn.errors import ConfigError
 from skincnn.evaluation.external.result import PREFIX, external_name, read_external
@@ -25,9 +25,18 @@ from skincnn.inference.predictions import (
     table_fingerprint,
     table_path,
 )
-from skincnn.inference.run_dir import CONFIG_FILE, Provenance, RunInfo, read_run_info
+from skincnn.inference.run_dir import (
+    CONFIG_FILE,
+    Provenance,
+    RunInfo,
+    read_run_config,
+    read_run_info,
+)
 from skincnn.lookup import suggest
 from skincnn.presets import to_command
+
+EVALUATED_BY_DEFAULT = ("val", "test", "out_of_fold")
+"""Splits on which `skincnn train` evaluates a run or a cross-validation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +46,7 @@ class ComparedRun:
     `==` compares the identity of runs, because `==` of two tables is not a single value.
 
     Attributes:
-        folder: Name of the run directory.
+        folder: Name of the run directory; see `skincnn.paths.unique_names`.
         variant: "" for the model as is; see `SplitResult`.
         predictions: The predictions table, sorted by image_id.
         validation: The validation table of the same variant; None if the file is missing.
@@ -48,9 +57,11 @@ class ComparedRun:
         unit: What the bootstrap resamples; see `SplitResult.unit`.
         config: The configuration, with the default folds for a cross-validation; None for
             an ensemble.
-        folds: Training, validation and test folds, such as "0 1 2 / 3 / 4"; a description
-            for a cross-validation; "" for an ensemble.
-        command: The command that reproduces the predictions.
+        folds: Training, validation and test folds, such as "0 1 2 / 3 / 4", and the source
+            that is left out, if any; a description for a cross-validation; "" for an
+            ensemble.
+        command: The command that reproduces the predictions; for a variant of a single run,
+            the trained run is required.
     """
 
     folder: str
@@ -75,7 +86,10 @@ class ComparedRun:
 
     @property
     def images(self) -> str:
-        """Text that identifies the images, labels and classes; equal for paired runs."""
+        """Text that identifies the images, groups, labels and classes.
+
+        It is equal for runs that can be compared image by image.
+        """
         columns = ["image_id", "group_id", "label"]
         rows = self.predictions[columns].to_csv(index=False)
         text = rows + ",".join(class_names_of(self.predictions))
@@ -86,6 +100,8 @@ class ComparedRun:
     def protocol(self) -> str:
         """Text that identifies the protocol. Runs are ranked only within a protocol."""
         synthetic = "SYNTHETIC images, " if self.info.synthetic else ""
+        if self.info.partly_synthetic:
+            synthetic = "partly SYNTHETIC images, "
         split_by = f"split by {self.unit}"
         if self.is_leaky:
             split_by = "split by image"
@@ -94,18 +110,23 @@ class ComparedRun:
         return f"{synthetic}{split_by}, {self.images}"
 
 
-def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedRun:
+def read_compared_run(
+    workdir: Path, split: str, variant: str = "", folder: str = ""
+) -> ComparedRun:
     """Returns the predictions of a run, an ensemble or a cross-validation.
 
-    `variant` is one of `variant_names`, or "" for the model as is.
+    `split` is a split, or "external.<dataset>". `variant` is one of `variant_names`, or ""
+    for the model as is. `folder` is the name of the run; by default, that of its directory.
 
     Raises:
         ConfigError: The run or this evaluation does not exist, or a file is damaged.
-        DataError: A table is damaged.
+        DataError: A predictions table is damaged.
+        OSError: The predictions table exists, but is not readable.
     """
     info = read_run_info(
         workdir,
-        "Recreate it with scripts/train.py --overwrite, or scripts/evaluate.py --ensemble.",
+        "Recreate the directory with `skincnn train --overwrite` or, for an ensemble of "
+        "existing runs, with `skincnn evaluate --ensemble`.",
     )
     results = _read_results(workdir)
     table = split_name(split, variant)
@@ -114,21 +135,18 @@ def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedR
         flag = _evaluate_flag(split)
         raise ConfigError(
             f"{workdir} was not evaluated on {split}: {path} or its result is missing. Use "
-            "another --split or --external or, for a single run: "
-            f"{command_line('evaluate', workdir)}{flag and f' {flag}'}"
+            "another split (out_of_fold for a cross-validation) or external dataset; for a "
+            f"single run: {command_line('evaluate', workdir)}{flag and f' {flag}'}"
         )
     digest = sha256(path)
     predictions = read_predictions(path).sort_values("image_id", ignore_index=True)
     validation = table_path(workdir, split_name("val", variant))
     configs = [member.config for member in info.members]
-    configs = configs or [read_config(workdir / CONFIG_FILE)]
-    folder = workdir.resolve().name
-    config, folds, command = _find_recipe(folder, info, configs[0])
-    if variant:
-        command = _command_of_variant(folder, info, results[table], command)
-    elif split.startswith(PREFIX):
-        run = shlex.quote(f"runs/{folder}")
-        command += f" && python scripts/evaluate.py {run} {_evaluate_flag(split)}"
+    configs = configs or [read_run_config(workdir)]
+    folder = folder or workdir.resolve().name
+    members = _member_paths(workdir, folder, info)
+    config, folds, command = _find_recipe(folder, info, configs[0], members)
+    command = _add_evaluation(folder, members, results[table], command)
     return ComparedRun(
         folder=folder,
         info=info,
@@ -148,7 +166,11 @@ def read_compared_run(workdir: Path, split: str, variant: str = "") -> ComparedR
 
 
 def variant_names(workdir: Path, split: str) -> list[str]:
-    """Returns the variants with which a run was evaluated on a split."""
+    """Returns the variants, except the model as is, that were evaluated on a split.
+
+    Raises:
+        ConfigError: See `read_split_results`.
+    """
     return [
         result.variant
         for result in read_split_results(workdir).values()
@@ -167,9 +189,9 @@ def put_baseline_first(runs: Sequence[ComparedRun], variant: str) -> list[Compar
         known = ", ".join(name for name in variants if name) or "none"
         hint = suggest(variants, variant)
         raise ConfigError(
-            f"--baseline must be a variant of the first run, {runs[0].folder} (variants: "
+            f"`baseline` must be a variant of the first run, {runs[0].folder} (variants: "
             f"{known}). Received: {variant}.{hint} To create a variant, run "
-            "scripts/evaluate.py, for example with --tta augment."
+            "`skincnn evaluate`, for example with --tta augment."
         )
     first = variants[variant]
     return [first, *(run for run in runs if run is not first)]
@@ -192,23 +214,38 @@ def _read_results(workdir: Path) -> dict[str, SplitResult]:
 
 
 def _evaluate_flag(split: str) -> str:
-    """Returns the flag with which scripts/evaluate.py evaluates a split."""
+    """Returns the flag with which `skincnn evaluate` evaluates a split; "" for "val"."""
     if split.startswith(PREFIX):
         return f"--external {shlex.quote(split.removeprefix(PREFIX))}"
     return "" if split == "val" else f"--split {split}"
 
 
+def _member_paths(workdir: Path, folder: str, info: RunInfo) -> list[str]:
+    """Returns the paths of the members of an ensemble or a cross-validation, for a command.
+
+    Those that `skincnn train` trained together are in subdirectories of `workdir`.
+    """
+    return [
+        f"runs/{folder}/{member.name}"
+        if (workdir / member.name / CONFIG_FILE).is_file()
+        else f"runs/{member.name}"
+        for member in info.members
+    ]
+
+
 def _find_recipe(
-    folder: str, info: RunInfo, first: Config
+    folder: str, info: RunInfo, first: Config, members: Sequence[str]
 ) -> tuple[Config | None, str, str]:
     """Returns `config`, `folds` and `command` of a `ComparedRun`.
 
-    `first` is the configuration of the run, or of its first member.
+    The command is that for the model as is on the test split, or on "out_of_fold". `first`
+    is the configuration of the run, or of its first member; `members` are from
+    `_member_paths`.
     """
     name, count = shlex.quote(f"runs/{folder}"), len(info.members)
     if info.kind == "ensemble":
-        members = " ".join(shlex.quote(f"runs/{member.name}") for member in info.members)
-        return None, "", f"python scripts/evaluate.py {members} --ensemble {name}"
+        paths = shlex.join(members)
+        return None, "", f"skincnn evaluate {paths} --ensemble {name}"
     names = ("train_folds", "validation_folds", "test_folds")
     if info.kind == "run":
         file, flags = f"{name}/config.json", ""
@@ -222,22 +259,32 @@ def _find_recipe(
         defaults = {part: getattr(DataConfig, part) for part in names}
         data = dataclasses.replace(first.data, **defaults)
         first = dataclasses.replace(first, data=data)
-    command = to_command(first) or f"python scripts/train.py --config {file}"
+    command = to_command(first) or f"skincnn train --config {file}"
     return first, folds, f"{command}{flags} --workdir {name}"
 
 
-def _command_of_variant(folder: str, info: RunInfo, result: SplitResult, as_is: str) -> str:
-    """Returns the command for a variant; `as_is` is the command for the model as is."""
+def _add_evaluation(
+    folder: str, members: Sequence[str], result: SplitResult, as_is: str
+) -> str:
+    """Returns the command for a result; `as_is` is that from `_find_recipe`.
+
+    `members` are from `_member_paths`.
+    """
     views = unadjusted_name(result.variant)
     flags = []
+    if result.split not in EVALUATED_BY_DEFAULT:
+        flags.append(_evaluate_flag(result.split))
     if views:
         flags.append(f"--tta {views} --num-views {result.cost.num_views}")
     if views != result.variant:
         flags.append("--logit-adjustment")
+    if not flags:
+        return as_is
     # An ensemble averages existing predictions, so its members are evaluated first.
-    members = [member.name for member in info.members]
     commands = [
-        f"python scripts/evaluate.py {shlex.quote(f'runs/{name}')} {' '.join(flags)}"
-        for name in members or [folder]
+        f"skincnn evaluate {shlex.quote(path)} {' '.join(flags)}"
+        for path in members or [f"runs/{folder}"]
     ]
-    return " && ".join([*commands, as_is] if members else commands)
+    if members:
+        return " && ".join([*commands, as_is])
+    return " && ".join(commands if result.variant else [as_is, *commands])

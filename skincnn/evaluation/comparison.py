@@ -46,6 +46,8 @@ Values = dict[str, dict[str, Scores]]
 class Row:
     """One run, or the mean of several runs that differ only by their seed.
 
+    A recipe is a training configuration without its seed.
+
     Attributes:
         scores: Scores by name: the metric to sort by, `SHOWN`, "melanoma_recall" if
             melanoma is a class, and `CALIBRATED`.
@@ -55,10 +57,12 @@ class Row:
         baseline: Name of the row of the baseline.
         command: The command that reproduces the scores.
         recipe_differences: `differences` with intervals and p-values that include the
-            variance between seeds; empty if `spread` is None or `_find_recipes` does not
-            return `runs`.
+            variance between seeds; also empty if `spread` is None, or if `runs` are not all
+            the runs of a recipe on the same images and with the same variant as the first
+            run.
         spread: The variance between seeds; None if `average_seeds` of `compare` is False,
-            or if no recipe has runs with several seeds.
+            or if no recipe has several runs on the same images and with the same variant as
+            the first run. Also None if the first run is an ensemble.
     """
 
     name: str
@@ -86,21 +90,21 @@ def compare(
         sort_by: A key of `METRICS`, or a custom metric, `module:function`.
         num_bootstrap: Number of resamples. Runs on the same images have the same resamples.
         confidence: Confidence level of the intervals, between 0 and 1.
-        average_seeds: Whether to add a row with the mean of runs that differ only by their
-            seed. The baseline is then the mean over the seeds of the first run. Only the
-            intervals of `Row.recipe_differences` include the variance between seeds.
+        average_seeds: Whether to add rows with the means of runs that differ only by their
+            seed. The baseline is then the mean of the first run and of the runs that differ
+            from it only by their seed. Only the intervals of `Row.recipe_differences`
+            include the variance between seeds.
 
     Raises:
-        ConfigError: The metric does not exist, `num_bootstrap` (100 or more) or
-            `confidence` is out of range, or two runs have the same name.
+        ConfigError: The metric does not exist, cannot be imported or fails, `num_bootstrap`
+            (100 or more) or `confidence` is out of range, or a run is repeated.
     """
     config = EvaluateConfig(num_bootstrap=num_bootstrap, confidence=confidence)
-    metric = find_metric(sort_by, "--sort")
+    metric = find_metric(sort_by, "`sort`")
     names = [run.name for run in runs]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(
-            "The run directories must have different names, which identify them in the "
-            f"tables. Received repeatedly: {', '.join(repeated)}."
+            f"Give each run once. Received several times: {', '.join(repeated)}."
         )
     columns = tuple(dict.fromkeys((sort_by, *SHOWN)))
     values = {run.name: _bootstrap(run, columns, config) for run in runs}
@@ -117,10 +121,7 @@ def compare(
         row = _make_row(group, baseline, values, confidence, spread, is_recipe=is_recipe)
         tables.setdefault(group[0].protocol, []).append(row)
     for rows in tables.values():
-        rows.sort(
-            key=lambda row: row.scores[sort_by].value or 0.0,
-            reverse=metric.higher_is_better,
-        )
+        rows.sort(key=lambda row: metric.rank(row.scores[sort_by].value))
     return tables
 
 
@@ -169,7 +170,7 @@ def _bootstrap(
     """Returns the scores of a run on all images and on each resample."""
     declared = run.info.declared
     sample = Resampled(run.predictions, config, seed_of(run.split), declared)
-    functions = {name: find_metric(name, "--sort").function for name in columns}
+    functions = {name: find_metric(name, "`sort`").function for name in columns}
     values = sample.bootstrap(functions | melanoma_recall(sample))
     values |= dict.fromkeys(CALIBRATED, np.full(len(sample.all_weights), np.nan))
     if run.validation is not None:
@@ -179,7 +180,7 @@ def _bootstrap(
 
 
 def _find_supports(run: ComparedRun, names: Sequence[str]) -> dict[str, Support | None]:
-    sample = Resampled(run.predictions, EvaluateConfig())
+    sample = Resampled(run.predictions, EvaluateConfig(), declared=run.info.declared)
     return {name: find_support(sample, name) for name in names}
 
 
@@ -223,11 +224,10 @@ def _name(group: Group) -> str:
 
 
 def _command(group: Group) -> str:
-    """Returns the command that reproduces a run, or the mean of several runs."""
     first = group[0]
     if len(group) == 1:
         return first.command
-    words = ["python", "scripts/compare.py", *(f"runs/{run.folder}" for run in group)]
+    words = ["skincnn", "compare", *(f"runs/{run.folder}" for run in group)]
     if first.split.startswith(PREFIX):
         words += ["--external", first.split.removeprefix(PREFIX)]
     elif first.split != "test":

@@ -15,15 +15,24 @@ from skincnn.evaluation.aggregate import (
     MembersResult,
     combine_info,
     describe_member,
-    read_evaluated_run,
+    read_evaluated_runs,
     worst_leakage,
 )
 from skincnn.evaluation.ood import choose_max_distance, score_all_ood
 from skincnn.evaluation.resampled import Resampled
 from skincnn.evaluation.results import InferenceCost, split_name
 from skincnn.evaluation.scoring import InferenceVariant, score_differences, score_variants
-from skincnn.inference.ood_images import OOD_TABLE
-from skincnn.inference.predictions import mean_predictions, read_predictions, table_path
+from skincnn.inference.ood_images import OOD_SET, OOD_TABLE
+from skincnn.inference.predictions import (
+    DISTANCE,
+    ENERGY,
+    PROBABILITY_PREFIX,
+    averaged_columns,
+    mean_predictions,
+    read_predictions,
+    read_table,
+    table_path,
+)
 
 
 def combine_runs(workdirs: Sequence[Path]) -> Aggregate:
@@ -35,8 +44,9 @@ def combine_runs(workdirs: Sequence[Path]) -> Aggregate:
     validation predictions of the ensemble.
 
     Raises:
-        ConfigError: There are fewer than two runs, or a run is given twice; see also
-            `read_evaluated_run` and `average_variant`.
+        ConfigError: There are fewer than two runs, a run is repeated, or a custom metric
+            cannot be imported or fails; see also `read_evaluated_runs` and
+            `average_variant`.
         DataError: A predictions table is missing or damaged.
     """
     names = [workdir.resolve().name for workdir in workdirs]
@@ -45,12 +55,12 @@ def combine_runs(workdirs: Sequence[Path]) -> Aggregate:
             "An ensemble requires two or more different runs. Received: "
             f"{', '.join(names)}."
         )
-    runs = [read_evaluated_run(workdir) for workdir in workdirs]
+    runs = read_evaluated_runs(workdirs)
     common = _common([list(run.results) for run in runs])
     config = runs[0].config.evaluate
     as_is = average_variant(runs, common, "")
     variants = [
-        average_variant(runs, common, variant, as_is)
+        average_variant(runs, common, variant)
         for variant in dict.fromkeys(runs[0].results[name].variant for name in common)
         if variant and {f"val.{variant}", f"test.{variant}"} <= set(common)
     ]
@@ -75,18 +85,15 @@ def combine_runs(workdirs: Sequence[Path]) -> Aggregate:
 
 
 def average_variant(
-    runs: Sequence[EvaluatedRun],
-    common: Sequence[str],
-    variant: str,
-    as_is: InferenceVariant | None = None,
+    runs: Sequence[EvaluatedRun], common: Sequence[str], variant: str
 ) -> InferenceVariant:
     """Returns the mean predictions of the runs for one variant; see `SplitResult.variant`.
 
-    `common` contains the names of the predictions tables that all runs have. The relative
-    prediction time is the ratio to the time of `as_is`, or 1 if `as_is` is None.
+    `common` contains the names of the predictions tables that all runs have.
 
     Raises:
-        ConfigError: The runs differ in the images, labels, classes or numbers of views.
+        ConfigError: The runs differ in the images, lesion_ids, labels, columns or numbers
+            of views.
         DataError: A predictions table is missing or damaged.
     """
     results = [runs[0].results[name] for name in common]
@@ -106,8 +113,7 @@ def average_variant(
         others = [_read_like(run, name, first) for run in runs[1:]]
         tables[split] = mean_predictions([first, *others])
     seconds = sum(cost.seconds_per_image for cost in costs)
-    relative = seconds / as_is.cost.seconds_per_image if as_is else 1.0
-    cost = InferenceCost(num_views=counts[0], seconds_per_image=seconds, relative=relative)
+    cost = InferenceCost(num_views=counts[0], seconds_per_image=seconds)
     return InferenceVariant(variant, tables, cost)
 
 
@@ -117,6 +123,11 @@ def compare_members(
     """Returns the test scores of each run, and paired differences, ensemble minus run.
 
     `table` is the test predictions table of the ensemble.
+
+    Raises:
+        ConfigError: A run differs from `table` in the images, lesion_ids, labels or
+            columns, or a custom metric cannot be imported or fails.
+        DataError: A predictions table is missing or damaged.
     """
     ensemble = Resampled(table, config)
     members = []
@@ -127,8 +138,12 @@ def compare_members(
 
 
 def average_ood(runs: Sequence[EvaluatedRun]) -> dict[str, pd.DataFrame]:
-    """Returns the mean predictions of the OOD images that all runs have, by table name."""
-    parts = [_read_ood(run.workdir) for run in runs]
+    """Returns the mean predictions of the OOD images that all runs have, by table name.
+
+    Raises:
+        DataError: A table of OOD images is damaged.
+    """
+    parts = [_read_ood(run) for run in runs]
     means = {}
     for name in _common([list(part) for part in parts]):
         tables = [part[name] for part in parts]
@@ -140,11 +155,13 @@ def average_ood(runs: Sequence[EvaluatedRun]) -> dict[str, pd.DataFrame]:
     return means
 
 
-def _read_ood(workdir: Path) -> dict[str, pd.DataFrame]:
+def _read_ood(run: EvaluatedRun) -> dict[str, pd.DataFrame]:
     """Returns the tables of OOD images of a run by name; empty files are skipped."""
-    folder = table_path(workdir, OOD_TABLE).parent
+    folder = table_path(run.workdir, OOD_TABLE).parent
     paths = [*folder.glob(f"{OOD_TABLE}.csv"), *sorted(folder.glob(f"{OOD_TABLE}.*.csv"))]
-    return {path.stem: pd.read_csv(path) for path in paths if path.stat().st_size}
+    classes = [f"{PROBABILITY_PREFIX}{name}" for name in run.info.class_names]
+    columns = (OOD_SET, "image_id", *classes, ENERGY, DISTANCE)
+    return {path.stem: read_table(path, columns) for path in paths if path.stat().st_size}
 
 
 def _read_like(run: EvaluatedRun, name: str, like: pd.DataFrame) -> pd.DataFrame:
@@ -156,13 +173,13 @@ def _read_like(run: EvaluatedRun, name: str, like: pd.DataFrame) -> pd.DataFrame
     columns = ["lesion_id", "label"]
     if (
         not same_images
-        or list(table.columns) != list(like.columns)
+        or averaged_columns(table) != averaged_columns(like)
         or not table[columns].equals(like[columns])
     ):
         raise ConfigError(
-            f"{run.workdir} and the first run were evaluated on different images, labels "
-            f"or classes (table {name}). Expected runs on the same dataset with the same "
-            "--data.test-folds and --data.validation-folds."
+            f"{run.workdir} differs from the first run in the images, lesion_ids, labels "
+            f"or columns of the predictions table {name}. Expected runs on the same "
+            "dataset with the same --data.test-folds and --data.validation-folds."
         )
     return table
 

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from skincnn.commands import command_line
 from skincnn.config import Config
+from skincnn.config.section import require_count
 from skincnn.data.cache import Cache, Images
-from skincnn.errors import ConfigError
 from skincnn.evaluation.mistakes import Mistakes, collect_mistakes, mistakes_path
 from skincnn.evaluation.ood import choose_max_distance, score_all_ood
 from skincnn.evaluation.results import (
@@ -40,7 +41,7 @@ from skincnn.inference.logit_adjustment import adjusted_name
 from skincnn.inference.ood import OOD_FILE, FeatureGaussian, predict_ood
 from skincnn.inference.ood_images import OOD_TABLE, make_ood_images, read_ood_folder
 from skincnn.inference.predictions import table_path, table_sha256, write_predictions
-from skincnn.inference.run_dir import read_history, read_run
+from skincnn.inference.run_dir import read_run
 from skincnn.inference.scored_tables import record_scored
 from skincnn.inference.tta import VIEWS, View
 from skincnn.lookup import look_up
@@ -48,6 +49,7 @@ from skincnn.metrics.calibration import CalibrationMap
 from skincnn.parts import is_custom, warn_of_changes
 from skincnn.paths import real_path
 from skincnn.records import Record
+from skincnn.write_errors import explain_write_errors
 
 Tables = dict[str, pd.DataFrame]
 """Predictions tables by name, such as "test.d4"."""
@@ -63,7 +65,8 @@ class EvaluateOptions:
         num_views: Number of views of each image for test-time augmentation.
         logit_adjustment: Whether to also apply logit adjustment to the model as is, and to
             each kind of test-time augmentation in this evaluation or an earlier one.
-        corruptions: Whether to evaluate on corrupted images of `splits[0]` (default: test).
+        corruptions: Whether to also evaluate on corrupted images: those of `splits[0]`, or
+            of the test split if `splits` is empty.
         ood_dir: A directory of OOD images to use in addition to the built-in ones.
     """
 
@@ -80,8 +83,8 @@ class Evaluation:
     """The predictions tables and results, by name, for `write_evaluation`.
 
     `headline` is the split to report first. `folders` are the directories of the built
-    datasets, by name. `gaussian` describes the features of validation images for
-    OOD detection. `mistakes` are from `collect_all_mistakes`.
+    datasets, by name. `gaussian` describes the features of validation images for OOD
+    detection. `mistakes` are from `collect_all_mistakes`.
     """
 
     headline: str
@@ -103,15 +106,18 @@ def evaluate(
     For `data_dir` and `cache`, see `load_run`.
 
     Raises:
-        ConfigError: The directory contains no finished run, a file is damaged, or a split
-            or option is not valid for this run.
+        ConfigError: The directory contains no finished run, a file is damaged, a split or
+            option is not valid for this run, or a custom metric or augmentation cannot be
+            imported or fails; see also `load_run`.
         DataError: The dataset is missing, damaged or not that of the training run, the
-            model file is damaged, or an image in `options.ood_dir` cannot be decoded.
+            model file or an earlier predictions table is damaged, or an image in
+            `options.ood_dir` cannot be read or decoded; see also `load_run`.
+        OSError: The model file or a predictions table exists, but is not readable; see also
+            `load_run`.
     """
     options = options or EvaluateOptions()
     info, config = read_run(workdir)
     # Invalid input is rejected before the slow steps.
-    read_history(workdir)
     augmentations = config.augment.parts if "augment" in options.tta else ()
     custom = filter(is_custom, (*config.evaluate.metrics, *augmentations))
     warn_of_changes(info.modules, tuple(custom), workdir)
@@ -151,28 +157,36 @@ def evaluate(
 
 
 def write_evaluation(workdir: Path, evaluation: Evaluation) -> None:
-    """Writes the predictions tables, results, mistakes and features of an evaluation.
+    """Writes the tables, results, mistakes and `FeatureGaussian` of an evaluation.
 
-    The tables are also recorded as scored; see `record_scored`. Other results of the run
-    are kept, except those that `remove_replaced` removes.
+    The predictions tables of all splits except validation are also recorded as scored; see
+    `record_scored`. Other results of the run are kept, except those that `remove_replaced`
+    removes.
+
+    Raises:
+        ConfigError: A file cannot be written or removed.
     """
-    remove_replaced(workdir, evaluation.predictions)
-    evaluation.gaussian.write(workdir / OOD_FILE)
-    write_predictions(workdir, evaluation.predictions)
-    scored = {
-        name: result
-        for name, result in evaluation.results.items()
-        if isinstance(result, SplitResult) and result.split != "val"
-    }
-    tables = {name: evaluation.predictions[name] for name in scored}
-    positions = record_scored(evaluation.folders, tables)
-    numbered = {
-        name: result.model_copy(update={"position": positions[name]})
-        for name, result in scored.items()
-    }
-    write_results(workdir, {**evaluation.results, **numbered})
-    for split, mistakes in evaluation.mistakes.items():
-        mistakes.write(mistakes_path(workdir, split))
+    advice = f"Afterward, run: {command_line('evaluate', workdir)}"
+    with explain_write_errors(f"The evaluation of {workdir}", advice):
+        remove_replaced(workdir, evaluation.predictions)
+        evaluation.gaussian.write(workdir / OOD_FILE)
+        write_predictions(workdir, evaluation.predictions)
+        scored = {
+            name: result
+            for name, result in evaluation.results.items()
+            if isinstance(result, SplitResult) and result.split != "val"
+        }
+        tables = {name: evaluation.predictions[name] for name in scored}
+        positions = record_scored(evaluation.folders, tables)
+        numbered = {
+            name: result.model_copy(update={"position": positions[name]})
+            for name, result in scored.items()
+        }
+        write_results(workdir, {**evaluation.results, **numbered})
+        for name in evaluation.predictions:  # a split may now have no errors
+            mistakes_path(workdir, name).unlink(missing_ok=True)
+        for split, mistakes in evaluation.mistakes.items():
+            mistakes.write(mistakes_path(workdir, split))
 
 
 def remove_replaced(workdir: Path, predictions: Tables) -> None:
@@ -182,6 +196,9 @@ def remove_replaced(workdir: Path, predictions: Tables) -> None:
     example, in the number of views), all earlier results with this augmentation are
     outdated, with and without logit adjustment. These results and their tables are removed,
     except for those that new tables replace.
+
+    Raises:
+        OSError: A file cannot be read or removed.
     """
     existing = {path.stem for path in (workdir / FOLDER).glob("[!.]*.json")}
     for tta in VIEWS:
@@ -202,13 +219,12 @@ def choose_views(options: EvaluateOptions, config: Config) -> dict[str, list[Vie
     """Returns the views of each kind of test-time augmentation.
 
     Raises:
-        ConfigError: A kind does not exist, the number of views is not valid, or "augment"
-            is requested for a run that was trained without augmentation.
+        ConfigError: A kind does not exist, or the number of views is not valid; see also
+            `skincnn.inference.tta.augmented_views`.
     """
     count = options.num_views
-    if count < 1:
-        raise ConfigError(f"--num-views must be 1 or more. Received: {count}.")
-    return {name: look_up(VIEWS, name, "--tta")(config, count) for name in options.tta}
+    require_count("num_views", count)
+    return {name: look_up(VIEWS, name, "`tta`")(config, count) for name in options.tta}
 
 
 def read_ood_images(
@@ -217,8 +233,8 @@ def read_ood_images(
     """Returns the OOD images in `options.ood_dir`, if any, by table name.
 
     Raises:
-        ConfigError: The directory contains no images, or has the name of a built-in set.
-        DataError: An image cannot be decoded.
+        ConfigError: See `read_ood_folder`.
+        DataError: See `read_ood_folder`.
     """
     if options.ood_dir is None:
         return {}
@@ -229,7 +245,10 @@ def read_ood_images(
 def evaluate_corruptions(
     run: LoadedRun, as_is: InferenceVariant, clean: SplitResult
 ) -> Record:
-    """Returns the scores on corrupted images of `clean.split`; see `score_corruptions`."""
+    """Returns the scores on corrupted images of `clean.split`; see `score_corruptions`.
+
+    `clean` is the result of the model as is.
+    """
     split = run.splits[clean.split]
 
     def predict(images: Images, rows: slice) -> npt.NDArray[np.float32]:
@@ -245,7 +264,7 @@ def evaluate_corruptions(
 def collect_all_mistakes(
     run: LoadedRun, as_is: InferenceVariant, calibration_map: CalibrationMap
 ) -> dict[str, Mistakes]:
-    """Returns confident errors by split; omits val and splits without errors."""
+    """Returns the most confident errors by split; omits val and splits without errors."""
     grad_cam = GradCam(run.model)
     mistakes = {
         name: collect_mistakes(

@@ -1,4 +1,4 @@
-"""Confident errors of a model, with the images and their Grad-CAM maps."""
+"""The most confident errors of a model, with the images and their Grad-CAM maps."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ DAMAGED = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.err
 
 @dataclass(frozen=True, eq=False)
 class Mistakes:
-    """results/<split>.mistakes.npz: confident errors on one split; see `find_mistakes`.
+    """results/<split>.mistakes.npz: errors on one split from `find_mistakes`.
 
     Attributes:
         table: One row for each error, with `COLUMNS`. Probabilities are calibrated;
             `confidence` is the probability of the predicted class. `is_missed` is true if
-            the image is malignant (or melanoma, if malignancy is not known), but not
-            predicted as such.
+            the image belongs to the target "malignant" ("melanoma" if there is no target
+            "malignant"; see `find_targets`), but the predicted class does not.
         images: Images, uint8 [num_mistakes, height, width, 3].
         maps: Grad-CAM maps of the predicted classes, [num_mistakes, rows, columns] in 0..1.
     """
@@ -50,7 +50,11 @@ class Mistakes:
     maps: Maps
 
     def write(self, path: Path) -> None:
-        """Writes the arrays to `path` atomically."""
+        """Writes the arrays to `path` atomically.
+
+        Raises:
+            OSError: The file cannot be written; see `skincnn.files.replacing`.
+        """
         columns = {name: np.array(self.table[name].tolist()) for name in COLUMNS}
         content: dict[str, Any] = {**columns, "images": self.images, "maps": self.maps}
         with replacing(path) as temporary:
@@ -69,7 +73,7 @@ class Mistakes:
                 return cls(table, content["images"], content["maps"])
         except DAMAGED as error:
             raise ConfigError(
-                f"{path} cannot be read: {error}. Recreate it with scripts/evaluate.py, "
+                f"{path} cannot be read: {error}. Recreate it with `skincnn evaluate`, "
                 "or delete it."
             ) from error
 
@@ -119,12 +123,12 @@ def find_mistakes(
     count: int,
     declared: Mapping[str, LesionClass] = NOTHING_DECLARED,
 ) -> pd.DataFrame:
-    """Returns at most `count` confident errors, one image per lesion.
+    """Returns the most confident errors, at most `count` and one image per lesion.
 
     If the lesion of an image is not known, its group counts as the lesion. The first rows
-    are at most `count // 2` missed melanomas (missed malignant lesions, if melanoma is not
-    a class); the other errors follow. Both parts are sorted by decreasing confidence. The
-    columns are `position` (the row number in `predictions`) and `COLUMNS`.
+    are at most `count // 2` missed images (see `is_missed` of `Mistakes`), only melanomas
+    if melanoma is a class; the other errors follow. Both parts are sorted by decreasing
+    confidence. The columns are `position` (the row number in `predictions`) and `COLUMNS`.
     """
     class_names = class_names_of(predictions)
     y_true, y_prob = arrays(predictions, class_names)

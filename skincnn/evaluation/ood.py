@@ -17,21 +17,22 @@ from skincnn.inference.predictions import DISTANCE
 from skincnn.metrics.intervals import Support
 
 MIN_DISTANCE = 1.0
-"""Smallest limit of the distance. The quantile of the validation images is smaller only if
-they all have the same features."""
+"""Smallest limit of the distance. For an ensemble, whose distances are averages, the
+quantile `ACCEPTED` of the distances of the validation images can be smaller. For a single
+run, it is smaller only if nearly all of these images have the same features."""
 MIN_REJECTED = 0.5
-"""Share of each built-in set of OOD images that the limit must reject. Otherwise, OOD
+"""Minimum share of each built-in set of OOD images that must be rejected. Otherwise, OOD
 detection is switched off."""
 
 
 def choose_max_distance(
     validation: pd.DataFrame, ood: Mapping[str, pd.DataFrame]
 ) -> float | None:
-    """Returns the distance above which an image is rejected as OOD; None if switched off.
+    """Returns the distance above which an image is rejected as OOD.
 
-    Detection is switched off if its check fails: the limit from `distance_limit` rejects
-    less than `MIN_REJECTED` of one of the built-in sets, or these are missing from `ood`.
-    Test images are not used.
+    The result is None, and OOD detection is switched off, if its check fails: the limit
+    from `distance_limit` rejects less than `MIN_REJECTED` of one of the built-in sets, or
+    these sets are missing from `ood`. Test images are not used.
 
     Args:
         validation: Predictions table of the validation split.
@@ -45,9 +46,9 @@ def choose_max_distance(
 
 
 def distance_limit(validation: pd.DataFrame) -> float:
-    """Returns the distance that the share `ACCEPTED` of a validation table does not exceed.
+    """Returns the quantile `ACCEPTED` of the distances, but at least `MIN_DISTANCE`.
 
-    The limit is at least `MIN_DISTANCE`.
+    `validation` is the predictions table of the validation split.
     """
     return max(float(np.quantile(validation[DISTANCE], ACCEPTED)), MIN_DISTANCE)
 
@@ -57,7 +58,9 @@ def score_all_ood(
     ood: Mapping[str, pd.DataFrame],
     config: EvaluateConfig,
 ) -> dict[str, OodResult]:
-    """Returns results by name, such as "fold_3.ood", for each split except validation.
+    """Returns the scores of each split, except validation, with each table of OOD images.
+
+    The keys are, for example, "ood" for the test split and "fold_3.ood" for another split.
 
     Args:
         predictions: Predictions tables by split, including "val".

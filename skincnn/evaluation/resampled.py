@@ -1,4 +1,4 @@
-"""A predictions table with its bootstrap resamples, from which every score is computed."""
+"""A predictions table with its bootstrap resamples, for scores with intervals."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Resampled:
 
     @functools.cached_property
     def all_weights(self) -> Weights:
-        """`weights` after a row of ones for all images, [1 + num_resamples, num_images]."""
+        """A row of ones, then `weights`, [1 + num_resamples, num_images]."""
         num_resamples = self.config.num_bootstrap
         images = self.table["image_id"]
         weights = bootstrap_weights(images, self.groups, num_resamples, self.seed)
@@ -115,7 +115,7 @@ class Resampled:
 
     @property
     def weights(self) -> Resamples:
-        """Number of times each image occurs, [num_resamples, num_images]."""
+        """How often each image occurs in each resample, [num_resamples, num_images]."""
         return self.all_weights.counts[1:]
 
     def bootstrap(
@@ -126,6 +126,9 @@ class Resampled:
         See `skincnn.metrics.bootstrap.bootstrap`. If given, `y_prob` [num_images,
         num_classes] replaces the probabilities of the table. A metric without valid
         intervals is NaN on each resample.
+
+        Raises:
+            ConfigError: A custom metric cannot be imported, fails or returns a wrong shape.
         """
         y_true, own = self.arrays
         y_prob = own if y_prob is None else y_prob
@@ -137,7 +140,10 @@ class Resampled:
         return values
 
     def supports(self, y_prob: Floats | None = None) -> dict[str, list[Support]]:
-        """Returns the support of each score by name. For `y_prob`, see `bootstrap`."""
+        """Returns the supports of each score by name; see `find_supports`.
+
+        For `y_prob`, see `bootstrap`.
+        """
         y_true, own = self.arrays
         return find_supports(self.groups, y_true, own if y_prob is None else y_prob)
 

@@ -1,39 +1,35 @@
-"""The results of an evaluation, each an immutable JSON file in results/.
-
-A `SplitResult` contains the SHA-256 of the predictions tables it was computed from.
-"""
+"""The results of an evaluation: immutable records, each in a JSON file in results/."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 from skincnn.commands import command_line
 from skincnn.data.characteristics import Characteristics
 from skincnn.data.identifiers import Unit
 from skincnn.data.leakage import SplitLeakage
+from skincnn.inference.run_dir import CONFIG_FILE, RUN_FILE
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.classification import SUMMARY_METRICS
 from skincnn.metrics.conformal import PredictionSetScores
 from skincnn.metrics.operating_points import HEADLINE_POINT
 from skincnn.metrics.predictive_values import PrevalenceScores
-from skincnn.records import Part, Record, read_record, write_record
+from skincnn.records import Part, R, Record, keep_named, read_record, write_record
 
 FOLDER = "results"
 OTHER_RESULTS = re.compile(
     r"(.*\.)?ood(\..*)?|(export|external)\..*|.*\.corruptions|members"
 )
 """Pattern of the names of results that are not a `SplitResult`."""
-R = TypeVar("R", bound=Record)
 
 
 class ClassScores(Part):
     """One-vs-rest scores of one class: the value of each of `PER_CLASS_METRICS`.
 
-    `num_lesions` is None unless the lesion of every image is known.
+    `num_lesions` is None unless the lesion of every image of the class is known.
     """
 
     num_images: int
@@ -61,7 +57,7 @@ class ProbabilityBand(Part):
         low: Lower edge of the band, inclusive.
         high: Upper edge of the band, exclusive unless it is 1.
         predicted: Mean probability of these images; None without images.
-        observed: Share of these images that show the target.
+        observed: Share of these images that belong to the target.
     """
 
     low: float
@@ -85,8 +81,7 @@ class TargetCalibration(Part):
 class Outcomes(Part):
     """Numbers of images by true and predicted target: a 2x2 table.
 
-    Positives are the images to detect, such as those of melanomas. True positives and false
-    positives are predicted as positive.
+    Positives are the images to detect, such as those of melanomas.
     """
 
     true_positives: int
@@ -100,15 +95,13 @@ class OperatingPointScores(Part):
 
     Attributes:
         threshold: Chosen on validation; None if `choose_threshold` finds none.
-        missed: Whether the whole interval (to three decimals) of the sensitivity or
-            specificity that the operating point requires is below the required value; False
-            without an interval.
+        missed: Whether the scores miss the operating point significantly: the upper end of
+            the interval of its sensitivity or specificity, rounded to three decimals, is
+            below the minimum. False without an interval.
         rates: Value of each of `RATES` (sensitivity, specificity, PPV, NPV); empty if the
             threshold is None. The intervals include the uncertainty of the threshold.
-        outcomes: Numbers of images from which the rates are computed; None if the threshold
-            is None.
-        by_prevalence: PPV, NPV and net benefit at each of `PREVALENCES`; empty if the
-            threshold is None.
+        outcomes: Numbers of images by outcome; None if the threshold is None.
+        by_prevalence: Scores at each of `PREVALENCES`; empty if the threshold is None.
     """
 
     threshold: float | None
@@ -121,14 +114,16 @@ class OperatingPointScores(Part):
 class TargetScores(Part):
     """Scores for the detection of melanoma, or of malignant lesions, after calibration.
 
-    `class_names` are the classes to detect; `num_images` and `num_lesions` are the numbers
-    of their images and lesions (None unless all are known). The keys of `operating_points`
-    are those of `OPERATING_POINTS`, such as "specificity=0.90".
+    `class_names` are the classes to detect, `num_images` is the number of their images, and
+    `num_lesions` that of their lesions (None unless all are known). `recall` is the share
+    of these images for which one of the classes is predicted, before calibration. The keys
+    of `operating_points` are those of `OPERATING_POINTS`, such as "specificity=0.90".
     """
 
     class_names: tuple[str, ...]
     num_images: int
     num_lesions: int | None
+    recall: Estimate
     auc: Estimate
     calibration: TargetCalibration
     operating_points: dict[str, OperatingPointScores]
@@ -169,7 +164,7 @@ class SubgroupTargetScores(Part):
         rates: "sensitivity" and "specificity", without rates from fewer than `MIN_GROUPS`
             groups.
         differences: The difference of each rate from that of all other images for which the
-            attribute is known; see `difference_from`.
+            attribute is known, unless these have too few groups; see `difference_from`.
     """
 
     num_images: int
@@ -181,12 +176,11 @@ class SubgroupScores(Part):
     """Scores of a subgroup of the images.
 
     Attributes:
-        attribute: Attribute that defines the subgroup, such as "sex".
-        value: Value of the attribute, such as "female".
+        attribute, value: What defines the subgroup, such as "sex" and "female".
         class_names: Classes with images in the subgroup. Balanced accuracy is the mean
             recall over these classes.
-        scores: Scores by name; empty for fewer than `MIN_GROUPS` groups.
-        targets: Scores by target; without targets that have no threshold.
+        scores: "balanced_accuracy" and "accuracy"; none for fewer than `MIN_GROUPS` groups.
+        targets: Scores by target, for the targets that have a threshold.
     """
 
     attribute: str
@@ -204,9 +198,10 @@ class UnitScores(Part):
     Attributes:
         num_units: Number of lesions or patients. A lesion with several diagnoses counts
             once for each.
-        scores: "balanced_accuracy" and "macro_f1" (per lesion), "melanoma_auc" and, if
-            there is a threshold for `HEADLINE_POINT`, "melanoma_sensitivity" and
-            "melanoma_specificity" (per patient, "malignant_..." if no class is melanoma).
+        scores: Per lesion, "balanced_accuracy" and "macro_f1". Per lesion and per patient,
+            if a class is melanoma, "melanoma_auc" and, if `HEADLINE_POINT` has a threshold,
+            "melanoma_sensitivity" and "melanoma_specificity". If no class is melanoma, the
+            scores per patient are those of the target "malignant", such as "malignant_auc".
     """
 
     num_units: int
@@ -216,13 +211,12 @@ class UnitScores(Part):
 class InferenceCost(Part):
     """The prediction time, measured on the test split.
 
-    `relative` is the time divided by that of the model as is. `num_views` is the number of
-    views of each image over which predictions are averaged.
+    For an ensemble, it is the total of all models; for a cross-validation, that of the
+    first model. `num_views` is the number of views of each image (1 without TTA).
     """
 
     num_views: int
     seconds_per_image: float
-    relative: float
 
 
 class SplitResult(Record):
@@ -240,27 +234,29 @@ class SplitResult(Record):
         num_groups: Number of groups, which the bootstrap resamples; see `unit`.
         missing_classes: Classes without images. Means over classes exclude them.
         calibration_map: Calibrates the probabilities; fitted on validation.
-        thresholds: Thresholds by target and operating point, chosen on validation.
+        thresholds: By target and operating point, as in `ValidationChoices`.
         metrics: Value of each of `METRICS` and of `evaluate.metrics`.
         confusion_matrix: Number of images of class i (row) predicted as class j (column).
         targets: Scores of the targets from `find_targets`.
         triage: Scores of the referral rule; None if there is no rule (see `make_rule`).
-        subgroups: Scores by each attribute from `find_subgroups`.
-        units: Scores by "lesion" and "patient", each if known for all images.
+        subgroups: Scores of each subgroup from `find_subgroups`.
+        units: Scores by "lesion" and "patient", each if known for all images; those by
+            "patient" also require a target.
         characteristics: Column of the split in the baseline table.
-        leakage: Overlap of the split with the training and validation data; None for
-            "val", "test" and "out_of_fold", whose leakage audit is in run.json.
+        leakage: Overlap of the split with the training and validation data. None for
+            "val", "test" and "out_of_fold", whose leakage audit is in run.json, and for
+            external datasets, which have an overlap audit (`ExternalResult.overlap`).
         logit_adjustment: Strength; None without logit adjustment, and for an ensemble.
         differences: Paired differences from `score_differences`, variant minus model as is;
             empty for the model as is.
-        position: Position, from 1, among the predictions tables that were scored on these
-            folds of this copy of the dataset (`record_scored`); None if it is not known,
-            for "val", and for an ensemble and a cross-validation.
+        position: Position, from 1, among the predictions tables that were scored on any of
+            these folds of this copy of the dataset (`record_scored`); None if it is not
+            known, for "val", and for an ensemble and a cross-validation.
         confidence: Confidence level of the intervals, 0..1.
         num_bootstrap: Number of bootstrap resamples.
     """
 
-    SCHEMA = 3
+    SCHEMA = 5
 
     split: str
     variant: str
@@ -308,8 +304,8 @@ class SplitResult(Record):
         name, level = split_name(self.split, self.variant), 100 * self.confidence
         lines = [f"{name}: {self.num_images:,} images of {self.stored_in}"]
         lines += [f"  {score}  {text}" for text, score in scores.items()]
-        end = "all scores: the fields, and report.html of run.report()"
-        return "\n".join([*lines, f"  ({level:.0f} % intervals; {end})"])
+        end = "for all scores, see the fields, or report.html from run.report()"
+        return "\n".join([*lines, f"  ({level:g} % intervals; {end})"])
 
 
 class OodSet(Part):
@@ -337,10 +333,10 @@ class OodSplit(Part):
 class OodResult(Record):
     """results/[<split>.]ood[.<directory>].json: detection of out-of-distribution images.
 
-    The OOD images in `sets` are compared with those of <split> (by default, the test split)
-    in `splits`. An image is rejected if its distance from the validation images
-    (`FeatureGaussian`) exceeds `limit`. `accepted_validation` is the share of the
-    validation images that are not rejected.
+    The OOD images in `sets` are compared with the images of <split> (by default, the test
+    split) in `splits`. An image is rejected if its distance from the validation images
+    (`FeatureGaussian`) exceeds `limit`. About the share `accepted_validation` of the
+    validation images, or more, is not rejected.
 
     Attributes:
         min_rejected: Share of each built-in set that must be rejected, 0..1.
@@ -367,18 +363,17 @@ def split_name(split: str, variant: str = "") -> str:
 
 
 def read_split_results(workdir: Path) -> dict[str, SplitResult]:
-    """Returns each `SplitResult` by the name of its predictions table, such as "test.d4".
-
-    Temporary files of results that another process is writing are ignored.
+    """Returns each `SplitResult` in results/ by name, such as "test.d4"; see `keep_named`.
 
     Raises:
         ConfigError: A file is damaged or has another schema version.
     """
-    return {
-        path.stem: read_result(workdir, path.stem, SplitResult)
+    results = {
+        path: read_result(workdir, path.stem, SplitResult)
         for path in sorted((workdir / FOLDER).glob("[!.]*.json"))
         if not OTHER_RESULTS.fullmatch(path.stem)
     }
+    return keep_named(results, lambda result: split_name(result.split, result.variant))
 
 
 def read_result(workdir: Path, name: str, record_type: type[R]) -> R:
@@ -388,11 +383,18 @@ def read_result(workdir: Path, name: str, record_type: type[R]) -> R:
         ConfigError: The file is missing or damaged, or has another schema version.
     """
     path = result_path(workdir, name)
-    fix = "Delete the file, or run: " if path.exists() else "Run: "
-    return read_record(path, record_type, fix + command_line("evaluate", workdir))
+    fix = "Delete the file, then run: " if path.exists() else "Run: "
+    fix += command_line("evaluate", workdir)
+    if (workdir / RUN_FILE).is_file() and not (workdir / CONFIG_FILE).is_file():
+        fix = "Repeat the command that wrote the directory (skincnn train: with --resume)."
+    return read_record(path, record_type, fix)
 
 
 def write_results(workdir: Path, results: Mapping[str, Record]) -> None:
-    """Writes each result to results/<name>.json."""
+    """Writes each result to results/<name>.json.
+
+    Raises:
+        OSError: A file cannot be written; see `skincnn.files.replacing`.
+    """
     for name, result in results.items():
         write_record(result_path(workdir, name), result)

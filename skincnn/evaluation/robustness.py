@@ -25,24 +25,26 @@ from skincnn.progress import ProgressBar
 from skincnn.records import Part, Record
 
 Predict = Callable[[Images, slice], npt.NDArray[np.float32]]
-"""Returns the logits, float32 [n, num_classes], of images, uint8 [n, height, width, 3]. The
-second argument is the slice of their rows in the predictions table."""
+"""Returns the logits [num_images, num_classes] of images, uint8 [num_images, height, width,
+3]. The second argument is the slice of their rows in the predictions table."""
 CHUNK = 128
 """Number of images that are corrupted and predicted at a time."""
 SAME_PROBABILITY = 0.05
 """Maximum mean absolute difference between predicted and stored probabilities of a class;
 larger than the rounding errors of float16."""
 TRAINED_BY = {
-    "brightness": ("light", "brightness"),
-    "contrast": ("light", "contrast"),
-    "color_cast": ("color", "color_cast"),
-    "blur": ("blur", "blur"),
-    "defocus": ("blur", "blur"),
-    "zoom": ("zoom", "zoom"),
-    "hairs": ("hair", "hairs"),
-    "ruler": ("ruler", "ruler_share"),
+    "brightness": {"light": "brightness", "jitter": "brightness"},
+    "contrast": {"light": "contrast", "jitter": "contrast"},
+    "color_cast": {"color": "color_cast"},
+    "blur": {"blur": "blur"},
+    "defocus": {"blur": "blur"},
+    "zoom": {"zoom": "zoom", "crop": "crop"},
+    "hairs": {"hair": "hairs"},
+    "ruler": {"ruler": "ruler_share"},
 }
-"""Name and strength parameter of the augmentation that resembles each corruption."""
+"""The augmentations that resemble each corruption, and for each augmentation the field of
+`AugmentConfig` that sets its strength. Corruptions that no augmentation resembles are left
+out. Custom augmentations are not considered."""
 
 
 class CorruptionScores(Part):
@@ -75,7 +77,8 @@ class CorruptionRow(Part):
 class CorruptionResult(Record):
     """results/<split>.corruptions.json: scores for each corruption and severity.
 
-    `trained` contains the corruptions that resemble an augmentation used in training.
+    `trained` contains the corruptions that resemble an augmentation used in training; see
+    `TRAINED_BY`.
     """
 
     split: str
@@ -89,8 +92,11 @@ def trained_corruptions(config: AugmentConfig) -> tuple[str, ...]:
     """Returns the corruptions that resemble an augmentation used in training."""
     return tuple(
         name
-        for name, (part, strength) in TRAINED_BY.items()
-        if part in config.parts and config.strength(strength) > 0
+        for name, augmentations in TRAINED_BY.items()
+        if any(
+            part in config.parts and config.strength(strength) > 0
+            for part, strength in augmentations.items()
+        )
     )
 
 
@@ -198,5 +204,5 @@ def _check_same(y_prob: Floats, expected: Floats) -> None:
             "The predictions table does not match these images and this model. Expected "
             "rows in the order of the images, and a mean absolute difference between "
             f"predicted and stored probabilities of at most {SAME_PROBABILITY}. Received: "
-            f"{difference:.3f}. Recreate the table with scripts/evaluate.py."
+            f"{difference:.3f}. Recreate the table with `skincnn evaluate`."
         )

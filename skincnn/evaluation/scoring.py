@@ -45,9 +45,8 @@ from skincnn.metrics.classification import (
     MetricFunction,
     find_metric,
     log_loss,
-    recall_per_class,
 )
-from skincnn.metrics.intervals import Support, estimate
+from skincnn.metrics.intervals import Support, estimate, find_supports
 from skincnn.metrics.operating_points import (
     HEADLINE_POINT,
     OPERATING_POINTS,
@@ -55,7 +54,7 @@ from skincnn.metrics.operating_points import (
     parse_operating_point,
     rates,
 )
-from skincnn.metrics.sample import Flags, Floats, Sample, Scores
+from skincnn.metrics.sample import Flags, Floats, Sample, Scores, divide
 
 FUNCTIONS = {name: metric.function for name, metric in METRICS.items()}
 CALIBRATION_METRICS = ("ece", "brier", "log_loss")
@@ -78,7 +77,8 @@ MELANOMA_SCORES = {
     MELANOMA_SENSITIVITY: "recall",
     MELANOMA_SPECIFICITY: "specificity",
 }
-"""For each score of melanoma, the per-class score in `find_supports` with its support."""
+"""Scores of melanoma, each with the per-class score whose support it has; see
+`find_supports`."""
 
 
 @dataclass(frozen=True)
@@ -105,15 +105,18 @@ def score_variants(
 ) -> tuple[dict[str, pd.DataFrame], dict[str, SplitResult]]:
     """Returns the predictions tables and their results by name, such as "test.d4".
 
-    The calibration map and the thresholds of each variant are chosen on the "val" table.
+    The calibration map and the thresholds of each variant are chosen on its "val" table.
 
     Args:
         variants: First the model as is, then the variants to compare with it.
         stored_in: The part of the dataset that contains each split, such as "fold 9".
         leakage: Leakage by split; only of splits that were not audited before training.
         config: Number of resamples and confidence level of the intervals.
-        max_distance: From `choose_max_distance`; None if OOD detection is switched off.
+        max_distance: See `ValidationChoices`; the same for all variants.
         declared: The classes that the dataset declares; see `skincnn.classes.describe`.
+
+    Raises:
+        ConfigError: See `score_functions`.
     """
     tables, results = {}, {}
     for variant in variants:
@@ -145,9 +148,12 @@ def score_split(
     thresholds: Thresholds,
     stored_in: str,
 ) -> SplitResult:
-    """Returns the result of a split, without leakage and differences.
+    """Returns the result of a split, without its leakage, differences and position.
 
     `thresholds` are from `resample_thresholds`.
+
+    Raises:
+        ConfigError: See `score_functions`.
     """
     table, (y_true, y_prob) = sample.table, sample.arrays
     calibrated = choices.calibration_map.apply(y_prob)
@@ -195,7 +201,7 @@ def resample_thresholds(validation: Resampled, choices: ValidationChoices) -> Th
     """Returns the thresholds by target and operating point, [1 + num_resamples].
 
     The first is the one in `choices`; the others are chosen on each resample of validation.
-    They are NaN where no threshold reaches the operating point.
+    They are NaN where `choose_thresholds` finds none.
     """
     y_true, y_prob = validation.arrays
     calibrated = choices.calibration_map.apply(y_prob)
@@ -223,7 +229,11 @@ def score_calibration_metrics(sample: Resampled, y_prob: Floats) -> dict[str, Es
 
 
 def score_classes(sample: Resampled) -> tuple[dict[str, Estimate], dict[str, ClassScores]]:
-    """Returns the value of each metric, and the scores of each class, by name."""
+    """Returns the value of each metric, and the scores of each class, by name.
+
+    Raises:
+        ConfigError: See `score_functions`.
+    """
     supports, functions = sample.supports(), score_functions(sample.config)
     estimates = {
         name: estimate(values, sample.config.confidence, supports.get(name))
@@ -241,17 +251,32 @@ def score_classes(sample: Resampled) -> tuple[dict[str, Estimate], dict[str, Cla
 
 
 def score_functions(config: EvaluateConfig) -> dict[str, MetricFunction]:
-    """Returns the `METRICS`, and the custom metrics in `config.metrics`, by name."""
+    """Returns the `METRICS`, and the custom metrics in `config.metrics`, by name.
+
+    Raises:
+        ConfigError: A custom metric cannot be imported, or is not a function of one
+            argument. The returned function raises a `ConfigError` if the metric fails or
+            returns a wrong shape; see `find_metric`.
+    """
     custom = {name: find_metric(name, "`evaluate.metrics`") for name in config.metrics}
     return {name: metric.function for name, metric in {**METRICS, **custom}.items()}
 
 
 def melanoma_recall(sample: Resampled) -> dict[str, MetricFunction]:
-    """Returns {`MELANOMA_RECALL`: metric}, or {} if no class is melanoma."""
+    """Returns {`MELANOMA_RECALL`: metric}, or {} if no class is melanoma.
+
+    The metric is the share of the melanoma images whose predicted class is melanoma.
+    """
     melanoma = sample.targets.get("melanoma")
     if melanoma is None:
         return {}
-    return {MELANOMA_RECALL: lambda s: recall_per_class(s)[..., melanoma.classes[0]]}
+    rows = list(melanoma.classes)
+
+    def recall(part: Sample) -> Scores:
+        predicted = part.confusion[..., rows, :][..., rows].sum(axis=(-2, -1))
+        return divide(predicted, part.counts[..., rows].sum(axis=-1))
+
+    return {MELANOMA_RECALL: recall}
 
 
 def score_differences(sample: Resampled, baseline: Resampled) -> dict[str, Estimate]:
@@ -259,6 +284,9 @@ def score_differences(sample: Resampled, baseline: Resampled) -> dict[str, Estim
 
     The metrics are those of `score_functions` and, if a class is melanoma,
     `MELANOMA_RECALL`.
+
+    Raises:
+        ConfigError: See `score_functions`.
     """
     functions = score_functions(sample.config) | melanoma_recall(sample)
     values, others = sample.bootstrap(functions), baseline.bootstrap(functions)
@@ -271,10 +299,18 @@ def score_differences(sample: Resampled, baseline: Resampled) -> dict[str, Estim
 
 
 def find_support(sample: Resampled, name: str) -> Support | None:
-    """Returns the support of a score in `METRICS` or of melanoma; None if it has none."""
+    """Returns the support of a score by name; None if it has none.
+
+    `name` is that of a metric, of `MELANOMA_SCORES` or of `calibrated_values`. A score of
+    melanoma has no support if no class is melanoma. For other scores without support, see
+    `find_supports`.
+    """
+    melanoma = sample.targets.get("melanoma")
+    if name in MELANOMA_SCORES and melanoma is not None:
+        positive = melanoma.positive(sample.arrays[0]).astype(int)
+        classes = np.stack([1.0 - positive, positive], axis=1)
+        return find_supports(sample.groups, positive, classes)[MELANOMA_SCORES[name]][1]
     supports = sample.supports()
-    if name in MELANOMA_SCORES and "melanoma" in sample.targets:
-        return supports[MELANOMA_SCORES[name]][sample.targets["melanoma"].classes[0]]
     return supports[name][0] if name in supports else None
 
 
@@ -314,11 +350,14 @@ def score_target(
 
     `thresholds` are those of the target from `resample_thresholds`, by operating point.
     """
-    positive, score = target.positive(sample.arrays[0]), target.score(calibrated)
+    y_true, y_prob = sample.arrays
+    positive, score = target.positive(y_true), target.score(calibrated)
+    predicted = target.positive(y_prob.argmax(axis=1)).astype(np.float64)
     return TargetScores(
         class_names=tuple(sample.class_names[index] for index in target.classes),
         num_images=int(positive.sum()),
         num_lesions=count_ids(sample.table[positive], "lesion"),
+        recall=sample.rates(positive, predicted, 0.5)["sensitivity"],
         auc=sample.auc(positive, score),
         calibration=score_calibration(sample, positive, score),
         operating_points={

@@ -28,6 +28,7 @@ from skincnn.inference.run_dir import RunInfo, read_run
 from skincnn.lookup import suggest
 
 SPLITS = ("val", "test")
+USE_SAME_DATA = "Use the --data-dir of the training run, or train again with --overwrite."
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Split:
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A trained model and the splits on which it is evaluated, "val" first.
+    """A trained model and the splits on which it is evaluated: "val", "test", and others.
 
     `folders` are the directories of the built datasets, by name. `feature_model` also
     returns the features of each block; see `with_features`. `leakage` does not contain
@@ -84,15 +85,18 @@ def load_run(
         others: Names of further splits.
 
     Raises:
-        ConfigError: See `read_run`, `name_splits`, `open_datasets`, `read_splits` and
-            `load_images`.
+        ConfigError: See `read_run`, `name_splits`, `open_datasets`, `read_splits`,
+            `load_model` and `load_split`.
         DataError: The dataset is missing, damaged or not that of the training run, or the
-            model file is damaged.
+            model file was modified or cannot be loaded; see also `read_splits` and
+            `load_split`.
+        OSError: The model file exists, but is not readable; see also
+            `CombinedDataset.links`.
     """
     info, config = read_run(workdir)
     names = name_splits(others, config)
     dataset = open_datasets(config.data.datasets, data_dir, config.data.label_maps)
-    require_classes(dataset.class_names, info, workdir, dataset.full_name)
+    require_classes(dataset.class_names, info, workdir, dataset.full_name, USE_SAME_DATA)
     tables = read_splits(dataset, config, info, workdir, names)
     leakage = measure_leakage(dataset, config, tables)
     model = load_model(workdir, info)
@@ -110,8 +114,12 @@ def load_split(
     """Returns the inputs of a run for the rows of a table.
 
     The images are preprocessed as in `config`. The table of the split also contains the
-    estimated skin tone (`ITA`), unless the colors of the images were corrected. See
-    `load_images` for errors.
+    estimated skin tone (`ITA`), unless the colors of the images were corrected.
+
+    Raises:
+        ConfigError: See `skincnn.data.pipeline.load_images`.
+        DataError: See `skincnn.data.pipeline.load_images`; or the model uses clinical
+            metadata, and those of the table are invalid.
     """
     images = pipeline.load_images(dataset, table, config.data, cache)
     metadata = None
@@ -128,8 +136,9 @@ def name_splits(splits: Sequence[str], config: Config) -> tuple[str, ...]:
     If the test split is a single fold, the name of this fold becomes "test".
 
     Raises:
-        ConfigError: A split is "val" or, if `data.split_by` is lesion, one of several test
-            folds or the fold that is kept for the final test.
+        ConfigError: A split is "val" or, with `data.split_by` lesion, the fold of the final
+            test (unless the run is a final test) or one of several test folds (unless a
+            source is left out).
     """
     kept = stored_name(FINAL_TEST_FOLD)
     test_folds = _test_folds(config)
@@ -137,20 +146,21 @@ def name_splits(splits: Sequence[str], config: Config) -> tuple[str, ...]:
     for split in splits:
         if split == "val":
             raise ConfigError(
-                "--split val is not allowed: the validation split is always evaluated, and "
-                "its scores are optimistic. Omit the flag, or use another split."
+                "The split val is not allowed: the validation split is always evaluated, "
+                "and its scores are optimistic. Omit it, or use another split."
             )
         if split in test_folds:
             if len(test_folds) > 1:
                 raise ConfigError(
-                    f"--split {split} is one of the test folds {', '.join(test_folds)}, "
-                    "which are evaluated together. Use --split test."
+                    f"The split {split} is one of the test folds {', '.join(test_folds)}, "
+                    "which are evaluated together. Use the split test."
                 )
             split = "test"
         elif config.data.split_by == "lesion" and split == kept:
             raise ConfigError(
-                f"--split {kept} is not allowed: this fold is only used for training, and "
-                "for the final test of a recipe (train.py --final-test). Use another split."
+                f"The split {kept} is not allowed: this fold is only used for training, "
+                "and for the final test of a recipe (`skincnn train --final-test`). Use "
+                "another split."
             )
         names.append(split)
     return tuple(dict.fromkeys(names))
@@ -168,17 +178,20 @@ def read_splits(
     The names of the other splits are those returned by `name_splits`.
 
     Raises:
-        ConfigError: A split does not exist or was used for training or validation.
-        DataError: The dataset is not the one that the run was trained on; see also
-            `skincnn.data.splits.select_lesions`.
+        ConfigError: A split does not exist, was used for training or validation, or has no
+            images that meet the settings of `config`; see also
+            `skincnn.data.splits.make_splits` and `CombinedDataset.links`.
+        DataError: The dataset is damaged or not the one that the run was trained on; see
+            also `skincnn.data.splits.select_lesions`.
+        OSError: See `CombinedDataset.links`.
     """
     tables = make_splits(dataset, config.data, SPLITS)
     for split, table in tables.items():
         if pipeline.fingerprint(table) != info.data_fingerprint[split]:
             raise DataError(
                 f"The split {split} of {dataset.full_name} differs from that of the "
-                f"training run {workdir}. Expected the same images and labels. Use the "
-                "--data-dir of the training run, or train again."
+                f"training run {workdir}. Expected the same images, labels, lesions and "
+                f"folds. {USE_SAME_DATA}"
             )
     for split in others:
         if split not in tables:
@@ -187,6 +200,12 @@ def read_splits(
             if config.data.leave_out:
                 in_split = in_role(table, config.data.leave_out, split)
             rows = select_lesions(table, in_split, config.data, split)
+            if rows.empty:
+                raise ConfigError(
+                    f"The split {split} has no images that meet the settings of `data` of "
+                    f"{workdir}, such as `data.leave_out` and `data.label_maps`. Use "
+                    "another split."
+                )
             tables[split] = rows.reset_index(drop=True)
     return tables
 
@@ -197,6 +216,10 @@ def measure_leakage(
     """Returns the overlap of the splits in `tables` with training and validation images.
 
     Val and test are skipped, because they were audited before training.
+
+    Raises:
+        ConfigError: See `skincnn.data.splits.make_splits`.
+        DataError: The dataset is damaged; see also `skincnn.data.splits.make_splits`.
     """
     others = [name for name in tables if name not in SPLITS]
     if not others:
@@ -238,10 +261,12 @@ def _find_split(split: str, dataset: CombinedDataset, config: Config) -> str:
     reasons = dict.fromkeys(validation, ", which was used for validation")
     reasons |= dict.fromkeys(trained, ", which was used for training")
     seen = {*reasons, *_test_folds(config)}
+    if config.data.split_by == "lesion":
+        seen.add(stored_name(FINAL_TEST_FOLD))  # rejected by `name_splits`
     valid = ["test", *(name for name in dataset.split_sizes if name not in seen)]
     if split not in valid:
         hint = f"{reasons[split]}." if split in reasons else f".{suggest(valid, split)}"
         raise ConfigError(
-            f"--split must be one of: {', '.join(valid)}. Received: {split}{hint}"
+            f"The split must be one of: {', '.join(valid)}. Received: {split}{hint}"
         )
     return split

@@ -12,7 +12,12 @@ import numpy as np
 import pandas as pd
 
 from skincnn.data import skin_tone
-from skincnn.data.characteristics import SUBGROUPS, UNKNOWN, subgroup_values
+from skincnn.data.characteristics import (
+    MANY_VALUES,
+    SUBGROUPS,
+    UNKNOWN,
+    subgroup_values,
+)
 from skincnn.data.identifiers import ID_COLUMNS, count_ids
 from skincnn.evaluation.resampled import Resampled
 from skincnn.evaluation.results import (
@@ -36,7 +41,7 @@ SUBGROUP_SCORES = ("balanced_accuracy", "accuracy")
 LESION_SCORES = ("balanced_accuracy", "macro_f1")
 UNIT_RATES = ("sensitivity", "specificity")
 Thresholds = Mapping[str, Mapping[str, Scores]]
-"""Thresholds on all validation images and on resamples, by target and operating point."""
+"""Thresholds by target and operating point; see `resample_thresholds`."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +61,16 @@ class Subgroup:
 def find_subgroups(predictions: pd.DataFrame) -> list[Subgroup]:
     """Returns the subgroups of a predictions table, by `SUBGROUPS` and by skin tone.
 
-    Attributes that are missing in the predictions table, or that have the same value for
-    all images, are left out.
+    The values of an attribute are those of `subgroup_values`. Images whose value is not
+    known form a subgroup, too. An attribute is left out if the table lacks its column, if
+    all images have the same value, or if it has more than `MAX_VALUES` known values.
     """
     subgroups = []
     for attribute, column in {**SUBGROUPS, skin_tone.ATTRIBUTE: skin_tone.ITA}.items():
         if column not in predictions:
             continue
         values = subgroup_values(predictions[column])
-        if values.nunique() < 2:
+        if values.nunique() < 2 or (values == MANY_VALUES).any():
             continue
         known = (values != UNKNOWN).to_numpy()
         for value in values.sort_values().unique():
@@ -112,11 +118,12 @@ def score_subgroups(
 def score_units(
     sample: Resampled, calibration_map: CalibrationMap, thresholds: Thresholds
 ) -> dict[str, UnitScores]:
-    """Returns the scores per lesion and per patient, if these are known for all images.
+    """Returns the scores per lesion and per patient, each if known for all images.
 
-    The probabilities of all images of a lesion are averaged and then calibrated, as for
-    test-time augmentation. For the score of a patient, see `score_patients`. The thresholds
-    are from `resample_thresholds`.
+    The probabilities of all images of a lesion are averaged, as those of the views in
+    test-time augmentation. The averages are calibrated for the detection of a target, but
+    not for the predicted class. Scores per patient require a target; see `score_patients`.
+    The thresholds are from `resample_thresholds`.
     """
     lesions, results = sample, {}
     if count_ids(sample.table, "lesion") is not None:
@@ -152,14 +159,14 @@ def score_lesions(
 def score_patients(
     lesions: Resampled, calibration_map: CalibrationMap, thresholds: Thresholds
 ) -> UnitScores:
-    """Returns how well patients with melanoma, or a malignant lesion, are detected.
+    """Returns how well patients with melanoma are detected.
 
-    A patient is positive if at least one of the patient's lesions is. The score of a
-    patient is the largest probability among these lesions, so that a patient is detected if
-    one of the lesions is.
+    If no class is melanoma, the target is "malignant". A patient is positive if at least
+    one of the patient's lesions is. The score of a patient is the largest probability among
+    these lesions, so that a patient is detected if one of the lesions is.
 
     Args:
-        lesions: One row per lesion, or per image if lesions are not known.
+        lesions: One row per lesion; if the lesion of any image is not known, one per image.
         calibration_map: Calibrates the probabilities.
         thresholds: From `resample_thresholds`. They were chosen on single images.
     """
@@ -212,7 +219,6 @@ def _score_images(sample: Resampled) -> dict[str, Estimate]:
 def _score_target(
     sample: Resampled, subgroups: Sequence[Subgroup], positive: Flags, detected: Flags
 ) -> list[SubgroupTargetScores]:
-    """Returns the scores of a target for each subgroup."""
     inside = np.stack([group.images for group in subgroups], axis=1)
     outside = np.stack([group.others for group in subgroups], axis=1)
     correct = detected == positive

@@ -1,4 +1,4 @@
-"""Thresholds chosen on validation, and scores of the referral rule and prediction sets."""
+"""Calibration and thresholds chosen on validation, and scores that depend on them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class ValidationChoices:
         thresholds: By target and operating point; None where `choose_threshold` finds none.
         max_distance: Distance above which an image is out-of-distribution; None if
             out-of-distribution detection is switched off.
-        set_thresholds: Thresholds of the prediction sets.
+        set_thresholds: Threshold of each class for the prediction sets; see
+            `choose_set_thresholds`.
     """
 
     calibration_map: CalibrationMap
@@ -56,7 +57,7 @@ def choose_on_validation(
 ) -> ValidationChoices:
     """Returns the calibration map and the thresholds, chosen on a validation table.
 
-    `max_distance` is from `skincnn.evaluation.ood.choose_max_distance`.
+    `max_distance` is not chosen here, but becomes that of the result.
     """
     y_true, y_prob = validation.arrays
     calibration_map = fit_calibration(y_true, y_prob)
@@ -82,7 +83,7 @@ def score_calibration(
 ) -> TargetCalibration:
     """Returns how well the calibrated probabilities of a target match its frequency.
 
-    `positive` contains whether each image shows the target, and `score` the calibrated
+    `positive` contains whether each image belongs to the target, and `score` the calibrated
     probability of the target, both [num_images].
     """
     two_classes = np.stack([1 - score, score], axis=1)

@@ -29,7 +29,10 @@ T = TypeVar("T")
 
 
 def predict_as_is(run: LoadedRun) -> tuple[InferenceVariant, FeatureGaussian]:
-    """Returns the predictions of the model as is, and the features for OOD detection."""
+    """Returns the predictions of the model as is, and the Gaussians for OOD detection.
+
+    The tables of all splits contain the OOD distances (`DISTANCE`).
+    """
     outputs, seconds = _timed(
         run, lambda split: predict(run.feature_model, split.batches())
     )
@@ -42,7 +45,7 @@ def predict_as_is(run: LoadedRun) -> tuple[InferenceVariant, FeatureGaussian]:
         for name, (logits, *features) in outputs.items()
     }
     tables["val"][DISTANCE] = validation_distances
-    cost = InferenceCost(num_views=1, seconds_per_image=seconds, relative=1.0)
+    cost = InferenceCost(num_views=1, seconds_per_image=seconds)
     return InferenceVariant("", tables, cost), gaussian
 
 
@@ -51,8 +54,7 @@ def predict_tta(
 ) -> InferenceVariant:
     """Returns the mean predictions over several views of each image, as variant `name`.
 
-    `as_is` is the variant to which the prediction time is relative. The OOD distances are
-    those of the original images, from `as_is`.
+    The OOD distances are those of the original images, from `as_is`.
     """
     outputs, seconds = _timed(
         run, lambda split: predict_views(run.model, split.batches(), views)
@@ -63,8 +65,7 @@ def predict_tta(
         ).assign(**{DISTANCE: as_is.tables[split][DISTANCE]})
         for split, logits in outputs.items()
     }
-    relative = seconds / as_is.cost.seconds_per_image
-    cost = InferenceCost(num_views=len(views), seconds_per_image=seconds, relative=relative)
+    cost = InferenceCost(num_views=len(views), seconds_per_image=seconds)
     return InferenceVariant(name, tables, cost)
 
 
@@ -78,6 +79,10 @@ def read_tta(
 
     `results` are from `read_split_results`. Tables that do not match their result are
     skipped, and so are augmentations in `leave_out` or without a validation table.
+
+    Raises:
+        DataError: A predictions table is damaged.
+        OSError: A predictions table exists, but is not readable.
     """
     variants = []
     for name in VIEWS:

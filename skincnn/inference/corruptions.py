@@ -42,8 +42,9 @@ def brightness(image: ImageArray, strength: float, rng: np.random.Generator) -> 
     """Darkens or brightens an image, as under- and overexposure do.
 
     Multiplies the odds x / (1 - x) of a pixel value x in 0..1 by exp(strength) or
-    exp(-strength), which preserves black and white. The default augmentation changes pixel
-    values by up to 10 % of white; this corruption changes middle gray by more than 16 %.
+    exp(-strength), which preserves black and white. The default augmentation shifts the
+    brightness by up to 10 % of white; this corruption changes middle gray by more than 16 %
+    of white.
     """
     odds = math.exp(rng.choice((-1, 1)) * strength)
     levels = np.arange(256) / 255
@@ -143,7 +144,7 @@ def zoom(image: ImageArray, strength: float, rng: np.random.Generator) -> ImageA
     """Magnifies a crop, as a stronger lens does.
 
     The strength is the magnification, which is at most 1.22 in the default augmentation.
-    Along each axis, the crop is off-center by up to a tenth of its margin.
+    Along each axis, the crop is off-center by up to a tenth of the margin on one side.
     """
     height, width = image.shape[:2]
     size = np.array([width, height]) / strength
@@ -210,7 +211,10 @@ def corrupt(images: Images, name: str, severity: int, seed: int, first: int = 0)
 
 
 def _filter(image: ImageArray, kernel: npt.NDArray[np.float64]) -> ImageArray:
-    """Convolves an image, extended by reflection, with a kernel of odd size."""
+    """Convolves an image, extended by reflection, with a kernel that is scaled to sum 1.
+
+    The kernel is square, [size, size], with an odd size.
+    """
     reach = kernel.shape[0] // 2
     margins = ((reach, reach), (reach, reach), (0, 0))
     padded = np.pad(image.astype(np.float32), margins, mode="symmetric")

@@ -26,12 +26,17 @@ MAX_OPACITY = 0.55
 class GradCam:
     """Computes Grad-CAM maps for the predictions of a classifier.
 
-    Selvaraju et al., Grad-CAM (2017), section 3: the feature maps are summed with the
-    spatially averaged gradients of a class's logit as weights, and negative values are set
-    to 0. If global average pooling and a dense layer follow the feature maps, these weights
-    equal those of the dense layer up to a factor (Zhou et al., CAM, 2016), so that no
-    gradients are needed. Clinical metadata, and features that are equal at all positions
-    (such as the class token of a ViT), contribute to the logit but not to the map.
+    The feature maps are summed with the spatially averaged gradients of a class's logit as
+    weights, and negative values are set to 0. Because global average pooling and a dense
+    layer follow the feature maps, these weights equal those of the dense layer up to a
+    factor, and no gradients are computed. Clinical metadata, and features that are equal at
+    all positions (such as the class token of a ViT), contribute to the logit but not to the
+    map; feature maps with a single position are used as they are.
+
+    References:
+        Selvaraju et al., Grad-CAM (2017), arXiv:1610.02391, section 3; for the weights of
+        the dense layer, Zhou et al., Learning Deep Features for Discriminative Localization
+        (2016), arXiv:1512.04150.
     """
 
     def __init__(self, classifier: keras.Model):
@@ -39,7 +44,7 @@ class GradCam:
 
         Raises:
             ConfigError: The classifier does not end in global average pooling and a dense
-                layer.
+                layer, or other layers than Dropout and Concatenate are between them.
         """
         pooling, self._dense = _find_head(classifier)
         self._features = keras.Model(classifier.input, pooling.input, name="feature_maps")
@@ -76,10 +81,10 @@ class GradCam:
 
 
 def overlay(image: npt.NDArray[np.uint8], heatmap: Maps) -> npt.NDArray[np.uint8]:
-    """Returns an image with a colored map as overlay, transparent where the map is 0.
+    """Returns an image with a colored map as overlay, uint8 [height, width, 3].
 
     The map [height', width'] in 0..1 is resized bilinearly to the size of the image
-    [height, width, 3].
+    [height, width, 3]. The overlay is transparent where the map is 0.
     """
     size = (image.shape[1], image.shape[0])
     small = Image.fromarray(np.asarray(heatmap, np.float32))

@@ -7,10 +7,15 @@ from pathlib import Path
 
 import keras
 
-from skincnn.config import read_config
 from skincnn.errors import ConfigError, DataError
 from skincnn.files import sha256
-from skincnn.inference.run_dir import CONFIG_FILE, MODEL_FILE, RUN_FILE, RunInfo
+from skincnn.inference.run_dir import (
+    MODEL_FILE,
+    RESTORE,
+    RUN_FILE,
+    RunInfo,
+    read_run_config,
+)
 from skincnn.model.keras_hub_backbone import require_keras_hub
 from skincnn.parts import import_module, is_custom, warn_of_changes
 
@@ -18,17 +23,21 @@ from skincnn.parts import import_module, is_custom, warn_of_changes
 def load_model(workdir: Path, info: RunInfo) -> keras.Model:
     """Returns the model of a run after checking the SHA-256 of its file.
 
-    If the model has layers of a custom backbone, the module of the backbone is imported.
-
     Keras's safe mode is on, so code in the file, such as a Lambda layer, is never executed.
+    If Keras does not know a layer class, the module of the custom backbone is imported,
+    with a warning if it has changed since training.
 
     Raises:
-        ConfigError: The model requires KerasHub, which is not installed, or the module of
-            a custom backbone, which cannot be imported.
+        ConfigError: The file is missing; the model requires KerasHub, which is not
+            installed, or the module of a custom backbone, which cannot be imported; or
+            config.json, which names this module, is missing or damaged.
         DataError: The file was modified or cannot be loaded, or the model does not have one
             output for each class.
+        OSError: The file exists, but is not readable.
     """
     path = workdir / MODEL_FILE
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing. Expected the directory of a single run.")
     expected, actual = info.sha256.get(MODEL_FILE), sha256(path)
     if actual != expected:
         raise DataError(
@@ -43,13 +52,15 @@ def load_model(workdir: Path, info: RunInfo) -> keras.Model:
         if "keras_hub" in str(error):
             require_keras_hub(str(path))
         raise DataError(
-            f"{path} cannot be loaded. Expected a model from scripts/train.py, without "
-            f"Lambda layers or other custom code. Received: {error}"
+            f"{path} cannot be loaded. Expected a model from `skincnn train`, without "
+            "Lambda layers or other code in the file, and the package versions in "
+            f"{RUN_FILE}. Received: {error}"
         ) from error
     if model.output_shape[-1] != len(info.class_names):
         raise DataError(
-            f"{path} has {model.output_shape[-1]} outputs. Expected one for each class of "
-            f"{RUN_FILE}: {', '.join(info.class_names)}."
+            f"{workdir / RUN_FILE} was modified after training: it has the classes "
+            f"{', '.join(info.class_names)}. Expected one class for each of the "
+            f"{model.output_shape[-1]} outputs of {path}. {RESTORE}"
         )
     return model
 
@@ -59,7 +70,7 @@ def _load(workdir: Path, info: RunInfo) -> keras.Model:
     try:
         return keras.saving.load_model(path, compile=False)
     except TypeError:  # a layer class is unknown
-        backbone = read_config(workdir / CONFIG_FILE).model.backbone
+        backbone = read_run_config(workdir).model.backbone
         if not is_custom(backbone):
             raise
     module = backbone.partition(":")[0]
@@ -69,18 +80,19 @@ def _load(workdir: Path, info: RunInfo) -> keras.Model:
 
 
 def require_classes(
-    class_names: Sequence[str], info: RunInfo, workdir: Path, where: str
+    class_names: Sequence[str], info: RunInfo, workdir: Path, where: str, fix: str
 ) -> None:
     """Checks that a dataset or a file has the same classes as a run, in the same order.
 
-    `where` is the name of the dataset or the file, for the error message.
+    `where`, the name of the dataset or the file that `class_names` are from, and `fix`, a
+    sentence on what to do, are for the error message.
 
     Raises:
-        DataError: The classes differ.
+        DataError: The classes or their order differ.
     """
     if list(class_names) != list(info.class_names):
         raise DataError(
             f"{where} has the classes {', '.join(class_names)}. Expected the classes of "
             f"{workdir} in the order of the outputs of the model: "
-            f"{', '.join(info.class_names)}."
+            f"{', '.join(info.class_names)}. {fix}"
         )

@@ -41,13 +41,14 @@ def class_priors(class_names: Sequence[str], class_counts: Mapping[str, int]) ->
 
 
 def adjust(y_prob: Floats, class_priors: Floats, strength: float) -> Floats:
-    """Returns the softmax of logits - strength * log(class_priors).
+    """Returns adjusted probabilities, [num_images, num_classes].
 
-    Menon et al., Long-tail Learning via Logit Adjustment (2021), arXiv:2007.07314,
-    equation (9).
+    They are the softmax of log(y_prob) - strength * log(class_priors): Menon et al.,
+    Long-tail Learning via Logit Adjustment (2021), arXiv:2007.07314, equation (9).
 
     Args:
-        y_prob: Probabilities [num_images, num_classes], clipped to at least 1.2e-38.
+        y_prob: Probabilities [num_images, num_classes]. Values below 1.2e-38 are replaced
+            with 1.2e-38.
         class_priors: Positive frequency of each class in training, [num_classes].
         strength: Strength of the adjustment. 0 changes nothing; 1 is optimal for the
             balanced accuracy if the probabilities are correct for `class_priors`.
@@ -58,9 +59,11 @@ def adjust(y_prob: Floats, class_priors: Floats, strength: float) -> Floats:
 
 
 def choose_strength(y_true: Labels, y_prob: Floats, class_priors: Floats) -> float:
-    """Returns the strength of `adjust` with the best balanced accuracy on the given images.
+    """Returns the strength in `STRENGTHS` with the best balanced accuracy after `adjust`.
 
-    Of several such strengths, the one closest to 0 is returned.
+    The balanced accuracy is that of the given images. Of several such strengths, the one
+    closest to 0 is returned. `y_true` are integer labels [num_images]; see `adjust` for the
+    other arguments.
     """
 
     def key(strength: float) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Out-of-distribution (OOD) detection by Gaussians of the features of inner blocks."""
+"""Out-of-distribution (OOD) detection by Gaussians fitted to features of inner blocks."""
 
 from __future__ import annotations
 
@@ -28,25 +28,29 @@ T = TypeVar("T")
 OOD_FILE = "ood.npz"
 """File with the `FeatureGaussian` of a run."""
 ACCEPTED = 0.95
-"""Share of the validation images that are accepted as in-distribution."""
+"""The limit of the distance is this quantile of the distances of the validation images, but
+at least `skincnn.evaluation.ood.MIN_DISTANCE`. About this share of these images, or more,
+is accepted as in-distribution."""
 NUM_PARTS = 5
-"""Number of parts of the validation split. Each part is compared with the others."""
+"""Maximum number of parts of the validation split. Each is compared with the others."""
 MIN_STD = 0.01
-"""Smallest standard deviation of a feature, as a fraction of the largest in its block."""
+"""Lower bound of the standard deviation of a feature, as a fraction of the largest one in
+the block. Smaller values are replaced with the bound."""
 MIN_VARIANCE = 1e-4
-"""Smallest variance of standardized features in any direction."""
+"""Lower bound of the variance of the standardized features in any direction."""
 SMALLEST = 1e-6
-"""Smallest divisor. Rounding errors of float32 are about 1e-7."""
+"""Lower bound of divisors. Rounding errors of float32 are about 1e-7."""
 
 
 @dataclass(frozen=True)
 class BlockGaussian:
-    """A Gaussian of the features in one block of the backbone.
+    """A Gaussian distribution of the features in one block of the backbone.
 
     Attributes:
         mean: float32 [num_features].
         whitening: float32 [num_features, num_features]. The distance is the Euclidean norm
-            of (features - mean) @ whitening, which is a Mahalanobis distance.
+            of (features - mean) @ whitening. This is a Mahalanobis distance, which
+            `fit_gaussian` scales by a constant.
     """
 
     mean: npt.NDArray[np.float32]
@@ -56,30 +60,37 @@ class BlockGaussian:
     def fit(cls, features: Floats) -> BlockGaussian:
         """Fits mean and covariance of features [num_images, num_features].
 
-        The covariance is that of Ledoit and Wolf, A well-conditioned estimator for
-        large-dimensional covariance matrices (2004).
+        The covariance of the standardized features is estimated as by Ledoit and Wolf, A
+        well-conditioned estimator for large-dimensional covariance matrices (2004).
         """
         values = np.asarray(features, np.float64)
         mean, std = values.mean(axis=0), values.std(axis=0)
         std = np.maximum(std, max(MIN_STD * std.max(), SMALLEST))
-        covariance, _ = ledoit_wolf((values - mean) / std, assume_centered=True)
+        if len(values) > 1:
+            covariance, _ = ledoit_wolf((values - mean) / std, assume_centered=True)
+        else:
+            covariance = np.zeros((values.shape[1], values.shape[1]))
         variances, directions = np.linalg.eigh(covariance)
         whitening = directions / np.sqrt(np.maximum(variances, MIN_VARIANCE))
         return cls(mean.astype(np.float32), (whitening / std[:, None]).astype(np.float32))
 
     def distances(self, features: Floats) -> Floats:
-        """Returns the distances, 0 or more, of features [num_images, num_features]."""
+        """Returns the distance of each image, [num_images], 0 or larger.
+
+        `features` are [num_images, num_features].
+        """
         differences = np.asarray(features, np.float64) - self.mean
         return np.asarray(np.linalg.norm(differences @ self.whitening, axis=1))
 
 
 @dataclass(frozen=True)
 class FeatureGaussian:
-    """Gaussians of the features of validation images, from which other images can differ.
+    """Gaussians of the features of validation images, to detect images unlike these.
 
-    There is one for each of `inner_blocks`. The distance of an image is the largest of its
-    Mahalanobis distances, each divided by the quantile `ACCEPTED` of the distances of the
-    validation images. docs/guides/evaluation.md compares it with other methods.
+    There is one Gaussian for each of `inner_blocks`. The distance of an image is the
+    largest of its Mahalanobis distances in these blocks, each divided by the quantile
+    `ACCEPTED` of the distances of validation images from other validation images; see
+    `fit_gaussian`. docs/guides/evaluation.md compares this method with others.
 
     References:
         Lee et al., A simple unified framework for detecting out-of-distribution samples
@@ -92,16 +103,21 @@ class FeatureGaussian:
     blocks: tuple[BlockGaussian, ...]
 
     def distances(self, features: Sequence[Floats]) -> Floats:
-        """Returns the distances, 0 or more, for the features of all blocks.
+        """Returns the distance of each image, [num_images], 0 or larger.
 
-        `features` are [num_images, num_features] for each block; see `with_features`.
+        `features` contains [num_images, num_features] for each block of `with_features`.
+        The last block, if there are several, is not used; see `inner_blocks`.
         """
         pairs = zip(self.blocks, inner_blocks(features), strict=True)
         distances = [block.distances(values) for block, values in pairs]
         return np.asarray(np.max(distances, axis=0))
 
     def write(self, path: Path) -> None:
-        """Writes the Gaussians to a file atomically."""
+        """Writes the Gaussians to a file atomically.
+
+        Raises:
+            OSError: The file cannot be written; see `skincnn.files.replacing`.
+        """
         arrays: dict[str, Any] = {"num_blocks": len(self.blocks)}
         arrays |= {f"mean{n}": block.mean for n, block in enumerate(self.blocks)}
         arrays |= {f"whitening{n}": block.whitening for n, block in enumerate(self.blocks)}
@@ -113,7 +129,7 @@ class FeatureGaussian:
         """Reads a file that was written by `write`.
 
         Raises:
-            ConfigError: The file is missing or damaged.
+            ConfigError: The file is missing, not readable or damaged.
         """
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -125,8 +141,9 @@ class FeatureGaussian:
                     )
                 )
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            reason = str(error).rstrip(".")
             raise ConfigError(
-                f"{path} cannot be read: {error}. Create it with: "
+                f"{path} cannot be read: {reason}. Create it with: "
                 f"{command_line('evaluate', path.parent)}"
             ) from error
 
@@ -142,9 +159,10 @@ def fit_gaussian(
             near-duplicates).
 
     Returns:
-        The Gaussians, and the distances of the validation images. For these, the groups are
-        divided into `NUM_PARTS` parts, and each part is compared with Gaussians of the
-        others.
+        The Gaussians, and the distances of the validation images, [num_images]. For these
+        distances, the groups are divided into up to `NUM_PARTS` parts, and the images of
+        each part are compared with Gaussians that are fitted to the other parts. If all
+        images are in one group, they are compared with Gaussians fitted to themselves.
     """
     blocks, distances = [], []
     for values in inner_blocks(features):
@@ -159,8 +177,8 @@ def fit_gaussian(
 def inner_blocks(features: Sequence[T]) -> Sequence[T]:
     """Returns the items of all blocks except the last, or that of the only block.
 
-    Training adapts the last block to the classes. There, even images with inverted colors
-    can have usual features.
+    Training adapts the last block to the classes. In this block, even images with inverted
+    colors can have usual features.
     """
     return features[:-1] or features
 

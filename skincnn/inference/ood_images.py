@@ -153,7 +153,8 @@ def make_ood_images(config: DataConfig, validation: Images) -> tuple[pd.DataFram
 
     Args:
         config: The preprocessing of the generated images.
-        validation: Preprocessed validation images, uint8 [n, image_size, image_size, 3].
+        validation: Preprocessed validation images, uint8 [num_validation, image_size,
+            image_size, 3].
 
     Returns:
         A table with the columns `set` (one of `OOD_SETS`) and `image_id`, and the images,
@@ -180,25 +181,33 @@ def make_ood_images(config: DataConfig, validation: Images) -> tuple[pd.DataFram
 
 
 def read_ood_folder(folder: Path, config: DataConfig) -> tuple[pd.DataFrame, Images]:
-    """Returns the OOD images in a directory and its subdirectories; see `make_ood_images`.
+    """Returns a table of the OOD images in a directory, and the preprocessed images.
 
-    The name of the directory becomes the name of the set.
+    They have the format of the results of `make_ood_images`. The images are the files that
+    `find_files` returns. The set has the name of the directory, after symbolic links are
+    resolved. An image_id is this name, "/" and the path of the file in the directory.
 
     Raises:
-        ConfigError: The directory contains no images, or its name is one of `OOD_SETS`.
-        DataError: An image cannot be decoded.
+        ConfigError: The directory contains no images or does not exist, or its name is one
+            of `OOD_SETS`.
+        DataError: An image cannot be read or decoded.
     """
     name = real_path(folder).name
     if name in OOD_SETS:
         raise ConfigError(
-            f"--ood-dir {folder}: {name!r} is the name of a set of built-in images. Rename "
+            f"`ood_dir` {folder}: {name!r} is the name of a set of built-in images. Rename "
             "the directory."
         )
-    files = find_files(folder).files
+    if not folder.is_dir():
+        raise ConfigError(
+            f"`ood_dir` {folder} is not a directory. Expected an existing directory with "
+            "images."
+        )
+    files, skipped = (found := find_files(folder)).files, found.skipped
     if not files:
         raise ConfigError(
-            f"--ood-dir {folder} contains no images. Expected files ending in "
-            f"{', '.join(IMAGE_SUFFIXES)}."
+            f"`ood_dir` {folder} {skipped.get(folder, 'contains no images')}. Expected "
+            f"files ending in {', '.join(IMAGE_SUFFIXES)}."
         )
     names = [f"{name}/{path.relative_to(folder).as_posix()}" for path in files]
     rows = pd.DataFrame({OOD_SET: name, "image_id": names})
@@ -212,5 +221,5 @@ def _read_file(path: Path, config: DataConfig) -> Images:
     except (OSError, SourceError, tf.errors.OpError) as error:
         reason = getattr(error, "message", error)  # exceptions of TensorFlow have one
         raise DataError(
-            f"{path} cannot be decoded as an image: {reason}. Remove the file."
+            f"{path} cannot be read as an image: {reason}. Remove the file."
         ) from error

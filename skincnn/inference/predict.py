@@ -47,7 +47,7 @@ def with_features(classifier: keras.Model) -> keras.Model:
 def predict(model: keras.Model, batches: tf.data.Dataset) -> list[npt.NDArray[np.float32]]:
     """Returns each output of a model, [num_images, ...], in the order of the batches.
 
-    The batches are from `skincnn.data.pipeline.evaluation_batches`.
+    The batches have the format of `skincnn.data.pipeline.evaluation_batches`.
     """
     if keras.distribution.distribution() is None:
         outputs = model.predict(batches, verbose=0)
@@ -86,8 +86,8 @@ def _predict_locally(model: keras.Model, batches: tf.data.Dataset) -> list[Any]:
 def _local_predict_function(model: keras.Model) -> Callable[..., Any]:
     """Returns a compiled function that maps weights and inputs to a list of outputs.
 
-    The function is compiled once per model and stored as an attribute of the model, like
-    `predict_function` of Keras.
+    The function is created once per model and stored as an attribute of the model, like
+    `predict_function` of Keras. It is compiled once for each shape of the inputs.
     """
     if not hasattr(model, "local_predict_function"):
         import jax

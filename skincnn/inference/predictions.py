@@ -21,12 +21,23 @@ PROBABILITY_PREFIX = "probability_"
 ENERGY = "energy"
 """Column with -logsumexp(logits), the energy. The logits are log(probability) - energy.
 
-Liu et al., Energy-based Out-of-distribution Detection (2020), arXiv:2010.03759."""
+In averaged tables (see `mean_predictions`), it is the mean of the energies, from which the
+logits cannot be computed. Liu et al., Energy-based Out-of-distribution Detection (2020),
+arXiv:2010.03759."""
 LEFT_OUT = "left_out"
 """Column of the table of an external dataset with the reason why an image is not scored; ""
 for scored images."""
 DISTANCE = "distance"
-"""Column with the distances from `skincnn.inference.ood.FeatureGaussian.distances`."""
+"""Column with the distances from `skincnn.inference.ood.FeatureGaussian.distances`; for
+validation images, those from `skincnn.inference.ood.fit_gaussian`."""
+TEXT_COLUMNS = (
+    *("image_id", "lesion_id", "patient_id", "group_id", "label", "original_label"),
+    *("dx_type", "sex", "localization", "dataset", "skin_type"),
+)
+"""Columns whose cells are text, even if they look like numbers, such as "007"."""
+NUMBER_COLUMNS = ("age", ITA, ENERGY, DISTANCE)
+"""Columns whose cells are numbers, in addition to the probabilities. Cells of "age" and
+`ITA` can be empty."""
 SUM_TOLERANCE = 1e-3
 """Maximum difference between the sum of an image's probabilities and 1."""
 FINGERPRINT_DECIMALS = 2
@@ -43,8 +54,9 @@ def predictions_table(
 ) -> pd.DataFrame:
     """Returns `table` with class names as labels, a probability per class, and the energy.
 
-    `table` is from `CombinedDataset.read_table`; its column `sha256` is dropped. The
-    logits, [num_images, num_classes], are in the order of the rows.
+    The column `label` of `table` contains class indices; other labels become NaN. The
+    column `sha256` is dropped. The logits, [num_images, num_classes], are in the order of
+    the rows.
     """
     columns = probability_columns(scipy.special.softmax(logits, axis=1), class_names)
     columns[ENERGY] = -scipy.special.logsumexp(logits, axis=1)
@@ -63,21 +75,30 @@ def mean_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
     Probabilities, energies and distances are averaged. Lakshminarayanan et al., Simple and
     Scalable Predictive Uncertainty Estimation using Deep Ensembles (2017),
-    arXiv:1612.01474. The tables must contain the same images in the same order.
+    arXiv:1612.01474. The tables must contain the same images in the same order, and the
+    same `averaged_columns`.
     """
     means = {
         column: np.mean([table[column] for table in tables], axis=0)
-        for column in map(str, tables[0])
-        if column in (ENERGY, DISTANCE) or column.startswith(PROBABILITY_PREFIX)
+        for column in averaged_columns(tables[0])
     }
     return tables[0].assign(**means)
 
 
-def mean_over_images(predictions: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Returns one row for each value of `column` (such as "lesion_id") with each label.
+def averaged_columns(table: pd.DataFrame) -> list[str]:
+    """Returns the columns that `mean_predictions` averages."""
+    return [
+        column
+        for column in map(str, table)
+        if column in (ENERGY, DISTANCE) or column.startswith(PROBABILITY_PREFIX)
+    ]
 
-    It is the first row with this value and label, but the probabilities are the means over
-    all rows with this value and label.
+
+def mean_over_images(predictions: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Returns one row for each combination of a value of `column` and a label.
+
+    `column` is, for example, "lesion_id". The row is the first one with this combination;
+    its probabilities are the means over all rows with the combination.
     """
     unit = [column, "label"]
     names = [f"{PROBABILITY_PREFIX}{name}" for name in class_names_of(predictions)]
@@ -99,18 +120,51 @@ def read_predictions(path: Path) -> pd.DataFrame:
     Raises:
         DataError: The file cannot be read or is not a valid predictions table.
     """
+    table = read_table(path, ("image_id", "lesion_id", "group_id", "label", DISTANCE))
+    if LEFT_OUT in table:
+        table = table[table[LEFT_OUT] == ""].drop(columns=LEFT_OUT)
+    fault = _find_fault(table)
+    if fault:
+        raise DataError(f"{path}: {fault} Recreate it with `skincnn evaluate`.")
+    return table.reset_index(drop=True)
+
+
+def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
+    """Reads a predictions table, or a table of OOD images.
+
+    Unlike `read_predictions`, does not check the IDs, the labels or the values of the
+    probabilities, and keeps images that are not scored (`LEFT_OUT`). `required` are the
+    names of the required columns, which must include "image_id".
+
+    Raises:
+        DataError: The file cannot be read, lacks a column of `required` or the
+            probabilities of two classes, or has text in one of `NUMBER_COLUMNS`.
+    """
     try:
         table = _parse(path)
     except (OSError, ValueError) as error:
+        reason = str(error).strip().rstrip(".")
         raise DataError(
-            f"{path} cannot be read as a predictions table: {error}. Recreate it with "
-            "scripts/evaluate.py."
+            f"{path} cannot be read as a predictions table: {reason}. Recreate it with "
+            "`skincnn evaluate`."
         ) from error
-    if LEFT_OUT in table:
-        table = table[table[LEFT_OUT] == ""].drop(columns=LEFT_OUT).reset_index(drop=True)
-    fault = _find_fault(table)
-    if fault:
-        raise DataError(f"{path}: {fault} Recreate it with scripts/evaluate.py.")
+    missing = [name for name in required if name not in table]
+    if len(class_names_of(table)) < 2:
+        missing.append(f"{PROBABILITY_PREFIX}<class> for two classes or more")
+    if missing:
+        raise DataError(
+            f"{path}: columns are missing: {', '.join(missing)}. Received: "
+            f"{', '.join(map(str, table.columns))}. Recreate it with `skincnn evaluate`."
+        )
+    for column in filter(table.columns.__contains__, NUMBER_COLUMNS):
+        cells = table[column]
+        text = cells[pd.to_numeric(cells, errors="coerce").isna() & cells.notna()]
+        if len(text):
+            raise DataError(
+                f"{path}: image {table['image_id'][text.index[0]]} has the {column} "
+                f"{text.iloc[0]!r}. Expected a number. Recreate it with "
+                "`skincnn evaluate`."
+            )
     return table
 
 
@@ -125,7 +179,7 @@ def table_sha256(table: pd.DataFrame) -> str:
 
 
 def table_fingerprint(table: pd.DataFrame) -> str:
-    """Returns a hash of the images, labels and rounded probabilities of a table.
+    """Returns a hash of the image_ids, labels and rounded probabilities of a table.
 
     Unlike the SHA-256 of the file, it rarely differs between computers, whose probabilities
     differ by rounding errors. It does not depend on the order of the rows.
@@ -139,7 +193,11 @@ def table_fingerprint(table: pd.DataFrame) -> str:
 
 
 def write_predictions(workdir: Path, tables: Mapping[str, pd.DataFrame]) -> None:
-    """Writes predictions/<name>.csv for each name and table."""
+    """Writes predictions/<name>.csv for each name and table.
+
+    Raises:
+        OSError: A file cannot be written; see `skincnn.files.replacing`.
+    """
     for name, table in tables.items():
         write_text(table_path(workdir, name), table.to_csv(index=False))
 
@@ -171,29 +229,21 @@ def probabilities(
 
 
 def _parse(source: Path | io.StringIO) -> pd.DataFrame:
-    names = ("image_id", "lesion_id", "patient_id", "group_id", "label")
-    text = dict.fromkeys(names, str)
     return pd.read_csv(
-        source, dtype=text, keep_default_na=False, na_values={"age": "", ITA: ""}
+        source,
+        dtype=dict.fromkeys(TEXT_COLUMNS, str),
+        keep_default_na=False,
+        na_values={"age": "", ITA: ""},
     )
 
 
 def _find_fault(table: pd.DataFrame) -> str:
     """Returns what is wrong with a predictions table; "" if it is valid."""
-    missing = [
-        name for name in ("image_id", "lesion_id", "group_id", "label") if name not in table
-    ]
     names = class_names_of(table)
-    if missing or len(names) < 2:
-        required = missing or [f"{PROBABILITY_PREFIX}<class> for two classes or more"]
-        return (
-            f"the column(s) {', '.join(required)} are missing. Received: "
-            f"{', '.join(map(str, table.columns))}."
-        )
     if table.empty:
         return "the table has no rows."
     for column in ("image_id", "group_id"):
-        blank = np.flatnonzero(table[column].str.strip() == "")
+        blank = table.index[table[column].str.strip() == ""]
         if len(blank):
             return (
                 f"{len(blank)} image(s) have no {column}, the first one in row "

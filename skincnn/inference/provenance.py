@@ -24,7 +24,8 @@ def provenance() -> Provenance:
     """Returns the code version, the processor, the number of usable cores and the GPUs.
 
     In a Git checkout, the code version is the commit, with the suffix "-dirty" for
-    uncommitted changes. Otherwise, or if Git fails, it is "skincnn <package version>".
+    uncommitted changes of tracked files. Otherwise, or if Git fails, it is "skincnn
+    <package version>".
     """
     return Provenance(
         code=_commit(Path(__file__).parents[2]) or f"skincnn {__version__}",
@@ -51,7 +52,7 @@ def _commit(checkout: Path) -> str | None:
             timeout=60,
         )
     except (OSError, subprocess.SubprocessError):
-        return None  # Git is not installed, or does not trust the directory
+        return None  # for example, Git is not installed or does not trust the directory
     return done.stdout.strip()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ import pandas as pd
 from pydantic import Field
 
 from skincnn.classes import LesionClass
+from skincnn.commands import command_line
 from skincnn.config import Config, read_config
 from skincnn.data.characteristics import Characteristics, DatasetInfo, ImageFlow
 from skincnn.data.identifiers import Identifiers
@@ -20,10 +22,18 @@ from skincnn.records import Part, Record, read_record
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.json"
+SOME_SYNTHETIC = "Some images are synthetic."
 MODEL_FILE = "model.keras"
 TRAIN_AGAIN = (
-    "Use a run directory written by scripts/train.py, or train again with --overwrite."
+    "Use a run directory written by `skincnn train`, or train again with --overwrite."
 )
+RESTORE = "Restore the file from a backup or, if this run is a copy, from the original run."
+RESTORE_CONFIG = (
+    f"{RESTORE} Otherwise, start `skincnn train` with the preset and the flags of this "
+    "run and another --workdir, and copy the config.json that it writes there."
+)
+"""What to do if config.json is lost. No other file of a run contains the whole
+configuration."""
 
 
 class DeviceInfo(Part):
@@ -42,21 +52,29 @@ class DeviceInfo(Part):
 
 
 class Provenance(Part):
-    """The code and hardware of a training run, which can affect the trained weights."""
+    """The code and hardware of a training run, which can affect the trained weights.
+
+    Attributes:
+        code: Git commit, or version of the package; see `skincnn.inference.provenance`.
+        processor: Name of the processor.
+        cores: Number of cores that the process could use.
+        gpus: Name of each GPU.
+    """
 
     code: str
-    """Git commit (with "-dirty" for uncommitted changes), or version of the package."""
     processor: str
     cores: int
     gpus: tuple[str, ...]
 
 
 class NearDuplicateSearch(Part):
-    """How many pairs of images with the same lesion_id the search finds as near-duplicates.
+    """The result of a check of the search for near-duplicates.
 
-    `found_pairs` / `known_pairs` is an estimate of the share of near-duplicates with
-    different lesion_ids that the search finds. Near-duplicates that are not found can be in
-    different splits.
+    Of the `known_pairs` pairs of images with the same lesion_id, the search finds
+    `found_pairs`. The ratio is an estimate of the share of near-duplicates with different
+    lesion_ids that the search finds. Near-duplicates that are not found can be in different
+    splits. `BuildReport` in `tfds_ham10000` describes which pairs count; both numbers are 0
+    for synthetic images.
     """
 
     known_pairs: int
@@ -64,7 +82,10 @@ class NearDuplicateSearch(Part):
 
 
 class LabelConflict(Part):
-    """Two near-duplicates with different labels, of which at least one is wrong."""
+    """Two copies or near-duplicates with contradictory labels.
+
+    At least one of the labels is wrong. `first` and `second` are the image_ids.
+    """
 
     first: str
     second: str
@@ -73,7 +94,11 @@ class LabelConflict(Part):
 
 
 class Member(Part):
-    """A run in an ensemble or a cross-validation; `name` is that of the run directory."""
+    """A run in an ensemble or a cross-validation.
+
+    `name` is that of the run directory; see `skincnn.paths.unique_names`. `config` is the
+    configuration of the run. For `audit` and `best_epoch`, see `RunInfo`.
+    """
 
     name: str
     config: Config
@@ -86,8 +111,8 @@ class Teacher(Part):
 
     Attributes:
         models: SHA-256 of each model file, by run directory.
-        out_of_fold: Whether each training image was predicted only by models that were not
-            trained on its group.
+        out_of_fold: Whether the predictions for each training image are averaged over only
+            those models that were not trained on its group.
     """
 
     models: dict[str, str]
@@ -97,12 +122,14 @@ class Teacher(Part):
 class RunInfo(Record):
     """run.json: what was trained, with which software, on which data.
 
-    "Several models" are those of an ensemble or a cross-validation.
+    "Several models" are those of an ensemble or a cross-validation. Except for `kind`,
+    fields whose description does not mention several models are then those of the first
+    model.
 
     Attributes:
         kind: Whether the directory contains a run, an ensemble or a cross-validation.
         skincnn: Version of this package.
-        versions: Versions of Python and of the packages that affect training, by name.
+        versions: Versions of Python and of the main packages for training, by name.
         device: The devices of the training run; None if they differ between models.
         provenance: Code and hardware; None if they differ between models.
         class_names: Class names, in the order of the model's outputs.
@@ -111,10 +138,11 @@ class RunInfo(Record):
             those of all models.
         leave_out: The source that is left out of training, and tested; "" for none.
         audit: Result of the leakage audit; for several models, the largest values.
-        identifiers: Number of images of the splits whose lesion and patient are known.
-        near_duplicates: Results of the searches for near-duplicates when the datasets were
-            built.
-        label_conflicts: Near-duplicates in the datasets with different labels.
+        identifiers: For how many images of the splits the lesion and the patient are known.
+        near_duplicates: Check of the searches for near-duplicates when the datasets were
+            built, summed over the datasets.
+        label_conflicts: Copies and near-duplicates in the datasets with contradictory
+            labels.
         flow: Number of images from the source files to the splits; None for several models
             with different datasets.
         training_characteristics: Characteristics of the training images; None for several
@@ -126,12 +154,14 @@ class RunInfo(Record):
         best_epoch: The selected epoch, counted from 1; None for several models.
         num_parameters: Number of parameters of the model, of all models of an ensemble
             together, or of the first model of a cross-validation.
-        training_seconds: Training time, summed over all models.
+        training_seconds: Training time in seconds, without validation, summed over all
+            models; see `FitResult.seconds`.
         sha256: SHA-256 of the model file, by file name; empty for several models.
         members: The models of an ensemble or a cross-validation; empty for a run.
         teacher: The teacher of a distilled model; None for other models, and for several
             models with different teachers.
-        modules: SHA-256 of the modules of custom parts, by name.
+        modules: SHA-256 of the modules of custom parts, by name; empty for several models
+            with different modules.
     """
 
     SCHEMA = 3
@@ -169,39 +199,62 @@ class RunInfo(Record):
 
     @property
     def synthetic(self) -> bool:
-        """Whether any images are synthetic."""
-        return any(dataset.synthetic for dataset in self.datasets)
+        """Whether all images are synthetic."""
+        return all(dataset.synthetic for dataset in self.datasets)
+
+    @property
+    def partly_synthetic(self) -> bool:
+        """Whether the images of some datasets are synthetic, but not those of others."""
+        return len({dataset.synthetic for dataset in self.datasets}) > 1
 
     @property
     def source_is_known(self) -> bool:
-        """Whether the source of all images is known: they are published or synthetic."""
+        """Whether all images are from HAM10000 or ISIC 2019, or are synthetic."""
         return all(dataset.attribution for dataset in self.datasets)
 
     @property
     def published(self) -> bool:
-        """Whether all images are published and none are synthetic."""
-        return self.source_is_known and not self.synthetic
+        """Whether all images are from HAM10000 or ISIC 2019."""
+        return self.source_is_known and not (self.synthetic or self.partly_synthetic)
 
     @property
     def attribution(self) -> str:
-        """Source and license of the published images; "" for the user's own images."""
-        texts = (dataset.attribution for dataset in self.datasets)
+        """Credits of HAM10000 and ISIC 2019, and a note on synthetic images, or ""."""
+        texts = [
+            SOME_SYNTHETIC
+            if dataset.synthetic and self.partly_synthetic
+            else dataset.attribution
+            for dataset in self.datasets
+        ]
         return " ".join(dict.fromkeys(filter(None, texts)))
 
     @property
     def stored_longest_side(self) -> int | None:
-        """Longest side of the stored images in pixels.
+        """Size in pixels to which the longest side of larger images was reduced.
 
-        None if it differs between datasets, or if the images have their original size.
+        None if it differs between datasets, or if the stored images have their original
+        size.
         """
         sides = {dataset.stored_longest_side for dataset in self.datasets}
         return sides.pop() if len(sides) == 1 else None
 
 
+def join_datasets(infos: Sequence[RunInfo]) -> RunInfo:
+    """Returns the first of several run.json, with the datasets of all of them."""
+    datasets: dict[str, DatasetInfo] = {}
+    for info in infos:
+        for dataset in info.datasets:
+            datasets.setdefault(dataset.name, dataset)
+    return infos[0].model_copy(update={"datasets": tuple(datasets.values())})
+
+
 def read_run_info(workdir: Path, fix: str = TRAIN_AGAIN) -> RunInfo:
     """Returns the content of run.json.
 
-    `fix` is the last sentence of an error message: how to recreate the directory.
+    `fix` is a sentence for error messages that states how to recreate the directory. If
+    run.json is damaged, the message also advises to restore the file. If run.json is
+    missing, the advice of `advise_run`, if any, replaces `fix`, except in a directory of an
+    earlier version of skincnn.
 
     Raises:
         ConfigError: The file is missing or damaged, or has another schema version.
@@ -209,22 +262,31 @@ def read_run_info(workdir: Path, fix: str = TRAIN_AGAIN) -> RunInfo:
     path = workdir / RUN_FILE
     if not path.is_file() and (workdir / "metadata.json").is_file():
         raise ConfigError(
-            f"{workdir} has the layout of an earlier version of skincnn: it holds "
+            f"{workdir} has the layout of an earlier version of skincnn: it contains "
             f"metadata.json instead of {RUN_FILE}. {fix}"
         )
     if not path.is_file():
         raise ConfigError(
             f"{workdir} contains no finished run: {RUN_FILE} is missing. "
-            f"{advise_run_below(workdir) or fix}"
+            f"{advise_run(workdir) or fix}"
         )
-    return read_record(path, RunInfo, fix)
+    return read_record(path, RunInfo, f"{RESTORE} Otherwise: {fix}")
 
 
-def advise_run_below(folder: Path) -> str:
-    """Returns a sentence with the names of the runs in a directory, or ""."""
+def advise_run(folder: Path) -> str:
+    """Returns how to get a finished run in a directory that lacks one; "" if not known.
+
+    The advice names the runs in subdirectories, or states how to finish or restore the run.
+    """
     names = sorted(path.parent.name for path in folder.glob(f"*/{RUN_FILE}"))
-    if not names:
+    config = folder / CONFIG_FILE
+    if not names and not config.is_file():
         return ""
+    if not names and (folder / RUN_FILE).is_file():
+        return f"{folder / MODEL_FILE} is missing. {RESTORE}"
+    if not names:
+        flags = ("--config", config, "--workdir", folder, "--resume")
+        return f"Finish the run: {command_line('train', *flags)}"
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return (
         f"{folder} contains the run(s) {', '.join(names[:5])}{more}. Use one of them, such "
@@ -236,16 +298,13 @@ def read_run(workdir: Path) -> tuple[RunInfo, Config]:
     """Returns the content of run.json and the configuration of a finished run.
 
     Raises:
-        ConfigError: A file is missing, damaged or of another schema version, or images are
-            no longer preprocessed as in training.
+        ConfigError: A file is missing, damaged or of another schema version, images are no
+            longer preprocessed as in training, or the directory is that of an ensemble or a
+            cross-validation.
     """
-    info = read_run_info(workdir)
-    for name in (CONFIG_FILE, MODEL_FILE, "history.csv"):
-        if not (workdir / name).is_file():
-            raise ConfigError(
-                f"{workdir} contains no finished run: {name} is missing. {TRAIN_AGAIN}"
-            )
-    config = read_config(workdir / CONFIG_FILE)
+    info, config = read_run_info(workdir), read_run_config(workdir)
+    if not (workdir / MODEL_FILE).is_file():
+        raise ConfigError(f"{workdir / MODEL_FILE} is missing. {RESTORE}")
     now = describe_preprocessing(config.data)
     if info.preprocessing != now:
         raise ConfigError(
@@ -256,12 +315,39 @@ def read_run(workdir: Path) -> tuple[RunInfo, Config]:
     return info, config
 
 
-def find_members(workdir: Path) -> tuple[Path, ...]:
-    """Returns `workdir` for a run, and the runs of an ensemble or a cross-validation.
+def read_run_config(workdir: Path) -> Config:
+    """Returns the configuration of a run.
 
     Raises:
-        ConfigError: run.json is missing or damaged, or the runs are not in `workdir`, where
-            train.py writes them.
+        ConfigError: The file is missing or damaged, or the directory is that of an ensemble
+            or a cross-validation.
+    """
+    path = workdir / CONFIG_FILE
+    if not path.is_file():
+        info = read_run_info(workdir)
+        if info.members:
+            kind = "an ensemble" if info.kind == "ensemble" else "a cross-validation"
+            names = ", ".join(member.name for member in info.members)
+            raise ConfigError(
+                f"{workdir} contains {kind}. Expected a single run, such as one of its "
+                f"models: {names}."
+            )
+        raise ConfigError(
+            f"{path}, the configuration of the run, is missing. {RESTORE_CONFIG}"
+        )
+    try:
+        return read_config(path)
+    except ConfigError as error:
+        end = "" if str(error).endswith((".", "?")) else "."
+        raise ConfigError(f"{error}{end} {RESTORE_CONFIG}") from error
+
+
+def find_members(workdir: Path) -> tuple[Path, ...]:
+    """Returns the runs of an ensemble or a cross-validation; for a run, only `workdir`.
+
+    Raises:
+        ConfigError: A directory of a run, or its model file, is missing in `workdir`, where
+            `skincnn train` writes it; see also `read_run_info`.
     """
     info = read_run_info(workdir)
     if info.kind == "run":
@@ -271,7 +357,8 @@ def find_members(workdir: Path) -> tuple[Path, ...]:
     if missing:
         raise ConfigError(
             f"{workdir} does not contain the directories of its runs "
-            f"{', '.join(missing)}. Give the directories of the runs instead."
+            f"{', '.join(missing)} with their {MODEL_FILE}. Give the directories of the "
+            "runs instead."
         )
     return runs
 
@@ -286,12 +373,15 @@ def read_history(workdir: Path) -> pd.DataFrame:
     try:
         history = pd.read_csv(path)
     except (OSError, ValueError) as error:
-        reason = str(error).strip()
-        raise ConfigError(f"{path} cannot be read: {reason}. {TRAIN_AGAIN}") from error
-    if history.empty or not {"epoch", "loss"} <= set(history):
-        columns = ", ".join(map(str, history))
+        reason = str(error).strip().rstrip(".")
+        raise ConfigError(f"{path} cannot be read: {reason}. {RESTORE}") from error
+    texts = history.select_dtypes(exclude="number").columns
+    if history.empty or len(texts) or not {"epoch", "loss"} <= set(history):
+        columns = ", ".join(map(str, history)) or "none"
+        if len(texts) and not history.empty:
+            columns += f"; not numeric: {', '.join(map(str, texts))}"
         raise ConfigError(
-            f"{path} must have the columns epoch and loss and a row for each epoch. "
-            f"Received: {len(history)} rows; columns: {columns or 'none'}. {TRAIN_AGAIN}"
+            f"{path} must have the columns epoch and loss, and a row of numbers for each "
+            f"epoch. Received: {len(history)} rows; columns: {columns}. {RESTORE}"
         )
     return history

@@ -15,7 +15,8 @@ from skincnn.data.characteristics import DATASET
 from skincnn.inference.predictions import table_fingerprint
 
 FILE = "scored_tables.csv"
-"""File in the directory of a built dataset, with one row for each fold of each table."""
+"""File in the directory of a built dataset. Each time a table is scored, one row is added
+for each of its folds."""
 COLUMNS = ("fold", "fingerprint")
 
 
@@ -24,15 +25,16 @@ def record_scored(
 ) -> dict[str, int | None]:
     """Records tables as scored, and returns their positions.
 
-    The tables that were scored on the folds of a table are numbered from 1 in the order in
-    which they were first scored; the position of the table is its number. For several
-    datasets, it is the highest of the positions. Rows are only appended to a record, even
-    if several processes write to it, so that a table that is scored again keeps its
-    position. The positions are None if a record cannot be written.
+    The tables that were scored on any fold of a table are numbered from 1 in the order in
+    which they were first scored; the position of the table is its number. A table of
+    several datasets has the highest of its positions in their records. A table that is
+    scored again keeps its position, because rows are only appended to a record; several
+    processes can do this at the same time. The position of a table is None if one of its
+    records cannot be read or written.
 
     Args:
         folders: Directory of each built dataset, by name.
-        tables: Predictions tables by name, with the columns `DATASET` and fold.
+        tables: Predictions tables by name, with the additional columns `DATASET` and fold.
     """
     positions: dict[str, int | None] = dict.fromkeys(tables, 0)
     for dataset, folder in folders.items():
@@ -48,20 +50,26 @@ def record_scored(
 
 
 def _record(path: Path, rows: Mapping[str, pd.DataFrame]) -> dict[str, int | None]:
-    """Adds rows by name to a record, and returns the positions by name."""
+    """Appends the rows of each table to a record, and returns the position of each table.
+
+    `rows` and the result are by name of the table. All positions are None if the record
+    cannot be read or written.
+    """
     if not rows:
         return {}
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(pd.concat(rows.values()).to_csv(index=False, header=False))
         record = pd.read_csv(path, names=COLUMNS, dtype=str)
-    except OSError:
+        return {name: _find_position(record, table) for name, table in rows.items()}
+    except (OSError, ValueError):  # pandas raises ValueError for a damaged file
         return dict.fromkeys(rows)
-    positions: dict[str, int | None] = {}
-    for name, table in rows.items():
-        on_folds = record.loc[record["fold"].isin(table["fold"]), "fingerprint"].unique()
-        positions[name] = on_folds.tolist().index(table["fingerprint"].iloc[0]) + 1
-    return positions
+
+
+def _find_position(record: pd.DataFrame, table: pd.DataFrame) -> int:
+    """Returns the position of a table; raises a ValueError if it is not in the record."""
+    on_folds = record.loc[record["fold"].isin(table["fold"]), "fingerprint"].unique()
+    return int(on_folds.tolist().index(table["fingerprint"].iloc[0])) + 1
 
 
 def _rows(table: pd.DataFrame) -> pd.DataFrame:

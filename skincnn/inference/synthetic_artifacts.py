@@ -1,9 +1,11 @@
 """Synthetic artifacts on images: hairs, a ruler, bubbles in the immersion gel.
 
-Hairs and rulers are drawn with Pillow at a higher resolution; bubbles are computed from
-the distance of each pixel to a center. Lengths are fractions of the shorter side, so that
-artifacts have the same relative size on all images. With the same random numbers, a larger
-count adds hairs or bubbles to those of a smaller count.
+Hairs and the marks of rulers are drawn with Pillow at a higher resolution; bubbles are
+computed from the distance of each pixel to a center. Lengths are fractions of the shorter
+side, so that artifacts have the same relative size on all images, except that thin lines
+have a minimum width in pixels. `hairs`, `ruler` and `bubbles` return a new image of the
+same shape. With the same random numbers, a larger count adds hairs or bubbles to those of a
+smaller count.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ def hairs(image: ImageArray, count: int, rng: np.random.Generator) -> ImageArray
     """Draws `count` curved hairs that taper towards their tips.
 
     All hairs have the same color, between black and dark blond, and similar directions. The
-    augmentation `hair`, which is off by default, draws up to 6 hairs of another shape.
+    augmentation `hair`, which is off by default, draws by default up to 6 hairs of another
+    shape.
     """
     height, width, _ = image.shape
     canvas = Image.new("L", (OVERSAMPLING * width, OVERSAMPLING * height))
@@ -45,7 +48,10 @@ def hairs(image: ImageArray, count: int, rng: np.random.Generator) -> ImageArray
 
 
 def _hair(direction: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Returns the outline (x, y) of a hair, in units of the shorter side of the image."""
+    """Returns the outline of a hair, [2 * HAIR_POINTS, 2], as coordinates (x, y).
+
+    They are relative to the middle of the hair, in units of the shorter side of the image.
+    """
     length, half_width = rng.uniform(0.35, 1.1), rng.uniform(0.0018, 0.0036)
     bend, wave, phase = rng.normal(0, 0.9), rng.normal(0, 0.25), rng.uniform(0, 6)
     along = np.linspace(0, 1, HAIR_POINTS)

@@ -19,13 +19,13 @@ Counts = npt.NDArray[np.intp]
 Resamples = npt.NDArray[np.uint8]
 Returned = TypeVar("Returned")
 BLOCK_CELLS = 50_000
-"""Approximate number of weights in a block of resamples, which fit the CPU cache."""
+"""Approximate number of weights in a block of resamples, so that it fits the CPU cache."""
 UNDEFINED = "not defined"
 """Shown for an undefined score, such as the recall of a class without images."""
 NO_INTERVAL = "no interval"
 """Shown instead of an interval that cannot be computed."""
 MIN_ROWS = 16
-"""Minimum number of resamples in a block: metrics sort all images once for each block."""
+"""Minimum number of resamples in a block. Metrics sort all images once per block."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Estimate:
 
     `value` is None if the score is undefined, for example that of a class without images.
     `low` and `high` are None if the score is undefined on the full sample or in more than
-    half of the resamples, if it is estimated from fewer than two groups, or if no valid
-    interval is known (`Metric.has_interval`).
+    half of the resamples, if it is estimated from too few groups, or if no valid interval
+    is known (`Metric.has_interval`). See also `skincnn.metrics.intervals.estimate`.
 
     >>> print(Estimate(0.6366, 0.5481, 0.7272))
     0.637 [0.548, 0.727]
@@ -51,13 +51,16 @@ class Estimate:
         return format(self)
 
     def __format__(self, spec: str) -> str:
-        """Returns the score with its interval; `spec` formats each number."""
+        """Returns the score with its interval, or `UNDEFINED`.
+
+        `spec` is the format of each number, ".3f" by default.
+        """
         if self.value is None:
             return UNDEFINED
         return f"{self.value:{spec or '.3f'}} [{self.ends(spec)}]"
 
     def ends(self, spec: str = "") -> str:
-        """Returns the ends of the interval, such as "0.548, 0.727"."""
+        """Returns the ends of the interval, such as "0.548, 0.727", or `NO_INTERVAL`."""
         if self.low is None or self.high is None:
             return NO_INTERVAL
         return f"{self.low:{spec or '.3f'}}, {self.high:{spec or '.3f'}}"
@@ -66,7 +69,8 @@ class Estimate:
 class Weights:
     """The number of times each image occurs in each resample.
 
-    Products are computed block by block, so the whole array is never converted to floats.
+    `weights @ values` is computed block by block, so that the whole array is never
+    converted to floats.
 
     Attributes:
         counts: The numbers, uint8 [num_resamples, num_images].
@@ -83,11 +87,14 @@ class Weights:
         return np.array(self.counts, dtype, copy=copy)
 
     def __matmul__(self, values: npt.NDArray[Any]) -> Scores:
-        """Returns `counts @ values`, [num_resamples, ...], for values [num_images, ...]."""
+        """Returns `counts @ values`, [num_resamples] or [num_resamples, num_columns].
+
+        `values` are [num_images] or [num_images, num_columns].
+        """
         return np.concatenate(map_blocks(lambda _, block: block @ values, self))
 
     def sum(self, axis: int) -> Scores:
-        """Returns the numbers of images of the resamples (`axis` 1), [num_resamples]."""
+        """Returns, for `axis` 1, the number of images in each resample, [num_resamples]."""
         return self.counts.sum(axis=axis, dtype=np.float64)
 
 
@@ -96,10 +103,10 @@ def bootstrap_weights(
 ) -> Resamples:
     """Returns the number of times each image occurs in each resample.
 
-    Images of one group (a lesion with its near-duplicates) are not independent. Therefore,
-    groups are drawn instead of images: n of the n groups, with replacement. A resample
-    contains all images of each drawn group. The draws do not depend on the order of the
-    images.
+    Images of one group (a patient, or a lesion with its near-duplicates) are not
+    independent. Therefore, groups are drawn instead of images: n of the n groups, with
+    replacement. A resample contains all images of each drawn group. The draws do not depend
+    on the order of the images.
 
     Args:
         image_ids: ID of each image, [num_images], without duplicates.
@@ -164,6 +171,10 @@ def bootstrap(
         y_true: Integer labels, [num_images].
         y_prob: Probabilities, [num_images, num_classes].
         weights: The resamples from `bootstrap_weights`, [num_resamples, num_images].
+
+    Raises:
+        ConfigError: A custom metric fails or returns a wrong shape; see
+            `skincnn.metrics.classification.find_metric`.
     """
 
     def score(_: slice, block: Scores) -> list[Scores]:

@@ -27,7 +27,8 @@ class CalibrationMap(Part):
     calibrated probabilities = softmax(log(probabilities) / temperature + bias)
 
     Alexandari, Kundaje and Shrikumar, Maximum Likelihood with Bias-Corrected Calibration is
-    Hard-To-Beat at Label Shift Adaptation (2020), arXiv:1901.06852, section 2.
+    Hard-To-Beat at Label Shift Adaptation (2020), arXiv:1901.06852: bias-corrected
+    temperature scaling.
 
     Attributes:
         temperature: Positive divisor of the log probabilities.
@@ -40,10 +41,10 @@ class CalibrationMap(Part):
     def logits(self, log_prob: Any) -> Any:
         """Returns the logits of the calibrated probabilities, [num_images, num_classes].
 
-        Only operators are used, so that the map works with NumPy arrays (evaluation) and
-        TensorFlow tensors (exports). `log_prob` are logarithms of probabilities, in the
-        same shape.
+        `log_prob` are the logarithms of probabilities, in the same shape: a NumPy array
+        (evaluation) or a TensorFlow tensor (exports).
         """
+        # Only operators, which NumPy arrays and TensorFlow tensors have in common.
         return log_prob / self.temperature + self.bias
 
     def apply(self, y_prob: Floats) -> Floats:
@@ -55,7 +56,11 @@ class CalibrationMap(Part):
         return np.asarray(scipy.special.softmax(self.logits(_log(y_prob)), axis=1))
 
     def undo(self, calibrated: Floats) -> Floats:
-        """Returns the probabilities for which `apply` returns `calibrated`."""
+        """Returns the probabilities for which `apply` returns `calibrated`.
+
+        Both are [num_images, num_classes]. The calibrated probabilities are clipped to at
+        least 1.2e-38.
+        """
         logits = (_log(calibrated) - self.bias) * self.temperature
         return np.asarray(scipy.special.softmax(logits, axis=1))
 
@@ -67,7 +72,7 @@ def fit_calibration(y_true: Labels, y_prob: Floats) -> CalibrationMap:
            + log(temperature)^2 / 2 + sum over classes of bias^2 / 2
 
     The penalty corresponds to standard normal priors of log(temperature) and the biases,
-    which favor probabilities without any change. It does not grow with the number of
+    which favor unchanged probabilities. The penalty does not grow with the number of
     images: with many images, the log loss dominates; with few images, the calibrated
     probabilities stay close to those of the model. At the minimum, the calibrated
     probabilities of a class add up to its number of images minus its bias. Therefore, their
@@ -110,11 +115,12 @@ def fit_calibration(y_true: Labels, y_prob: Floats) -> CalibrationMap:
 
 
 def observed_expected(sample: Sample) -> Scores:
-    """Returns the number of positive images divided by the sum of their probabilities.
+    """Returns the observed divided by the expected number of positive images.
 
-    The best value is 1. Below 1, the probabilities are too high on average. The ratio is
-    NaN without positive images. In this and the following functions, `sample` has two
-    classes, the second of which is the target.
+    The expected number is the sum of the target's probability over all images. The best
+    value is 1. Below 1, the probabilities are too high on average. The ratio is NaN without
+    positive images, or if the expected number is 0. `sample` has two classes. The second
+    one is the target; its images are the positive images.
     """
     observed = sample.weights @ (sample.y_true == 1).astype(float)
     ratio = divide(observed, sample.weights @ sample.y_prob[:, 1])
@@ -125,7 +131,8 @@ def calibration_slope(sample: Sample) -> Scores:
     """Returns the slope of a logistic regression of the target on the predicted log odds.
 
     The best value is 1. Below 1, high probabilities are too high and low ones too low. The
-    slope is NaN if the regression has no finite solution.
+    slope is NaN if the regression has no finite solution or does not converge. For
+    `sample`, see `observed_expected`.
 
     References:
         Cox, Two further applications of a model for binary regression (1958), Biometrika
@@ -138,7 +145,8 @@ def calibration_intercept(sample: Sample) -> Scores:
     """Returns the intercept of a logistic regression with the slope fixed at 1.
 
     This is called calibration-in-the-large. The best value is 0. Below 0, the probabilities
-    are too high on average. The intercept is NaN if all images or none are positive.
+    are too high on average. The intercept is NaN if all images or none are positive, or if
+    the regression does not converge. For `sample`, see `observed_expected`.
 
     References:
         Van Calster et al., Calibration: the Achilles heel of predictive analytics (2019),

@@ -2,7 +2,9 @@
 
 Each metric takes a `Sample` and returns an array of shape [], or [num_resamples] if the
 weights of the sample are [num_resamples, num_images]. Metrics whose names end in
-`_per_class` return [..., num_classes], with NaN for a class without images.
+`_per_class` return [..., num_classes] (see `Sample` for `...`), with NaN for a class
+without images. Specificity and the metrics of curves are also NaN for a class to which all
+images belong.
 
 Unweighted means over classes include only the classes with images in `y_true`. If a
 resample has no images of one of these classes, the mean is NaN, because a mean over fewer
@@ -11,6 +13,7 @@ classes would not be comparable.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -83,7 +86,8 @@ def auc_above_80_sensitivity_per_class(sample: Sample) -> Scores:
     """Returns the area under the part of each class's ROC curve with sensitivity >= 0.8.
 
     The curve is interpolated linearly. The best value is 1. This is a secondary metric of
-    ISIC 2018, task 3.
+    ISIC 2018, task 3: `auc_above_sensitivity` in metrics.py of
+    https://github.com/ImageMarkup/isic-challenge-scoring.
     """
     return _per_curve(_area_above, sample)
 
@@ -101,7 +105,8 @@ def accuracy(sample: Sample) -> Scores:
 def isic_score(sample: Sample) -> Scores:
     """Returns the balanced accuracy as computed by the official ISIC 2018 scorer.
 
-    An image is treated as misclassified if several classes share the largest probability.
+    An image is treated as misclassified if several classes share the largest probability:
+    `_to_labels` in metrics.py of https://github.com/ImageMarkup/isic-challenge-scoring.
     """
     largest = sample.y_prob.max(axis=1, keepdims=True)
     no_tie = (sample.y_prob == largest).sum(axis=1) == 1
@@ -113,8 +118,8 @@ def isic_score(sample: Sample) -> Scores:
 def log_loss(sample: Sample) -> Scores:
     """Returns the mean of -log(probability of the true class) in nats.
 
-    The best value is 0. Probabilities are clipped to at least 2.2e-16, as in
-    `sklearn.metrics.log_loss`.
+    The best value is 0. Probabilities are clipped to at least 2.2e-16, as
+    `sklearn.metrics.log_loss` does for float64.
     """
     probability = sample.y_prob[np.arange(len(sample.y_true)), sample.y_true]
     return sample.mean(-np.log(np.maximum(probability, np.finfo(np.float64).eps)))
@@ -173,7 +178,7 @@ class Metric:
 
     `has_interval` is False if bootstrap intervals of the metric are not valid. A metric
     without a `description` is described by the first line of its function's docstring. A
-    custom metric of which lower values are better is
+    custom metric for which lower values are better is
     `Metric(function, higher_is_better=False)`.
     """
 
@@ -187,8 +192,14 @@ class Metric:
         return self.function(sample)
 
     def is_better(self, value: float, than: float) -> bool:
-        """Returns whether `value` is strictly better than `than`."""
-        return value > than if self.higher_is_better else value < than
+        """Returns whether `value` is better than `than`; NaN is the worst value."""
+        return self.rank(value) < self.rank(than)
+
+    def rank(self, value: float | None) -> float:
+        """Returns a number that is smaller for better values; infinity for None and NaN."""
+        if value is None or math.isnan(value):
+            return math.inf
+        return -value if self.higher_is_better else value
 
 
 METRICS: dict[str, Metric] = {
@@ -233,12 +244,14 @@ METRICS: dict[str, Metric] = {
 def find_metric(name: str, what: str = "`train.monitor`") -> Metric:
     """Returns the metric with this name in `METRICS`, or a custom metric.
 
-    A custom metric is a function like those in this module, or a `Metric`. `what` names the
-    setting in errors.
+    A custom metric is a `Metric`, or a function that takes a `Sample` and returns a single
+    value for all classes together, [] or [num_resamples], like `balanced_accuracy`. `what`
+    names the setting in errors.
 
     Raises:
-        ConfigError: The name is unknown, or the custom metric cannot be imported. The
-            custom metric raises a `ConfigError` if it fails or returns another shape.
+        ConfigError: The name is unknown or not valid, or the custom metric cannot be
+            imported or cannot be called with one argument. The returned metric raises a
+            `ConfigError` if the custom metric fails or returns a wrong shape.
     """
     if not is_custom(name):
         return look_up(METRICS, name, what)

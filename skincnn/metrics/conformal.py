@@ -18,7 +18,7 @@ from skincnn.metrics.sample import Floats, Labels, Scores
 from skincnn.records import Part
 
 ERROR = 0.1
-"""Largest intended share of the images of a class whose prediction sets lack the class.
+"""Intended maximum share of the images of a class whose prediction set lacks the class.
 
 Each group of images counts once; see `group_shares`."""
 
@@ -27,7 +27,7 @@ class PredictionSetScores(Part):
     """Scores of the prediction sets of a split.
 
     Attributes:
-        coverage: Intended value of `covered`.
+        coverage: Intended minimum of `covered`: 1 - `ERROR`.
         thresholds: See `choose_set_thresholds`.
         covered: Share of the images of each class whose set contains the class, by class.
             Each group of images counts once; see `group_shares`.
@@ -54,15 +54,16 @@ def choose_set_thresholds(
 ) -> tuple[float, ...]:
     """Returns the threshold of each class, at or above which the class is in the set.
 
-    Images of one group (a lesion with its near-duplicates) are not independent, so each
-    group counts once: an image is weighted by its `group_shares`. Of the n groups of a
-    class, at most (n + 1) * error - 1 have a probability of the class below its threshold.
-    The probability that the prediction set of an image of a new, exchangeable group lacks
-    its class is then at most `error`: Lee, Barber and Willett, Distribution-free inference
-    with hierarchical data (2023), arXiv:2306.06342. With fewer than 1 / error - 1 groups,
-    no positive threshold ensures this; the threshold is then 0, and the class is in every
-    set. The bound holds on average over validation splits; the coverage of the thresholds
-    from a given validation split can be higher or lower.
+    Images of one group (a patient, or a lesion with its near-duplicates) are not
+    independent, so each group counts once: an image is weighted by its `group_shares`. For
+    a class with n groups, those of its images whose probability of the class is below the
+    threshold have a total weight of at most (n + 1) * error - 1. The probability that the
+    prediction set of an image of a new, exchangeable group lacks the true class is then at
+    most `error`: Lee, Barber and Willett, Distribution-free inference with hierarchical
+    data (2023), arXiv:2306.06342. With fewer than 1 / error - 1 groups, no positive
+    threshold ensures this; the threshold is then 0, and the class is in every set. The
+    bound holds on average over validation splits; the coverage of the thresholds from a
+    given validation split can be higher or lower.
 
     A threshold is 0.1 % below a probability, but at most halfway to the next lower one, so
     that rounding errors do not change the sets.

@@ -53,8 +53,14 @@ class DecisionRule(Part):
 
     @property
     def target(self) -> Target | None:
-        """`TARGET`; None if it does not exist. Only OOD images are then referred."""
+        """`TARGET`; None if it does not exist. Exports then have no output `refer`."""
         return find_targets(self.class_names, self.declared).get(TARGET)
+
+    @property
+    def always_in_set(self) -> tuple[str, ...]:
+        """The classes in every prediction set; validation has too few groups of them."""
+        pairs = zip(self.class_names, self.set_thresholds, strict=True)
+        return tuple(name for name, threshold in pairs if threshold == 0)
 
     def prediction_set(self, probabilities: Any) -> Any:
         """Returns whether each class is in the set, bool [num_images, num_classes].
@@ -66,9 +72,10 @@ class DecisionRule(Part):
     def decide(self, probabilities: Any, distances: Any) -> tuple[Any, Any]:
         """Returns whether each image is referred, and whether it is out-of-distribution.
 
-        An image is referred if its probability of `TARGET` reaches the threshold or if it
-        is out-of-distribution. The rule uses only operators, so that it works with NumPy
-        arrays (evaluation) and TensorFlow tensors (exports).
+        Both are bool [num_images]. An image is referred if its probability of `TARGET`
+        reaches the threshold or if it is out-of-distribution. Without a threshold or a
+        target, only out-of-distribution images are referred. The rule uses only operators,
+        so that it works with NumPy arrays (evaluation) and TensorFlow tensors (exports).
 
         Args:
             probabilities: Calibrated probabilities, [num_images, num_classes].

@@ -1,8 +1,9 @@
 """Confidence intervals of scores and of paired differences, from bootstrap resamples.
 
-An interval is computed from the variance of a score over the resamples. Intervals between
-percentiles of the resamples would be too narrow for classes with few images;
-docs/coverage.md contains the measured coverage of each interval.
+The interval of a score with a `Support` is computed from the variance of the score over the
+resamples. Intervals between percentiles of the resamples would be too narrow for classes
+with few images. For scores without support, see `estimate`. docs/coverage.md contains the
+measured coverage of each interval.
 """
 
 from __future__ import annotations
@@ -47,14 +48,14 @@ class Support:
 
     @property
     def count(self) -> int:
-        """Number of groups from which the interval is computed if no resample differs.
+        """Effective number of groups if all resamples have the same value.
 
         For a rate, it is the number of groups in the denominator; for an AUC, that of the
         positive images. A mean over K classes with n or more groups each counts as a rate
-        of K n groups. The mean is 1 only if the rate of every class is 1. With the true
-        rates p1, ..., pK, the probability of this is at most (p1 ... pK)^n, which does not
-        exceed mean(p)^(K n) (inequality of arithmetic and geometric means). The same holds
-        for a mean of 0.
+        of K n groups. The reason: the observed mean is 1 only if the observed rate of every
+        class is 1. With the true rates p1, ..., pK, this has a probability of at most
+        (p1 ... pK)^n, which does not exceed mean(p)^(K n) (inequality of arithmetic and
+        geometric means). The same holds for a mean of 0.
         """
         return self.sizes[0] if self.kind == "auc" else len(self.sizes) * min(self.sizes)
 
@@ -63,7 +64,7 @@ class Support:
         """Degrees of freedom of the variance; see `degrees_of_freedom`.
 
         The variance of the rate of a class with n groups is assumed to be proportional to
-        1 / n.
+        1 / n. For an AUC, n is the number of groups of positive images.
         """
         sizes = self.sizes[:1] if self.kind == "auc" else self.sizes
         return degrees_of_freedom([(1 / size, size - 1) for size in sizes])
@@ -159,20 +160,24 @@ def estimate(
     (2019), doi:10.1093/jssam/smy019. A mean has the same interval, but its variance is
     multiplied by `Support.correction`, and the quantile is that of Student's t distribution
     with `Support.freedom` degrees of freedom. If all resamples have the same value, the
-    effective number is `Support.count`. For an AUC, see `_auc_interval`.
+    effective number of groups is `Support.count`. For an AUC, see `_auc_interval`.
 
     The interval of a score without support is as wide as the percentile interval, but
     centered on the score, and is clipped to the range of the resamples: Efron and
     Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. The percentile interval
     itself is not used, because resamples repeat the bias of a biased score.
 
-    Resamples in which a score is undefined (NaN) are left out.
+    Resamples in which a score is undefined (NaN) are left out. There is no interval if the
+    score is undefined on all images or in more than half of the resamples, if one of
+    `Support.sizes` is below 2, or if a score without support has the same value in all
+    resamples.
 
     Args:
         values: Values from `bootstrap`, [1 + num_resamples] or
             [1 + num_resamples, num_classes].
         confidence: Confidence level of the interval, between 0 and 1.
-        supports: The support of each score; None for scores that have none.
+        supports: The support of each score, or None for a score without support. By
+            default, no score has support.
     """
     return [
         _estimate(value, resampled, confidence, support)
@@ -188,16 +193,24 @@ def estimate_difference(
 ) -> Difference:
     """Returns a paired difference with an interval from Student's t distribution.
 
-    If two models differ in no group, the difference is 0 in all resamples. It then has the
-    interval of Tango, Equivalence test and confidence interval for the difference in
-    proportions for the paired-sample design (1998), from -z^2 / (n + z^2) to z^2 / (n +
-    z^2), or no interval if it has no support.
+    The degrees of freedom are `Support.freedom`, combined with those of `further` (see
+    `degrees_of_freedom`). A score without support has infinite degrees of freedom: without
+    `further`, its interval is from the normal distribution.
+
+    If two models differ in no group, the difference is 0 in all resamples. Unless `further`
+    adds a variance, the interval is then that of Tango, Equivalence test and confidence
+    interval for the difference in proportions for the paired-sample design (1998), from
+    -z^2 / (n + z^2) to z^2 / (n + z^2), where n is `support.count` and z the quantile of
+    the normal distribution. In this case, a score without support has no interval. There is
+    also no interval if all resamples have the same difference other than 0 and `further`
+    adds no variance, if the difference is undefined on all images or in more than half of
+    the resamples, or if one of `Support.sizes` is below 2.
 
     Args:
         values: The difference between two results of `bootstrap` on the same resamples,
             [1 + num_resamples].
         confidence: Confidence level of the interval, between 0 and 1.
-        support: The support of the score; None if it has none.
+        support: The support of the score, or None.
         further: Variances to add to that of the resamples; see `degrees_of_freedom`.
     """
     value, resampled = float(values[0]), _defined(values[1:])
@@ -245,6 +258,8 @@ def _estimate(
     value: float, resampled: Scores, confidence: float, support: Support | None
 ) -> Estimate:
     few = support is not None and min(support.sizes, default=0) < 2
+    if support is None and len(resampled):
+        few = resampled.min() == resampled.max()  # such as those of a single group
     if math.isnan(value) or not len(resampled) or few:
         return Estimate(None if math.isnan(value) else round(value, 6), None, None)
     if support is None:
@@ -275,7 +290,8 @@ def _wilson(
 ) -> tuple[float, float]:
     """Returns Wilson's interval of a rate, [low, high].
 
-    The effective number of groups follows from the variance; it is `count` if that is 0.
+    The effective number of groups follows from the variance. If the variance is 0, it is
+    `count`.
     """
     square, binomial = quantile**2, rate * (1 - rate)
     effective = binomial / variance if variance * binomial > 0 else count
@@ -298,8 +314,8 @@ def _auc_interval(
     doi:10.1002/(SICI)1097-0258(19970715)16:13<1529::AID-SIM565>3.0.CO;2-H.
 
     With few groups, the resampled variance is uncertain, and far too small if the groups
-    are ranked almost perfectly. Therefore the ratio is averaged with 1; the weights are the
-    degrees of freedom and `AUC_PRIOR_FREEDOM`.
+    are ranked almost perfectly. Therefore the ratio is averaged with 1; the weights are one
+    less than the smaller number of groups, and `AUC_PRIOR_FREEDOM`.
     """
     at_value = _binormal_variance(value, support.sizes)
     ratio = variance / at_value if at_value > 0 else 1.0

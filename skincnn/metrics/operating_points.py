@@ -80,8 +80,9 @@ def find_targets(
 ) -> dict[str, Target]:
     """Returns, by name, those of the targets "melanoma" and "malignant" that exist.
 
-    "melanoma" exists if a class is melanoma. "malignant" exists if the malignancy of every
-    class is known, and there are both malignant and benign classes. For `declared`, see
+    "melanoma" contains each class that is melanoma, and exists if there is one. "malignant"
+    contains the malignant classes; it exists if the malignancy of every class is known, and
+    there are both malignant and benign classes. For `declared`, see
     `skincnn.classes.describe`.
     """
     known = describe(class_names, declared)
@@ -97,7 +98,7 @@ def find_targets(
 def choose_threshold(positive: Flags, score: Scores, point: OperatingPoint) -> float | None:
     """Returns the threshold that an operating point selects on all images.
 
-    See `choose_thresholds`; None replaces NaN.
+    The result is None if there is no such threshold; see `choose_thresholds`.
     """
     [threshold] = choose_thresholds(positive, score, point, np.ones((1, len(score))))
     return None if np.isnan(threshold) else float(threshold)
@@ -106,12 +107,12 @@ def choose_threshold(positive: Flags, score: Scores, point: OperatingPoint) -> f
 def choose_thresholds(
     positive: Flags, score: Scores, point: OperatingPoint, weights: Floats
 ) -> Scores:
-    """Returns the threshold that an operating point selects, [num_resamples].
+    """Returns the threshold that an operating point selects on each resample.
 
-    The threshold lies halfway between two scores, or between the lowest score and 0, so
-    that rounding errors do not change decisions. It is NaN if no threshold reaches the
-    operating point with at least one predicted positive, or if there are no positive or no
-    negative images.
+    The thresholds are [num_resamples]. A threshold lies halfway between two scores, or
+    between the lowest score and 0, so that rounding errors do not change decisions. It is
+    NaN if no threshold reaches the operating point with at least one predicted positive, or
+    if there are no positive or no negative images.
 
     Args:
         positive: Whether each image is positive, [num_images].
@@ -172,8 +173,12 @@ def decision_curve(positive: Flags, score: Scores) -> dict[str, Scores]:
 
     net benefit = (true positives - false positives * odds(threshold)) / num_images
 
-    Vickers and Elkin, Decision curve analysis (2006). The prevalence is that of the given
-    images. `positive` and the scores, which must be calibrated, are [num_images].
+    Vickers and Elkin, Decision curve analysis (2006), doi:10.1177/0272989X06295361. Each
+    image counts as one lesion, and the prevalence is that of the given images.
+
+    Args:
+        positive: Whether each image is positive, [num_images].
+        score: Calibrated probability of the target, [num_images].
 
     Returns:
         Arrays [99] by name: `threshold`, 0.01 to 0.99; `model`, the net benefit of the

@@ -28,9 +28,9 @@ class PrevalenceScores(Part):
     """Scores at one prevalence, by Bayes' theorem from sensitivity and specificity.
 
     Attributes:
-        prevalence: Share of the lesions that show the target, 0..1.
-        ppv: Positive predictive value.
-        npv: Negative predictive value.
+        prevalence: Share of the lesions that belong to the target, 0..1.
+        ppv: Positive predictive value; undefined if nothing is flagged.
+        npv: Negative predictive value; undefined if everything is flagged.
         net_benefit: Net benefit at `THRESHOLD_PROBABILITY`.
         net_benefit_of_all: Net benefit of flagging all lesions. That of flagging none is 0.
     """
@@ -46,7 +46,8 @@ def ppv_at(sensitivity: Floats, specificity: Floats, prevalence: float) -> Score
     """Returns the positive predictive value at a prevalence; NaN if nothing is flagged.
 
     Altman and Bland, Diagnostic tests 2: predictive values (1994),
-    doi:10.1136/bmj.309.6947.102. All values are in 0..1.
+    doi:10.1136/bmj.309.6947.102. All values are in 0..1. The result has the shape of
+    `sensitivity` and `specificity`.
     """
     true = np.asarray(sensitivity * prevalence)
     return divide(true, true + (1 - specificity) * (1 - prevalence))
@@ -55,7 +56,7 @@ def ppv_at(sensitivity: Floats, specificity: Floats, prevalence: float) -> Score
 def npv_at(sensitivity: Floats, specificity: Floats, prevalence: float) -> Scores:
     """Returns the negative predictive value at a prevalence; NaN if all are flagged.
 
-    See `ppv_at` for the source and the ranges.
+    See `ppv_at` for the source, the ranges and the shape.
     """
     return ppv_at(specificity, sensitivity, 1 - prevalence)
 
@@ -66,13 +67,15 @@ def net_benefit_at(
     prevalence: float,
     threshold_probability: float = THRESHOLD_PROBABILITY,
 ) -> Scores:
-    """Returns the net benefit at a prevalence: net true positives per lesion, at most 1.
+    """Returns the net benefit at a prevalence: net true positives per lesion.
 
     net benefit = sensitivity * prevalence - (1 - specificity) * (1 - prevalence) * odds
 
     The odds are those of the threshold probability, at which harm and benefit of flagging a
     lesion are equal. Vickers and Elkin, Decision curve analysis (2006),
-    doi:10.1177/0272989X06295361. All arguments are in 0..1.
+    doi:10.1177/0272989X06295361. The result is at most the prevalence, and has the shape
+    of `sensitivity` and `specificity`. The arguments are in 0..1, and the threshold
+    probability is below 1.
     """
     odds = threshold_probability / (1 - threshold_probability)
     harm = (1 - specificity) * (1 - prevalence) * odds
@@ -89,12 +92,14 @@ def score_prevalences(
     Sensitivity and specificity are assumed not to depend on the prevalence. The intervals
     are computed from those of the sensitivity and the specificity: Zou and Donner,
     Construction of confidence limits about effect measures (2008), doi:10.1002/sim.3095.
+    A score is undefined if the sensitivity or the specificity is undefined. It has no
+    interval if one of these has none, or if the score is undefined for their limits.
 
     Args:
         values: "sensitivity" and "specificity" on all images, then on each resample,
             [1 + num_resamples].
         rates: The same rates with their intervals.
-        prevalences: Shares of the lesions that show the target, between 0 and 1.
+        prevalences: Shares of the lesions that belong to the target, between 0 and 1.
     """
     pair = [rates[name] for name in ("sensitivity", "specificity")]
     correlation = _correlation(values["sensitivity"][1:], values["specificity"][1:])
@@ -142,7 +147,7 @@ def _estimate(
         square = math.fsum((*(c**2 for c in changes), 2 * correlation * math.prod(changes)))
         largest = abs(function(*limits) - value)
         distance = min(largest, math.sqrt(max(0.0, square)))
-        if math.isnan(largest):  # nothing is flagged at the limits
+        if math.isnan(largest):  # the PPV or NPV is not defined at the limits
             return Estimate(round(value, 6), None, None)
         ends.append(round(value + sign * distance, 6))
     return Estimate(round(value, 6), *ends)

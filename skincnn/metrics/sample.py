@@ -59,7 +59,7 @@ class Sample:
 
     @functools.cached_property
     def curves(self) -> list[tuple[Scores, Scores]]:
-        """True and false positives of `roc_points` for each class, [..., num_points]."""
+        """Numbers of true and false positives of each class; see `roc_points`."""
         return [
             roc_points(self.y_true == index, self.y_prob[:, index], self.weights)[1:]
             for index in range(self.num_classes)

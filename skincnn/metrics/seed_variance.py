@@ -82,10 +82,11 @@ def estimate_recipe_difference(
     confidence: float,
     support: Support | None = None,
 ) -> Difference:
-    """Returns the difference between two recipes, with an interval for images and seeds.
+    """Returns the difference between two recipes, with its interval.
 
-    The interval is that of `estimate_difference`, with the second term of the variance in
-    the description of this module as a further variance.
+    The interval includes the variance between seeds. It is that of `estimate_difference`,
+    with the variance that the docstring of this module defines. If the variance between the
+    runs is NaN, because the score is undefined in some of them, there is no interval.
 
     Args:
         name: Name of the score.
@@ -93,11 +94,11 @@ def estimate_recipe_difference(
         variance: The variance between the runs of a recipe.
         sizes: The numbers of runs of the two recipes.
         confidence: Confidence level of the interval, between 0 and 1.
-        support: The support of the score; None if it has none.
+        support: The support of the score, or None.
     """
     between, within = variance.between[name], variance.within[name]
     if math.isnan(between + within):
-        return estimate_difference(np.full(len(values), math.nan), confidence)
+        return estimate_difference(np.where(np.arange(len(values)), np.nan, values))
     share = sum(1 / size for size in sizes)
     freedom = variance.num_runs - variance.num_recipes
     further = [(share * between, freedom), (-share * within, math.inf)]

@@ -2,8 +2,8 @@
 
 A geometric augmentation returns a matrix for each image; the product of an image's matrices
 is applied with one bilinear interpolation. A photometric augmentation changes the pixel
-values. With TensorFlow, all augmentations are compiled together, which fuses pointwise
-operations. Custom augmentations follow, without compilation.
+values. With TensorFlow, XLA compiles both kinds together, which fuses pointwise operations.
+Custom augmentations follow; they are not part of the compiled function.
 """
 
 from __future__ import annotations
@@ -40,7 +40,15 @@ AnyConfig = AugmentConfig | dict[str, Any]
 
 
 class RandomLayer(keras.layers.Layer):
-    """A float32 layer that draws random numbers for each image in training."""
+    """A float32 layer that draws random numbers for each image in training.
+
+    Args:
+        config: The options, or a dictionary of the fields of an `AugmentConfig`.
+        seed: Seed of the random numbers.
+
+    Raises:
+        ConfigError: A field of `config` is unknown or invalid.
+    """
 
     stream = 0
     """Added to the seed, so that `Augmentation` and `Mixing` draw different numbers."""
@@ -71,26 +79,28 @@ class RandomLayer(keras.layers.Layer):
 class Augmentation(RandomLayer):
     """Augments images in training, unless the magnitude is 0 or `config.parts` is empty.
 
-    Input and output are [batch, height, width, 3] in 0..255; the output is float32.
-    `config` may also be a dictionary of the fields of an `AugmentConfig`.
+    Input and output are [batch, height, width, 3] in 0..255; the output is float32. See
+    `RandomLayer` for the arguments.
 
     Raises:
-        ConfigError: A field is invalid, or a part is neither a key of `AUGMENTATIONS` nor a
-            custom augmentation; see `find_augmentation`.
+        ConfigError: A field of `config` is invalid, a part is neither a key of
+            `AUGMENTATIONS` nor a custom augmentation (see `find_augmentation`), or a custom
+            augmentation fails or changes the shape of the images.
     """
 
     def __init__(self, config: AnyConfig, seed: int = 0, **kwargs: Any):
         super().__init__(config, seed, **kwargs)
         custom = [part for part in self.config.parts if is_custom(part)]
         # In an attribute, so that checkpoints contain the random states of custom layers.
-        self.custom = {part: _build(part, seed + 1 + i) for i, part in enumerate(custom)}
+        # `Mixing` has the seed + 1.
+        self.custom = {part: _build(part, seed + 2 + i) for i, part in enumerate(custom)}
         for part in self.config.parts:
             find_augmentation(part)
         self._compiled = compile_augmentation(self.config)
 
     def call(self, images: Tensor, training: bool | None = None) -> Tensor:
         """Returns the images as float32, augmented as described in `Augmentation`."""
-        if not training or not self.config.parts or self.config.magnitude == 0:
+        if not training or self._is_identity:
             return ops.cast(images, "float32")
         if self._compiled is None:
             return self.augment(images)
@@ -100,11 +110,19 @@ class Augmentation(RandomLayer):
         return self._apply_custom(augmented, chosen)
 
     def augment(self, images: Tensor) -> Tensor:
-        """Augments images without compilation. For a few images, this is faster."""
+        """Returns images as `call` does in training, but without compilation.
+
+        For a few images, this is faster.
+        """
+        if self._is_identity:
+            return ops.cast(images, "float32")
         return self._apply_custom(*augment(images, self.config, self.seed_generator))
 
+    @property
+    def _is_identity(self) -> bool:
+        return not self.config.parts or self.config.magnitude == 0
+
     def _apply_custom(self, images: Tensor, chosen: Tensor | None) -> Tensor:
-        """Applies the custom augmentations; see `augment` for `chosen`."""
         uniform = uniform_of(images, self.seed_generator)
         for name, apply in self.custom.items():
             part = find_augmentation(name)
@@ -127,7 +145,8 @@ def find_augmentation(name: str) -> Any:
     """Returns the function of `AUGMENTATIONS` with this name, or a `CustomPart`.
 
     A custom augmentation is a function (images, uniform, config) like those in
-    `PHOTOMETRIC`, or a layer class, such as `keras.layers:RandomZoom(0.2)`.
+    `PHOTOMETRIC`, or a layer class, such as `keras.layers:RandomZoom(0.2)`. `Augmentation`
+    clips its result to 0..255.
 
     Raises:
         ConfigError: See `skincnn.parts.find_part`.
@@ -143,10 +162,13 @@ def find_augmentation(name: str) -> Any:
 def augment(
     images: Tensor, config: AugmentConfig, generator: keras.random.SeedGenerator
 ) -> tuple[Tensor, Tensor | None]:
-    """Applies the parts in `AUGMENTATIONS`.
+    """Applies those of `config.parts` that are in `AUGMENTATIONS`, geometric ones first.
 
-    Returns the images, float32 [batch, height, width, 3] in 0..255, and the index of the
-    part that applies to each image, [batch]; None if all parts apply to all images.
+    `images` are [batch, height, width, 3] in 0..255.
+
+    Returns:
+        The images as float32; and the index in `config.parts` of the part that applies to
+        each image, float32 [batch], or None if all parts apply to all images.
     """
     uniform = uniform_of(images, generator)
     parts = config.parts
@@ -170,7 +192,10 @@ def augment(
 def _choose(
     chosen: Tensor | None, index: int, changed: Tensor, unchanged: Tensor
 ) -> Tensor:
-    """Returns `changed` for the images to which the part with this index applies."""
+    """Returns `changed` where the part with this index applies, otherwise `unchanged`.
+
+    If `chosen` is None, all parts apply to all images.
+    """
     if chosen is None:
         return changed
     applies = ops.reshape(chosen == index, (-1, *[1] * (changed.ndim - 1)))
@@ -182,8 +207,8 @@ def _build(name: str, seed: int) -> keras.layers.Layer | CustomPart:
     part: CustomPart = find_augmentation(name)
     if not isinstance(part.function, type):
         return part
-    # Half precision would round the pixel values.
     options = {"seed": seed} if "seed" in part.parameters else {}
+    # Half precision would round the pixel values.
     layer = part(dtype="float32", **options)
     if not isinstance(layer, keras.layers.Layer):
         part.fail(f"must be a function or a layer class. Received: {layer!r}.")
@@ -210,7 +235,7 @@ def compile_augmentation(
 
     The compiled function maps images and the state of a `SeedGenerator` to the result of
     `augment` and the next state. On a CPU, XLA makes augmentation several times as fast. It
-    would slow down convolutions, but by default, Keras does not use XLA for models on a
+    would slow down the convolutions of the network, which by default is not compiled on a
     CPU. Layers with equal configurations share one function, because TensorFlow never frees
     compiled functions (20 MB each).
     """

@@ -24,7 +24,7 @@ class AugmentedClassifier(keras.Model):
 
     The output is the classifier's logits [batch, num_classes]. In training with `mixing`,
     the output is a dictionary of `logits`, `partner` and `share` (see `Mixing`). With
-    `mixing`, the loss must accept soft labels [batch, num_classes].
+    `mixing`, the loss must accept soft labels [batch, num_classes], also in validation.
     """
 
     def __init__(
@@ -66,7 +66,12 @@ class AugmentedClassifier(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Tensor:
-        """Returns the loss for labels [batch] or targets [batch, num_targets]."""
+        """Returns the loss for labels [batch] or, in distillation, targets.
+
+        Targets are [batch, num_targets]; see `skincnn.training.distillation.make_targets`.
+        With `mixing`, labels become soft labels, and in training, labels and targets are
+        mixed like the images.
+        """
         if self.mixing is not None:
             y = _soft_labels(y, y_pred)
         return super().compute_loss(x, y, _logits(y_pred), sample_weight, training)

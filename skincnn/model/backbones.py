@@ -1,7 +1,9 @@
-"""Backbones, which map normalized images to feature maps, and their weights.
+"""Backbones, which map images to feature maps, and their weights.
 
-`BACKBONES` contains all networks of Keras Applications, EfficientNet-Lite and a small CNN.
-Other networks are custom backbones, `package.module:function`.
+`BACKBONES` contains all networks of Keras Applications, EfficientNet-Lite0 to Lite2, and a
+small CNN. Other networks are image backbones of KerasHub, `keras_hub:PRESET`, or custom
+backbones, `package.module:function`. The classifier normalizes images as the network
+expects; custom backbones receive images in 0..255, and contain their normalization.
 """
 
 from __future__ import annotations
@@ -52,11 +54,11 @@ class Scaling:
     bgr: bool = False
 
     def with_statistics(self, mean: Channels, std: Channels) -> Scaling:
-        """Returns this normalization for images with other channel means and deviations.
+        """Returns the normalization for images with other statistics than ImageNet.
 
-        A pixel then gives the network input that `self` gives for the pixel that is equally
-        many standard deviations from the ImageNet mean. `mean` and `std` refer to image /
-        255, and are in the order RGB.
+        Each channel is transformed linearly, so that its mean and standard deviation become
+        those of ImageNet, and is then normalized by `self`. `mean` and `std` are those of
+        the red, green and blue channels, for values in 0..1.
         """
         if (mean, std) == (IMAGENET_MEAN, IMAGENET_STD):
             return self
@@ -90,14 +92,15 @@ class Backbone:
         scaling: The normalization that the network expects.
         native_size: Image size in pixels at which ImageNet weights are loaded; 0 for any.
         min_size: Minimum image size in pixels.
-        size_multiple: Divisor in pixels of valid image sizes other than `native_size`.
-        imagenet_widths: Width multipliers that have ImageNet weights; None if unknown.
+        size_multiple: Number of pixels of which each image size other than `native_size`
+            must be a multiple.
+        imagenet_widths: Width multipliers that have ImageNet weights; () if there are no
+            such weights, None if unknown.
         has_width: Whether the network has a width multiplier.
-        one_size: Whether the network is built for one image size, if possible that of the
-            data. Images of other sizes are resized to it in the classifier.
-        adapt: Modifies the network from `build`. Depending on the backbone, it removes the
-            input normalization layers, replaces slow layers, or makes the network accept
-            any image size. By default, the network is unchanged.
+        one_size: Whether the network may accept only one image size. It is then built for
+            that of the data if possible, and the classifier resizes images of other sizes.
+        adapt: Modifies the network from `build`: removes layers that normalize the input,
+            replaces slow layers, or makes the network accept any image size.
     """
 
     build: Build
@@ -249,17 +252,21 @@ def find_backbone(name: str) -> Backbone:
     return look_up(BACKBONES, name, "`model.backbone`")
 
 
-def check_size(name: str, size: int) -> None:
-    """Raises a `ConfigError` unless the backbone exists and accepts images of `size` px."""
+def check_size(name: str, size: int, setting: str) -> None:
+    """Raises a `ConfigError` unless the backbone exists and accepts images of `size` px.
+
+    `setting` is the name of the setting that gives the size. The multiples that a backbone
+    of KerasHub requires are checked by `build_backbone` instead.
+    """
     backbone = find_backbone(name)
     if size < backbone.min_size:
         raise ConfigError(
-            f"{name} requires images of >= {backbone.min_size} px. Received: {size} px."
+            f"{setting} must be >= {backbone.min_size} for {name}. Received: {size}."
         )
     if size != backbone.native_size and size % backbone.size_multiple:
         raise ConfigError(
-            f"{name} requires images of {backbone.native_size} px or a multiple of "
-            f"{backbone.size_multiple} px. Received: {size} px."
+            f"{setting} must be {backbone.native_size} or a multiple of "
+            f"{backbone.size_multiple} for {name}. Received: {size}."
         )
 
 
@@ -274,11 +281,13 @@ def build_backbone(
         weights: "imagenet" (Keras Applications downloads the weights to KERAS_HOME; those
             of EfficientNet-Lite are in packages, those of KerasHub in the preset), "none",
             or the path of a weights file.
-        image_size: Size of most images in pixels, used only by backbones of `one_size`.
+        image_size: Size of most images in pixels, used only for a backbone with `one_size`;
+            None for the size of its preset.
 
     Raises:
-        ConfigError: The backbone does not exist, a custom backbone is not valid, `width` is
-            not supported, or the weights cannot be loaded.
+        ConfigError: The backbone does not exist or cannot be loaded, a custom backbone is
+            not valid, `width` or `image_size` is not supported, or the weights cannot be
+            loaded.
     """
     backbone = find_backbone(name)
     if width != 1.0 and not backbone.has_width:
@@ -309,7 +318,8 @@ def _imagenet(backbone: Backbone, name: str, width: float, size: int | None) -> 
         raise ConfigError(
             f"`model.width_multiplier` of {name} with ImageNet weights must be one of "
             f"{backbone.imagenet_widths}. Received: {width}. For other widths, use "
-            "--model.weights none or --model.weights PATH."
+            "--model.weights none (with --train.scenario from_scratch) or "
+            "--model.weights PATH."
         )
     folder = Path(keras_home()) / "models"
     before = set(folder.glob("*"))
@@ -330,7 +340,7 @@ def _imagenet(backbone: Backbone, name: str, width: float, size: int | None) -> 
 
 
 def _load(backbone: Backbone, network: keras.Model, path: Path) -> keras.Model:
-    """Returns the adapted network with weights that were saved before or after `adapt`."""
+    """Adapts a network, and loads its weights or those of the network before adaptation."""
     if not path.is_file():
         raise ConfigError(
             "`model.weights` must be imagenet, none, or the path of a weights file "

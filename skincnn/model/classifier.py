@@ -50,8 +50,9 @@ def build_classifier(
             the weights is unchanged. A saved model with these layers can be loaded only
             with this package.
         image_size: Size of most images in pixels. Backbones of KerasHub with a fixed input
-            size are built for `image_size`, or for the size of their preset if it is None.
-            They resize images of other sizes.
+            size are built for `image_size`, or for the size of their preset if `image_size`
+            is None or they support no other size. The classifier then resizes images of
+            other sizes.
 
     Raises:
         ConfigError: The backbone or its weights cannot be used; see `build_backbone`.
@@ -80,7 +81,6 @@ def build_classifier(
 
 
 def _copy_backbone(config: ModelConfig, fused: bool, image_size: int | None) -> keras.Model:
-    """Returns a copy of the backbone of `config`; see `build_classifier`."""
     network = build_backbone(
         config.backbone, config.width_multiplier, config.weights, image_size
     )
@@ -89,7 +89,7 @@ def _copy_backbone(config: ModelConfig, fused: bool, image_size: int | None) -> 
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ConfigError(
             f"`model.backbone` {config.backbone}: a layer cannot be copied by its "
-            f"get_config() and from_config(): {error}"
+            f"get_config() and from_config(): {error}. Correct these methods."
         ) from error
     network.name = BACKBONE_LAYER
     _freeze_constants(network)
@@ -104,9 +104,9 @@ def set_trainable(
     """Makes only the head and the last `blocks` blocks of the backbone trainable.
 
     A block consists of consecutive layers with the same downsampling, like a stage of a
-    ResNet. In a Transformer of KerasHub, each transformer layer is a block. BatchNorm
-    layers in frozen blocks run in inference mode, as do dropout and stochastic depth if the
-    classifier is `fused`.
+    ResNet. For Transformers and other networks with custom layers of KerasHub, see
+    `skincnn.model.keras_hub_backbone.block_of_layers`. BatchNorm layers in frozen blocks
+    run in inference mode, as do dropout and stochastic depth if the classifier is `fused`.
 
     Args:
         classifier: A model from `build_classifier`. Compile it after this call.
@@ -114,9 +114,10 @@ def set_trainable(
         batch_norm: Mode of BatchNorm in trainable blocks; see `ModelConfig.batch_norm`.
 
     Raises:
-        ConfigError: `blocks` is negative or exceeds the number of blocks of the backbone.
-        ValueError: "frozen_statistics" is used with a classifier that is not `fused`, or
-            whose BatchNorm layers are inside layers of KerasHub.
+        ConfigError: `blocks` is negative or exceeds the number of blocks of the backbone;
+            or `batch_norm` is "frozen_statistics" and `blocks` is not 0, but the backbone
+            has BatchNorm layers and the classifier is not `fused`, or a BatchNorm layer is
+            inside a custom layer, such as one of KerasHub.
     """
     network = classifier.get_layer(BACKBONE_LAYER)
     if blocks == 0:
@@ -139,9 +140,10 @@ def set_trainable(
         if isinstance(layer, FusedBatchNormalization):
             layer.frozen_statistics = batch_norm == "frozen_statistics"
         elif batch_norm == "frozen_statistics":
-            raise ValueError(
-                "frozen_statistics requires build_classifier(fused=True), and a backbone "
-                "whose BatchNorm layers are not inside layers of KerasHub."
+            raise ConfigError(
+                "`model.batch_norm` frozen_statistics requires build_classifier(fused="
+                "True), and a backbone whose BatchNorm layers are not inside custom "
+                "layers, such as those of KerasHub. Use train or frozen."
             )
 
 
@@ -154,7 +156,8 @@ def block_maps(network: keras.Model) -> list[Any]:
     """Returns the last feature map of each block of a backbone, beginning with the first.
 
     The maps are symbolic tensors [batch, height, width, channels]; the last one is the
-    output of the backbone. A Transformer of KerasHub has only this one.
+    output of the backbone. A Transformer, or another network with custom layers of
+    KerasHub, has only this one.
     """
     maps = {}
     if not any(map(_is_transformer, network.layers)):
@@ -185,6 +188,7 @@ def _block_of_layers(network: keras.Model) -> dict[keras.layers.Layer, int]:
 
     Layers with the same downsampling, rounded to a power of 2, form a block. Layers without
     a spatial output (squeeze and excitation) belong to the block of the preceding layer.
+    For Transformers, see `block_of_layers`.
     """
     layers = network.layers
     for layer in layers:

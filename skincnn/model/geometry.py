@@ -1,7 +1,7 @@
 """Geometric augmentations as matrices, and the transform that applies their product.
 
 Each augmentation returns one random matrix per image, float32 [batch, 3, 3], for
-`transform`. `config.magnitude` scales limits such as `zoom`.
+`transform`. `config.magnitude` scales limits such as `zoom`, and `orientation_share`.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def crop(uniform: Uniform, config: AugmentConfig) -> Tensor:
     """Returns matrices that crop each image at a random position and enlarge the crop.
 
     Height and width of the crop are the same random fraction, in [1 - crop, 1], of those of
-    the image.
+    the image. The images must be square; otherwise, crops can reach beyond the border.
     """
     share = 1 - uniform(0.0, config.strength("crop"))
     right, down = ((1 - share) / 2 * uniform(-1.0, 1.0) for _ in range(2))
@@ -90,7 +90,7 @@ def shift(uniform: Uniform, config: AugmentConfig) -> Tensor:
 def shear(uniform: Uniform, config: AugmentConfig) -> Tensor:
     """Returns matrices that shear horizontally by up to `shear_degrees`, left or right.
 
-    A shear preserves the area. Combined with `rotate`, shears have any direction.
+    A shear preserves the area. Combined with rotations, shears have other directions, too.
     """
     limit = math.radians(config.strength("shear_degrees"))
     slope = ops.tan(uniform(-limit, limit))
@@ -119,8 +119,8 @@ def transform(images: Tensor, matrices: Tensor, *, reflect: bool = True) -> Tens
     Args:
         images: [batch, height, width, channels], any numeric dtype.
         matrices: float32 [batch, 3, 3]; the last row of each matrix is (0, 0, 1).
-        reflect: Whether the image is reflected at its border, beyond which it is otherwise
-            black.
+        reflect: Whether positions beyond the border of the image show its reflection
+            instead of black.
 
     Returns:
         float32 [batch, height, width, channels].
@@ -151,8 +151,9 @@ def transform(images: Tensor, matrices: Tensor, *, reflect: bool = True) -> Tens
 def _is_inside(centered: Tensor, size: Tensor) -> Tensor:
     """Returns whether positions along an axis of `size` pixels are inside the image.
 
-    `centered` contains positions in pixels relative to the center. Half a pixel beyond the
-    center of an outermost pixel is the border, which is inside despite rounding errors.
+    `centered` contains positions in pixels relative to the center. The border of the image
+    is half a pixel beyond the centers of the outermost pixels. A tolerance for rounding
+    errors makes the border count as inside.
     """
     return ops.abs(centered) <= ops.cast(size, "float32") / 2 + 1e-3
 

@@ -1,7 +1,8 @@
 """Augmentations that occlude skin: an erased rectangle, hairs and a ruler.
 
 Each function takes and returns float32 images in 0..255, [batch, height, width, 3]. Lengths
-are fractions of the shorter side. `config.magnitude` scales limits such as `hairs`.
+are fractions of the shorter side. `config.magnitude` scales limits such as `hairs`, and
+`ruler_share`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ def erase(images: Tensor, uniform: Uniform, config: AugmentConfig) -> Tensor:
     """Fills a rectangle with the mean color of the image.
 
     The rectangle covers a random fraction in [0, erase] of the image.
-    Zhong et al., Random Erasing Data Augmentation (2020), arXiv:1708.04896.
+
+    References:
+        Zhong et al., Random Erasing Data Augmentation (2020), arXiv:1708.04896.
     """
     area = uniform(0.0, config.strength("erase"))
     aspect = ops.exp(uniform(-math.log(2), math.log(2)))
@@ -96,7 +99,10 @@ def _stroke(distance: Tensor, half_width: Tensor, side: Tensor) -> Tensor:
 
 
 def _draw(images: Tensor, opacity: Tensor, uniform: Uniform) -> Tensor:
-    """Blends images with a random dark brown; `opacity` 0..1 is [batch, height, width]."""
+    """Blends images with a random dark brown.
+
+    `opacity` in 0..1, [batch, height, width], is multiplied by a random factor.
+    """
     red = uniform(10.0, 65.0)
     brown = ops.stack([red, red * uniform(0.7, 1.0), red * uniform(0.55, 0.9)], axis=-1)
     opacity = per_image(uniform(0.65, 1.0)) * opacity[..., None]

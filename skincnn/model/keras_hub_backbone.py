@@ -1,7 +1,7 @@
 """Image backbones of KerasHub, named `keras_hub:PRESET`.
 
 A preset is a name in KerasHub (`dinov2_small`), a handle (`hf://...`, `kaggle://...`), or a
-directory from `save_to_preset`. KerasHub is optional and is imported only for such a name.
+directory from `save_to_preset`. KerasHub is optional and is imported only for a preset.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ SIZE_MULTIPLES: dict[str, Callable[[Any], int]] = {
         backbone.patch_size * 2 ** (len(backbone.depths) - 1)
     ),
 }
-"""Divisor in pixels of valid image sizes, for each class of backbones with a fixed image
-size that can use the weights of its preset at other sizes."""
+"""Backbone classes that are built for one image size, but can use the weights of their
+preset at other sizes. Each function returns the number of pixels of which these sizes must
+be multiples."""
 LISTS_OF_LAYERS = ("encoder_layers", "layers", "stages_list")
 """Attributes in which encoders of KerasHub list their transformer layers or stages."""
 CONSTANT_VARIABLES = ("mask_token", "interpolated_position_embeddings")
@@ -93,7 +94,7 @@ def build(preset: str, size: int | None, pretrained: bool) -> keras.Model:
     arXiv:2304.07193). Register and distillation tokens are omitted.
 
     Args:
-        preset: See the module.
+        preset: Name, handle or directory of the preset.
         size: Image size in pixels; None for that of the preset. Networks that accept any
             size, and those with the fixed size of their preset (ViT, DeiT), ignore it.
         pretrained: Whether to load the weights of the preset.
@@ -131,11 +132,12 @@ def build(preset: str, size: int | None, pretrained: bool) -> keras.Model:
 
 
 def block_of_layers(backbone: keras.Model) -> dict[keras.layers.Layer, int]:
-    """Returns the block of layers of a backbone. The last block is 1, the preceding 2.
+    """Returns the block of each layer with weights. The last block is 1, the preceding 2.
 
-    Each transformer layer, stage or residual block is a block. Layers of Keras belong to
-    the preceding block, or to the first. Layers that are not in the result, such as the
-    final normalization of an encoder, are trained like those of block 1.
+    Each custom layer of KerasHub (such as a patch embedding, a transformer layer, a stage
+    or a residual block) is a block. Layers of Keras belong to the preceding block, or to
+    the first. Layers that are not in the result, such as the final normalization of an
+    encoder, are trained like those of block 1.
     """
     blocks: list[list[keras.layers.Layer]] = []
     stem = True
@@ -166,7 +168,7 @@ def _load(preset: str, pretrained: bool, **options: Any) -> keras.Model:
 
 
 def _feature_map(backbone: Any, tokens: Any) -> Any:
-    """Returns tokens [batch, tokens, channels] as a map; see `build`."""
+    """Returns tokens [batch, tokens, channels] as a feature map; see `build`."""
     multiple = SIZE_MULTIPLES.get(type(backbone).__name__, lambda x: x.patch_size)
     strides = multiple(backbone)
     strides = (strides, strides) if isinstance(strides, int) else strides

@@ -14,8 +14,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     On a CPU, the kernel is two to three times as fast as the separate operations of Keras.
     Weights, outputs and gradients equal those of `keras.layers.BatchNormalization` up to
-    rounding. Where the kernel cannot be used, such as in inference, in mixed precision and
-    with other backends, this layer uses the operations of Keras.
+    rounding. In all other cases, such as inference, frozen layers, mixed precision and
+    other backends, this layer uses the operations of Keras.
     """
 
     frozen_statistics = False
@@ -69,8 +69,9 @@ def training_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
 
     The weights are not copied. BatchNormalization and Dropout layers are replaced by the
     layers of this module; other layers keep their type. In EfficientNet, Dropout layers
-    implement stochastic depth (Huang et al., 2016, arXiv:1603.09382). In a model of another
-    package, only dropout and stochastic depth are changed.
+    implement stochastic depth (Huang et al., 2016, arXiv:1603.09382). If `layer` is a model
+    of another package, its dropout and stochastic depth layers are made to run in inference
+    mode if they are not trainable; its other layers are unchanged.
     """
     replacements: dict[Any, Any] = {
         keras.layers.BatchNormalization: FusedBatchNormalization,

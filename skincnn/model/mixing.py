@@ -47,7 +47,7 @@ class Mixing(RandomLayer):
 
     The partners are a permutation of the batch. The target share of each image is
     max(x, 1 - x) with x from Beta(a, a), where a is `mix_alpha` scaled by the magnitude.
-    If `mix` is none or a is 0, images are not mixed.
+    If `mix` is none or a is 0, images are not mixed. See `RandomLayer` for the arguments.
     """
 
     stream = 1

@@ -53,6 +53,10 @@ def clone(
     `convert` maps each layer, also in nested models of Keras, to a new one with the same
     name and weight shapes; the last two axes of a weight may be swapped. See
     `keras.models.clone_model` for `options`.
+
+    Raises:
+        NotImplementedError, TypeError, ValueError: A layer of a custom backbone cannot be
+            copied by its `get_config` and `from_config`.
     """
     clone_model = keras.models.clone_model
     convert = convert or (lambda layer: type(layer).from_config(layer.get_config()))
@@ -78,8 +82,8 @@ def clone(
 def is_opaque(*layers: keras.layers.Layer) -> bool:
     """Returns whether any of the layers is of a class that is not part of Keras.
 
-    The parts of such a model cannot be rebuilt one by one: their `get_config` is often
-    incomplete, such as that of `ViTEncoderBlock` in KerasHub.
+    If such a layer is a model, its parts cannot be rebuilt one by one: their `get_config`
+    is often incomplete, such as that of `ViTEncoderBlock` in KerasHub.
     """
     return any(type(layer).__module__.split(".")[0] != "keras" for layer in layers)
 
@@ -112,7 +116,7 @@ def remove_normalization(network: keras.Model) -> keras.Model:
             f"The weights of {network.name} were trained with a different normalization. "
             f"Expected that of ImageNet: mean {IMAGENET_MEAN}, variance {IMAGENET_STD} "
             "(Keras stores the standard deviation as variance). "
-            f"Received: mean {mean}, variance {variance}."
+            f"Received: mean {mean}, variance {variance}. Use other --model.weights."
         )
     normalization = keras.layers.Rescaling | keras.layers.Normalization
 

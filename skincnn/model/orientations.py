@@ -24,6 +24,9 @@ def orient(images: Any, number: int) -> Any:
             tensor of a Keras model.
         number: 0..7. Bit 0 flips horizontally, bit 1 flips vertically, and then bit 2 swaps
             rows and columns. 0 is the identity.
+
+    Returns:
+        A tensor, which is symbolic if `images` is; for number 0, `images` itself.
     """
     symbolic = isinstance(images, keras.KerasTensor)
     flip, transpose = (ops.flip, ops.transpose) if symbolic else (tf.reverse, tf.transpose)

@@ -49,16 +49,18 @@ def preset(name: str) -> Config:
     ('demo',)
 
     Raises:
-        ConfigError: No preset has this name, or the custom function fails.
+        ConfigError: No preset has this name, or the custom function cannot be imported,
+            fails, or does not return a `Config`.
     """
     return find_part(PRESETS, name, "PRESET", returns=Config)()
 
 
 def to_command(config: Config) -> str | None:
-    """Returns the scripts/train.py command that trains with a configuration.
+    """Returns the `skincnn train` command that trains with a configuration.
 
-    The command uses the preset that requires the fewest flags. --seed is the last flag.
-    Returns None if no preset has the same number of stages, because flags cannot change it.
+    The command uses the preset that requires the fewest flags; --seed, if required, is the
+    last one. Returns None if no preset has the same number of stages, because flags cannot
+    change this number.
     """
     candidates = [
         (name, _flags(base, config))
@@ -71,7 +73,7 @@ def to_command(config: Config) -> str | None:
     if "--seed" in values:
         values["--seed"] = values.pop("--seed")
     flags = [f"{flag} {value}".rstrip() for flag, value in values.items()]
-    return " ".join(["python scripts/train.py", name, *flags])
+    return " ".join(["skincnn train", name, *flags])
 
 
 def _flags(base: Any, target: Any, prefix: str = "--") -> dict[str, str]:

@@ -20,7 +20,7 @@ def quickstart() -> Config:
 
     This preset requires no download. The score shows only that the software works.
 
-    Command: python scripts/train.py
+    Command: skincnn train
     Cost: nine minutes of CPU time on two cores, including the rendering of the images.
     Score: balanced accuracy .695 [.552, .808] on the synthetic test fold.
     """
@@ -44,13 +44,14 @@ def mobilenet_160() -> Config:
     The first epochs use smaller images and take a quarter less time. The scores do not
     differ significantly from those of a basic recipe (docs/results).
 
-    Command: python scripts/train.py mobilenet_160
+    Command: skincnn train mobilenet_160
     Cost: 17 minutes on two idle cores with an earlier version of the code, after
-    scripts/prepare_data.py.
-    Score: balanced accuracy on images of 200x150 px; in parentheses, with evaluate.py --tta
-    augment (docs/results). On folds 8 and 9, trained on folds 0 to 6 with validation on
-    fold 7, seed 0: .666 [.605, .722] (.654 [.591, .712]); a second run with a later version
-    of the code: .693 [.634, .746]. With an earlier version, on folds of version 1:
+    `skincnn prepare-data --config isic2018`.
+    Score: balanced accuracy on images of 200x150 px; in parentheses, with
+    `skincnn evaluate --tta augment` (docs/results). On folds 8 and 9, trained on folds 0 to
+    6 with validation on fold 7, seed 0: .666 [.605, .722] (.654 [.591, .712]); a second run
+    with a later version of the code: .693 [.634, .746]. With an earlier version, on folds
+    of version 1:
 
     - Fold 8, on which this command selects the epoch: .769 (.777).
     - Fold 9, the test fold of this command: .629 [.546, .715] (.673 [.600, .748]).
@@ -72,7 +73,7 @@ def mobilenet_160() -> Config:
 def ensemble5_member() -> Config:
     """The first model of `ensemble5`, with effective-number sampling.
 
-    Command: python scripts/train.py ensemble5_member
+    Command: skincnn train ensemble5_member
     Cost: 277 minutes on one or two slow cores for all five members, plus 10 to 12 minutes
     per member for test-time augmentation.
     Score, measured with an earlier version of the code and on folds of version 1: on images
@@ -93,8 +94,9 @@ def ensemble5_member() -> Config:
 def ensemble5(config: Config) -> tuple[Config, ...]:
     """Five diverse models: `ensemble5_member` and four variants of it.
 
-    The variants have fewer augmentations, the LDAM loss, cropped instead of stretched
-    images, and color constancy. For the cost and the scores, see `ensemble5_member`.
+    Each variant changes one setting: fewer augmentations, the LDAM loss, cropped instead of
+    stretched images, or color constancy. For the cost and the scores, see
+    `ensemble5_member`.
     """
     augment = dataclasses.replace(config.augment, parts=("flip", "quarter_turn"))
     imbalance = dataclasses.replace(config.imbalance, strategy="ldam")
@@ -118,8 +120,9 @@ def effnetv2s_384() -> Config:
     value was tuned. On a GPU with less memory, halve --data.batch-size and
     --optimizer.learning-rate.
 
-    Command: python scripts/train.py effnetv2s_384
-    Cost: not measured; meant for a GPU with 24 GB or more, after scripts/prepare_data.py.
+    Command: skincnn train effnetv2s_384
+    Cost: not measured; meant for a GPU with 24 GB or more, after
+    `skincnn prepare-data --config isic2018`.
     Score: not measured.
     """
     return Config(

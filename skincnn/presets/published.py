@@ -19,7 +19,7 @@ preset from its recipe. All presets deviate as follows:
 
 A "published score" is stated in the report; the protocol of the report, including any
 leakage, applies to it. "Score: not measured" refers to the command of the preset.
-docs/results has scores of earlier versions of these presets, which deviated more.
+docs/results has scores of five of these presets with smaller networks and shorter training.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def cnn() -> Config:
     strategies, use the flags --optimizer.*, --augment.parts flip quarter_turn rotate,
     --imbalance.strategy class_weights, and the preset `mobilenet_160`.
 
-    Command: python scripts/train.py cnn
+    Command: skincnn train cnn
     Cost: not measured; small enough for two cores.
     Published score: unknown. Score: not measured.
     """
@@ -85,11 +85,12 @@ def resnet50_sgd() -> Config:
     1e-3, batch size 32, 20 epochs, ImageNet mean and standard deviation, weights of the
     last epoch. Version 1 has no augmentation and no balancing.
 
-    Not stated: whether the split was by lesion. The dataset `folder` has no lesion
-    identifiers; only near-duplicates are kept in the same fold.
+    Not stated: whether the split was by lesion. The class directories of the dataset
+    `folder` do not identify lesions: except for images of HAM10000, only near-duplicates
+    are kept in the same fold.
 
-    Command: python scripts/train.py resnet50_sgd
-    Cost: not measured; meant for a GPU, after scripts/prepare_data.py --config folder.
+    Command: skincnn train resnet50_sgd
+    Cost: not measured; meant for a GPU, after `skincnn prepare-data --config folder`.
     Published score: accuracy .571, macro F1 .562. Score: not measured.
     """
     return Config(
@@ -112,7 +113,7 @@ def resnet50_sgd_class_weights() -> Config:
     a batch is divided by the sum of the weights of its images, so that the scale of the
     weights does not matter.
 
-    Command: python scripts/train.py resnet50_sgd_class_weights
+    Command: skincnn train resnet50_sgd_class_weights
     Cost: as for version 1.
     Published score: accuracy .699, macro F1 .702. Score: not measured.
     """
@@ -136,9 +137,10 @@ def resnet50_sgd_sampler() -> Config:
     the accuracy is 12 percentage points lower than in version 4.
 
     Differs: each image is sharpened, by a random amount from 0 to 1 with a smoother kernel,
-    instead of half of the images by 1. The order of the color changes is fixed.
+    instead of half of the images by 1. The standard deviation of the blur is 0 to 5. The
+    order of the color changes is fixed.
 
-    Command: python scripts/train.py resnet50_sgd_sampler
+    Command: skincnn train resnet50_sgd_sampler
     Cost: as for version 1.
     Published score: accuracy .594, macro F1 .589. Score: not measured.
     """
@@ -165,7 +167,7 @@ def resnet50_sgd_oversampling() -> Config:
 
     Published: version 2 with the sampler of version 3 instead of class weights.
 
-    Command: python scripts/train.py resnet50_sgd_oversampling
+    Command: skincnn train resnet50_sgd_oversampling
     Cost: as for version 1.
     Published score: accuracy .715, macro F1 .719. Score: not measured.
     """
@@ -193,11 +195,11 @@ def vgg19_stages() -> Config:
     Published: Skin-Cancer-Dermatoscopic-Image-Classification (GitHub, Yidi0221; HAM10000
     split by image, 998 test images). ImageNet weights, momentum 0.9, batch size 30, L2
     penalty 1e-5: 3 epochs of the head with learning rate 1e-4, 7 epochs of all layers with
-    1e-5, 5 epochs of all layers with 1e-6. BatchNorm in inference mode, nearest-neighbor
-    resizing to 224 px, no input normalization. df and vasc were replicated 16 times and
-    akiec 4 times. One of six augmentations per image: flip left-right, flip up-down,
-    transposition, rotation by up to 180 degrees, crop, shear. The test set was evaluated
-    after each epoch, and the best epoch was quoted.
+    1e-5, 5 epochs of all layers with 1e-6. BatchNorm (of the ResNet-50) in inference mode,
+    nearest-neighbor resizing to 224 px, no input normalization. df and vasc were replicated
+    16 times and akiec 4 times. One of six augmentations per image: flip left-right, flip
+    up-down, transposition, rotation by up to 180 degrees, crop, shear. The test set was
+    evaluated after each epoch, and the best epoch was quoted.
 
     Not stated, and chosen here: 16 times includes the original; crop of up to 20 %, shear
     by up to 8 degrees; flips and transpositions, if drawn, are applied with probability
@@ -209,7 +211,7 @@ def vgg19_stages() -> Config:
     reproduced: the recipe drew the parameters of the augmentations once for the whole
     training.
 
-    Command: python scripts/train.py vgg19_stages
+    Command: skincnn train vgg19_stages
     Cost: not measured; meant for a GPU.
     Published score: accuracy .786, balanced accuracy .703, macro F1 .622 after 10 epochs;
     .822, .760 and .701, melanoma recall .523, in a training of 20 epochs. Score: not
@@ -251,9 +253,10 @@ def vgg19_stages() -> Config:
 def resnet50_stages() -> Config:
     """ResNet-50, three stages with falling learning rates, oversampling.
 
-    Published, not stated and differs: as for `vgg19_stages`.
+    Published: the recipe of `vgg19_stages` with ResNet-50. Not stated and differs: see
+    `vgg19_stages`; only the difference in the head does not apply.
 
-    Command: python scripts/train.py resnet50_stages
+    Command: skincnn train resnet50_stages
     Cost: not measured; meant for a GPU.
     Published score: accuracy .820, balanced accuracy .751, macro F1 .691, melanoma recall
     .559 after 15 epochs. Score: not measured.
@@ -273,13 +276,13 @@ def resnet50_one_image() -> Config:
     epoch, 240 of 290, was kept. Resized to 224x280 pixels, of which the central 224x224
     were used; ImageNet mean and standard deviation; horizontal flip, rotation by up to 180
     degrees with black corners. No balancing. The validation set consisted of training
-    images. Test-time augmentation: five random flips and rotations (evaluate.py --tta
-    augment --num-views 5).
+    images. Test-time augmentation: five random flips and rotations (`skincnn
+    evaluate --tta augment --num-views 5`).
 
     Differs: the recipe kept the first image of each lesion in the table; here, an arbitrary
     image is kept. The recipe left 1 % of the images unrotated; here, all are rotated.
 
-    Command: python scripts/train.py resnet50_one_image
+    Command: skincnn train resnet50_one_image
     Cost: not measured here; 12 hours on one P100 according to the notebook.
     Published score: accuracy .985, macro F1 .97 on training images; with the same recipe on
     a disjoint split (a public fork, three seeds), accuracy .813, macro F1 .633, melanoma
@@ -317,13 +320,13 @@ def resnet50_adam() -> Config:
     50 times, vasc 40, akiec 15, bcc 10, bkl and mel 5. Validation and test consisted of 551
     and 552 augmented images of lesions with a single image; the README says 80/10/10.
 
-    The metric of the report, weighted F1, is shown after each epoch. Two thirds of the
-    images are nevi, which dominate it. For a test on the same images as other recipes, use
+    The metric of the report, weighted F1, is shown after each epoch. Nevi, two thirds of
+    the images, dominate this metric. For a test on the same images as other recipes, use
     --data.single-image-lesions False.
 
     Differs: the order of the color changes is fixed.
 
-    Command: python scripts/train.py resnet50_adam
+    Command: skincnn train resnet50_adam
     Cost: not measured here; 1 h 27 min on one P100 according to the README.
     Published score: accuracy and weighted F1 about .90. Score: not measured.
     """
@@ -364,7 +367,7 @@ def mobilenet_v2_adam() -> Config:
     notebook kept the pretrained head with 1,000 outputs, of which seven were used; here,
     the head is new.
 
-    Command: python scripts/train.py mobilenet_v2_adam
+    Command: skincnn train mobilenet_v2_adam
     Cost: not measured here; 1 h 24 min on one P100 according to the README.
     Published score: as for `resnet50_adam`. Score: not measured.
     """

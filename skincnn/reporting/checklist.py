@@ -21,8 +21,9 @@ from skincnn.files import write_text
 from skincnn.lookup import look_up
 from skincnn.records import Part
 from skincnn.reporting.html import report_environment
-from skincnn.reporting.load import AUTHORS_FILE, RunResults
+from skincnn.reporting.load import AUTHORS_FILE, RunResults, advise_report
 from skincnn.reporting.text.training_text import model_label
+from skincnn.write_errors import explain_write_errors
 
 FOLDER = "checklists"
 FROM_RUN = "answered from the run"
@@ -55,7 +56,12 @@ class StandardItem(Part):
 
 
 class Standard(Part):
-    """A reporting standard: its title, what it is for, its citation and its items."""
+    """A reporting standard and its items.
+
+    Attributes:
+        subject: The studies to which the standard applies.
+        note: A remark on the version of the standard in this package, or "".
+    """
 
     title: str
     subject: str
@@ -111,7 +117,7 @@ def read_standard(name: str) -> Standard:
     Raises:
         ConfigError: No standard has this name.
     """
-    look_up(dict.fromkeys(standard_names()), name, "--checklist")
+    look_up(dict.fromkeys(standard_names()), name, "The checklist")
     text = (_standards() / f"{name}.toml").read_text(encoding="utf-8")
     return Standard.model_validate(tomllib.loads(text))
 
@@ -120,7 +126,8 @@ def complete_checklist(results: RunResults, name: str) -> Checklist:
     """Returns the checklist of a standard, answered from the results of a run.
 
     Raises:
-        ConfigError: No standard has this name, or the authors' file has an unknown item.
+        ConfigError: No standard has this name, or authors.toml answers an item that the
+            standard does not have.
     """
     standard = read_standard(name)
     written = results.authors.items.get(name, {})
@@ -168,7 +175,8 @@ def render_checklists(results: RunResults, names: Sequence[str]) -> list[Path]:
     Checklists that exist in the run directory are rendered again.
 
     Raises:
-        ConfigError: See `complete_checklist`.
+        ConfigError: A file cannot be written, or authors.toml has items of an unknown
+            standard; see also `complete_checklist`.
     """
     folder = results.workdir / FOLDER
     existing = [name for name in standard_names() if (folder / f"{name}.md").is_file()]
@@ -186,8 +194,11 @@ def render_checklists(results: RunResults, names: Sequence[str]) -> list[Path]:
                 .get_template(template)
                 .render(results=results, checklist=checklist, title=model_label(results))
             )
-            paths.append(folder / f"{checklist.name}.{suffix}")
-            write_text(paths[-1], text)
+            path = folder / f"{checklist.name}.{suffix}"
+            advice = advise_report(results.workdir, "--checklist", checklist.name)
+            with explain_write_errors(path, advice):
+                write_text(path, text)
+            paths.append(path)
     return paths
 
 

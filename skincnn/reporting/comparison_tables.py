@@ -1,4 +1,4 @@
-"""A comparison of runs as Markdown, as CSV and as a figure."""
+"""A comparison of runs as a data frame, as Markdown and as a figure."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ALPHA = 0.05
 
 
 def to_frame(tables: Tables) -> pd.DataFrame:
-    """Returns the rows of all protocols, for CSV, with ten columns for each score."""
+    """Returns the rows of all protocols; see `skincnn.api.compare.Comparison.to_frame`."""
     return pd.DataFrame(
         [_frame_row(protocol, row) for protocol, rows in tables.items() for row in rows]
     )
@@ -76,7 +76,7 @@ def _frame_row(protocol: str, row: Row) -> dict[str, object]:
 def to_markdown(tables: Tables) -> str:
     """Returns the tables of each protocol, and the commands that reproduce the rows.
 
-    Scores of calibrated probabilities, if there are any, are in tables of their own.
+    Scores of calibrated probabilities, if there are any, are in separate tables.
     """
     parts = [f"{NOT_COMPARABLE}\n"] if len(tables) > 1 else []
     for protocol, rows in tables.items():

@@ -128,7 +128,8 @@ def plot_precision_recall_curves(
 def plot_target_calibration(targets: Mapping[str, TargetScores], title: str) -> Figure:
     """Draws the observed share of each target against its calibrated probability.
 
-    A point is the mean of a probability band, with the confidence interval of the share.
+    Each point is a probability band: its mean probability, and its observed share with the
+    confidence interval. Below, bars show the number of images in each band.
     """
     figure = Figure(figsize=(4.5 * len(targets), 5.1), layout="constrained")
     figure.suptitle(f"Reliability curves\n{title}", fontsize=12)
@@ -215,7 +216,8 @@ def plot_subgroups(
 ) -> Figure:
     """Draws the accuracy of each scored subgroup with its interval.
 
-    `overall` is the accuracy on all images, drawn as a line.
+    At least one subgroup must have scores. `overall` is the accuracy on all images, drawn
+    as a line; None for no line.
     """
     rows = [group for group in subgroups if group.scores]
     labels = [
@@ -307,7 +309,6 @@ def plot_flow(flow: ImageFlow, splits: Sequence[str], title: str) -> Figure:
 def _draw_box(
     axes: Axes, center: tuple[float, float], text: str, fontsize: int = 11
 ) -> None:
-    """Draws a text in a box."""
     box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": BLUE}
     axes.text(*center, text, ha="center", va="center", fontsize=fontsize, bbox=box)
 

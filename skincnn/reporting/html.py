@@ -34,7 +34,7 @@ SECTIONS = {
     "variants": "Test-time augmentation and logit adjustment",
     "corruptions": "Corrupted images",
     "ood": "Out-of-distribution images",
-    "mistakes": "Confident errors",
+    "mistakes": "Most confident errors",
     "splits": "Results on other splits",
     "training": "Learning curves",
     "configuration": "Configuration",
@@ -59,7 +59,10 @@ def render_html(results: RunResults, figures: Mapping[str, bytes]) -> str:
 
 
 def find_sections(results: RunResults, figures: Collection[str]) -> dict[str, str]:
-    """Returns the `SECTIONS` for which there are results."""
+    """Returns the heading of each of `SECTIONS` that has results, by HTML anchor.
+
+    `figures` contains the names of the figures.
+    """
     exists = {
         "melanoma": results.headline.targets,
         "subgroups": results.headline.subgroups,
@@ -101,12 +104,15 @@ def report_environment(*, autoescape: bool) -> jinja2.Environment:
 
 @jinja2.pass_context
 def _class_label(context: jinja2.runtime.Context, name: str) -> str:
-    """Returns the label of a class; the run is in the variable `results`, if any."""
+    """Returns the label of a class.
+
+    The classes that the datasets declare are those of the variable `results`, if any.
+    """
     results = context.get("results")
     declared = results.info.declared if results else classes.NOTHING_DECLARED
     return labels.class_label(name, declared)
 
 
 def escape_cell(text: str) -> str:
-    """Escapes a text for a cell of a Markdown table."""
+    """Returns a text that is escaped for a cell of a Markdown table."""
     return text.replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")

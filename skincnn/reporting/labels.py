@@ -136,12 +136,15 @@ def variant_flags(variant: str) -> str:
 
 
 def subgroup_label(name: str) -> str:
-    """Returns "body site" for the attribute "site", "follow-up" for a value "follow_up"."""
+    """Returns the label of a subgroup attribute or value: "body site" for "site".
+
+    Names without an entry in `SUBGROUP_LABELS` are returned unchanged.
+    """
     return SUBGROUP_LABELS.get(name, name)
 
 
 def targets_label(result: SplitResult) -> str:
-    """Returns "melanoma and malignant lesions", or only the target that exists."""
+    """Returns "melanoma and malignant lesions", or only the targets that exist."""
     return " and ".join(TARGET_LABELS[name] for name in result.targets)
 
 
@@ -161,7 +164,7 @@ def signed(difference: Estimate) -> str:
 
 
 def percent(score: Estimate) -> str:
-    """Returns a share in percent, such as "64 %"."""
+    """Returns a share in percent, such as "64 %", or `UNDEFINED`."""
     return UNDEFINED if score.value is None else f"{100 * score.value:.0f} %"
 
 
@@ -178,7 +181,7 @@ def per_hundred(score: Estimate) -> str:
 
 
 def missed_per_thousand(npv: Estimate) -> str:
-    """Returns how many of 1,000 unflagged lesions show the target, such as "4 [2, 6]"."""
+    """Returns the number of missed lesions among 1,000 unflagged ones: "4 [2, 6]"."""
     ends = (None if end is None else 1000 * (1 - end) for end in (npv.high, npv.low))
     value = None if npv.value is None else 1000 * (1 - npv.value)
     return interval(Estimate(value, *ends), ".0f")
@@ -186,7 +189,7 @@ def missed_per_thousand(npv: Estimate) -> str:
 
 def confidence_interval(score: Estimate, confidence: float, *, as_percent: bool) -> str:
     """Returns text such as "95 % confidence interval 55 to 73 %"."""
-    name = f"{100 * confidence:.0f} % confidence interval"
+    name = f"{100 * confidence:g} % confidence interval"
     if score.low is None or score.high is None:
         return f"{name} not available"
     if as_percent:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pandas as pd
 from pydantic import Field, ValidationError
 
 from skincnn.commands import command_line
-from skincnn.config import Config, read_config
+from skincnn.config import Config
 from skincnn.data.leakage import LeakageAudit, SplitLeakage
 from skincnn.errors import ConfigError
 from skincnn.evaluation.aggregate import MembersResult
@@ -25,21 +25,20 @@ from skincnn.evaluation.results import (
     result_path,
     split_name,
 )
-from skincnn.evaluation.robustness import (
-    CorruptionResult,
-)
+from skincnn.evaluation.robustness import CorruptionResult
 from skincnn.files import sha256
+from skincnn.inference.ood_images import OOD_SETS, OOD_TABLE
 from skincnn.inference.predictions import read_predictions, table_path
-from skincnn.inference.run_dir import CONFIG_FILE, RunInfo, read_history, read_run_info
+from skincnn.inference.run_dir import RunInfo, read_run_config, read_run_info
 from skincnn.lookup import suggest
-from skincnn.records import Part, describe_error
+from skincnn.records import Part, describe_error, keep_named
 from skincnn.reporting.parity_result import ParityResult, read_parity
 
 AUTHORS_FILE = "authors.toml"
 
 
 class Authors(Part):
-    """authors.toml: what only the authors of a run know, for the card and the checklists.
+    """authors.toml: what only the authors know, for the model card and the checklists.
 
     Attributes:
         citation: How to cite the model.
@@ -73,10 +72,13 @@ class RunResults:
         splits: Result of the model as is on each split: headline first, "val" last.
         variants: Results of the headline split with test-time augmentation or logit
             adjustment.
-        ood: Results on out-of-distribution images, starting with the built-in images.
+        corruptions: Results on corrupted images of the headline split, if any.
+        ood: Results on out-of-distribution images for the headline split, starting with
+            the built-in images. `splits` of the first result contains all evaluated splits
+            except validation.
+        members: Scores of the models of an ensemble or a cross-validation; None for a run.
         parity: Parity of each export with the model.
         external: Results on other datasets.
-        history: Metrics of each epoch, one row per epoch; None for several models.
         authors: Content of authors.toml; all fields are empty without this file.
     """
 
@@ -91,13 +93,18 @@ class RunResults:
     members: MembersResult | None
     parity: tuple[ParityResult, ...]
     external: tuple[ExternalResult, ...]
-    history: pd.DataFrame | None
     authors: Authors
 
     @property
     def configs(self) -> tuple[Config, ...]:
         """The configuration of each model."""
         return tuple(member.config for member in self.info.members) or (self.config,)
+
+    @property
+    def clinical_metadata(self) -> str:
+        """Whether clinical metadata are inputs of "all", "some" or "none" of the models."""
+        used = {config.model.clinical_metadata for config in self.configs}
+        return "some" if len(used) > 1 else "all" if used == {True} else "none"
 
     @property
     def leakage(self) -> LeakageAudit | SplitLeakage:
@@ -129,8 +136,9 @@ def load_results(workdir: Path, headline: str = "") -> RunResults:
     and "test" otherwise.
 
     Raises:
-        ConfigError: The directory contains no evaluated run, a file is damaged or has a
-            different schema version, or the split was not evaluated.
+        ConfigError: The directory contains no evaluated run, a file is missing, damaged or
+            of a different schema version, authors.toml is not valid, or the headline is
+            "val" or a split that was not evaluated.
     """
     info = read_run_info(workdir)
     results = read_split_results(workdir)
@@ -140,10 +148,7 @@ def load_results(workdir: Path, headline: str = "") -> RunResults:
     splits = dict(
         sorted(splits.items(), key=lambda item: (item[0] == "val", item[0] != headline))
     )
-    if info.members:
-        config, history = info.members[0].config, None
-    else:
-        config, history = read_config(workdir / CONFIG_FILE), read_history(workdir)
+    config = info.members[0].config if info.members else read_run_config(workdir)
     corruptions = members = None
     if result_path(workdir, f"{headline}.corruptions").is_file():
         corruptions = read_result(workdir, f"{headline}.corruptions", CorruptionResult)
@@ -165,16 +170,25 @@ def load_results(workdir: Path, headline: str = "") -> RunResults:
         members=members,
         parity=tuple(read_parity(workdir)),
         external=read_external(workdir),
-        history=history,
         authors=read_authors(workdir),
     )
+
+
+def advise_report(workdir: Path, *flags: str) -> str:
+    """Returns what to do after a file of the report or a checklist could not be written.
+
+    `flags` are the flags with which `skincnn report` writes this file.
+    """
+    command = command_line("report", workdir, *flags)
+    return f"The results are complete; afterward, run: {command}"
 
 
 def read_authors(workdir: Path) -> Authors:
     """Returns the content of authors.toml in a run directory; empty without this file.
 
     Raises:
-        ConfigError: The file cannot be read, or has an unknown field.
+        ConfigError: The file cannot be read as TOML, or a field is unknown or has the wrong
+            type.
     """
     path = workdir / AUTHORS_FILE
     if not path.is_file():
@@ -186,12 +200,14 @@ def read_authors(workdir: Path) -> Authors:
             f"{path}: {describe_error(error)} Expected the fields "
             f"{', '.join(Authors.model_fields)}."
         ) from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read as TOML: {error}.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{path} cannot be read as TOML: {error}. Correct or remove the file."
+        ) from error
 
 
 def _check_headline(headline: str, splits: dict[str, SplitResult], workdir: Path) -> str:
-    """Returns the headline after checking that validation and the headline have results."""
+    """Returns the headline split after checking that it and validation have results."""
     valid = [split for split in splits if split != "val"]
     if not valid or "val" not in splits:
         missing = result_path(workdir, "val" if valid else headline)
@@ -203,7 +219,7 @@ def _check_headline(headline: str, splits: dict[str, SplitResult], workdir: Path
         raise ConfigError(
             f"The headline split must be one of: {', '.join(valid)}. Received: {headline}."
             f"{suggest(valid, headline)} "
-            "Other splits must first be evaluated with scripts/evaluate.py --split SPLIT."
+            "To evaluate a run on another split, use `skincnn evaluate --split SPLIT`."
         )
     return headline
 
@@ -211,15 +227,30 @@ def _check_headline(headline: str, splits: dict[str, SplitResult], workdir: Path
 def _read_ood(workdir: Path, headline: str) -> tuple[OodResult, ...]:
     """Returns the results on OOD images for the headline split, if any.
 
-    The shares of flagged images in the other splits are added to the first result.
+    The shares of rejected images in the other splits are added to the first result.
     """
-    folder = workdir / FOLDER
-    first = "ood" if headline == "test" else split_name(headline, "ood")
-    paths = [*folder.glob(f"{first}.json"), *sorted(folder.glob(f"{first}.*.json"))]
-    ood = [read_result(workdir, path.stem, OodResult) for path in paths]
+    first = OOD_TABLE if headline == "test" else split_name(headline, OOD_TABLE)
+    ood = [
+        *_read_named_ood(workdir, f"{first}.json"),
+        *_read_named_ood(workdir, f"{first}.*.json"),
+    ]
     if ood:
         splits = dict(ood[0].splits)
-        for path in (*folder.glob("ood.json"), *sorted(folder.glob("[!.]*.ood.json"))):
-            splits |= read_result(workdir, path.stem, OodResult).splits
+        for pattern in (f"{OOD_TABLE}.json", f"[!.]*.{OOD_TABLE}.json"):
+            for result in _read_named_ood(workdir, pattern):
+                splits |= result.splits
         ood[0] = ood[0].model_copy(update={"splits": splits})
     return tuple(ood)
+
+
+def _read_named_ood(workdir: Path, pattern: str) -> Iterable[OodResult]:
+    paths = sorted((workdir / FOLDER).glob(pattern))
+    results = {path: read_result(workdir, path.stem, OodResult) for path in paths}
+    return keep_named(results, _ood_name).values()
+
+
+def _ood_name(result: OodResult) -> str:
+    """Returns the name of a result, such as "ood" or "fold_3.ood.<directory>"."""
+    split, first = next(iter(result.splits)), result.sets[0].name
+    name = OOD_TABLE if first in OOD_SETS else f"{OOD_TABLE}.{first}"
+    return name if split == "test" else split_name(split, name)

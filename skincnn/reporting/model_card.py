@@ -10,7 +10,7 @@ from skincnn.reporting.checklist import complete_checklist
 from skincnn.reporting.html import report_environment
 from skincnn.reporting.labels import metric_label
 from skincnn.reporting.load import RunResults
-from skincnn.reporting.text.dataset_text import data_label
+from skincnn.reporting.text.dataset_text import data_label, describe_synthetic
 from skincnn.reporting.text.report_text import find_melanoma
 from skincnn.reporting.text.training_text import model_label
 
@@ -28,7 +28,8 @@ HUB_METRICS = {
 def render_card(results: RunResults) -> str:
     """Returns the model card as Markdown, with the checklist CLEAR Derm.
 
-    The format follows Mitchell et al., Model Cards for Model Reporting (2019).
+    The format follows Mitchell et al., Model Cards for Model Reporting (2019),
+    arXiv:1810.03993.
 
     Raises:
         ConfigError: See `skincnn.reporting.checklist.complete_checklist`.
@@ -53,16 +54,17 @@ def render_metadata(results: RunResults) -> str:
     https://huggingface.co/docs/hub/model-cards.
     """
     info = results.info
+    non_commercial = NON_COMMERCIAL in info.attribution
     scores = [
         _result(results, split) for name, split in results.splits.items() if name != "val"
     ]
     entries = {
         "library_name": "keras",
         "pipeline_tag": "image-classification",
-        "license": "cc-by-nc-4.0" if NON_COMMERCIAL in info.attribution else "unknown",
+        "license": "cc-by-nc-4.0" if non_commercial and info.source_is_known else "unknown",
         **({"datasets": [d.name for d in info.datasets]} if info.published else {}),
         "metrics": list(HUB_METRICS.values()),
-        "tags": [*TAGS, "synthetic-data"] if info.synthetic else list(TAGS),
+        "tags": [*TAGS, "synthetic-data"] if describe_synthetic(info) else list(TAGS),
         "model-index": [{"name": model_label(results), "results": scores}],
     }
     lines = [f"{key}: {json.dumps(value)}" for key, value in entries.items()]

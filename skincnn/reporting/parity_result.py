@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from skincnn.evaluation.results import FOLDER, result_path
-from skincnn.records import Part, Record, read_record, write_record
+from skincnn.records import Part, Record, keep_named, read_record, write_record
 
 
 class ClassParity(Part):
-    """Parity on the images of one class. All scores are None if it has no images."""
+    """Parity on the images of one class. All scores are None if there are no images."""
 
     num_images: int
     same_class: float | None
@@ -29,13 +29,13 @@ class ParityResult(Record):
         ood_detection: Whether the export detects out-of-distribution images.
         num_bytes: Size of the export in bytes.
         same_class: Share of images with the same predicted class.
-        same_refer: Share of images with the same referral decision; None if the predictions
-            table has no OOD distances, or if the malignancy of the classes is not known.
-        same_out_of_distribution: Share of images with the same OOD decision; None without
-            distances.
-        largest_difference: Largest difference in probability.
+        same_refer: Share of images with the same referral decision; None if the rule has no
+            target "malignant".
+        same_out_of_distribution: Share of images with the same OOD decision; 1 if neither
+            the model nor the export detects OOD images.
+        largest_difference: Largest difference in probability before calibration.
         largest_distance_difference: Largest difference in OOD distance, as a fraction of
-            the OOD limit, if there is one; None without distances.
+            the OOD limit; None if the model has no limit, or the export no OOD distances.
     """
 
     format: str
@@ -59,7 +59,11 @@ class ParityResult(Record):
 
 
 def write_parity(workdir: Path, result: ParityResult) -> None:
-    """Writes results/export.<name>.json of a run directory."""
+    """Writes results/export.<name>.json of a run directory.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     write_record(result_path(workdir, f"export.{result.name}"), result)
 
 
@@ -69,7 +73,8 @@ def read_parity(workdir: Path) -> list[ParityResult]:
     Raises:
         ConfigError: A file is damaged or has another schema version.
     """
-    fix = "Export again with scripts/export.py, or delete the file."
+    fix = "Export again with `skincnn export`, or delete the file."
     paths = (workdir / FOLDER).glob("export.*.json")
-    results = [read_record(path, ParityResult, fix) for path in paths]
-    return sorted(results, key=lambda result: result.name)
+    results = {path: read_record(path, ParityResult, fix) for path in paths}
+    own = keep_named(results, lambda result: f"export.{result.name}")
+    return sorted(own.values(), key=lambda result: result.name)

@@ -1,4 +1,4 @@
-"""Style of all figures; figures of training runs and of confident errors.
+"""Style of all figures; figures of training runs and of the most confident errors.
 
 All figures remain readable at half their size and with color vision deficiency.
 """
@@ -32,9 +32,9 @@ DPI = 110
 COLUMNS = 3
 """Number of pairs of images in a row."""
 IMAGE, GAP, LINE = 1.6, 0.25, 0.17
-"""Inches: width of an image, gap between pairs, height of a line of text."""
+"""Width of an image, gap between pairs and height of a line of text, in inches."""
 LINE_LENGTH = 45
-"""Maximum number of characters in a line above or below a pair."""
+"""Maximum number of characters in a line above a pair, and of the image name below it."""
 KEY = (
     "Right of each image: Grad-CAM, the regions that raised the score of the predicted "
     "class (yellow: most)."
@@ -46,28 +46,38 @@ NO_MATH: dict[str, Any] = {"loc": "left", "parse_math": False}
 def plot_learning_curves(
     history: pd.DataFrame, best_epoch: int | None, title: str
 ) -> Figure:
-    """Draws the training loss and the validation metrics of each epoch.
+    """Draws the losses and the validation metrics of each epoch.
 
-    `history` has the columns epoch, loss and val_<metric>. Epochs are counted from 1.
+    `history` has the columns epoch, loss and val_<metric>. Epochs are counted from 1. A
+    line marks `best_epoch`, unless it is None.
     """
     figure = Figure(figsize=(8.6, 3.6), layout="constrained")
     figure.suptitle(f"Learning curves\n{title}", fontsize=12)
     left, right = figure.subplots(1, 2)
-    left.plot(history["epoch"], history["loss"], color=BLUE, marker="o", markersize=4)
-    left.set_title("training loss", fontsize=12)
+    epochs = history["epoch"]
+    left.plot(
+        epochs, history["loss"], color="black", marker="o", markersize=4, label="training"
+    )
+    left.set_title("loss", fontsize=12)
     styles = itertools.cycle(zip(PALETTE, ("-", "--", ":", "-."), strict=True))
-    for name in history.columns[history.columns.str.startswith("val_")]:
-        text = metric_label(name.removeprefix("val_"))
+    metrics = history.filter(regex="^val_")
+    for column, values in metrics.items():
+        name = str(column).removeprefix("val_")
         color, style = next(styles)
-        right.plot(
-            history["epoch"], history[name], style, color=color, linewidth=2, label=text
-        )
+        text, axes = metric_label(name), right
+        if name == "log_loss":
+            text, axes = "validation (log loss)", left
+        axes.plot(epochs, values, style, color=color, linewidth=2, label=text)
     if best_epoch is not None:
         right.axvline(best_epoch, color=ORANGE, linewidth=1.5, label="selected epoch")
     right.set_title("validation metrics", fontsize=12)
-    right.set_ylim(0, 1)
-    right.legend(fontsize=10, loc="best")
+    shares = metrics.drop(columns="val_log_loss", errors="ignore")
+    if shares.isna().to_numpy().all() or (
+        shares.min().min() >= 0 and shares.max().max() <= 1
+    ):
+        right.set_ylim(0, 1)
     for axes in (left, right):
+        axes.legend(fontsize=10, loc="best")
         axes.set_xlabel("epoch", fontsize=11)
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -145,7 +155,7 @@ def plot_mistakes(
     height = head + num_rows * (image_height + texts) - above
     figure = Figure(figsize=(width, height))
     key = f"{KEY}\nMISSED: {missed}." if missed else KEY
-    heading = f"Confident errors\n{title}\n{key}"
+    heading = f"Most confident errors\n{title}\n{key}"
     figure.suptitle(heading, fontsize=11, y=1 - 0.1 / height)
     # Automatic layout would take longer than the rest of the figure.
     grid = figure.add_gridspec(

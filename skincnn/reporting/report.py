@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from skincnn.classes import LesionClass
+from skincnn.errors import ConfigError
 from skincnn.evaluation.external.result import PREFIX
 from skincnn.evaluation.mistakes import Mistakes, mistakes_path
 from skincnn.evaluation.results import SplitResult
 from skincnn.files import replacing, write_text
 from skincnn.inference.predictions import arrays
+from skincnn.inference.run_dir import read_history
 from skincnn.metrics.calibration import reliability
 from skincnn.metrics.classification import SUMMARY_METRICS
 from skincnn.metrics.operating_points import HEADLINE_POINT, decision_curve
@@ -29,14 +32,17 @@ from skincnn.reporting.labels import (
     split_label,
     variant_label,
 )
-from skincnn.reporting.load import RunResults, load_results
+from skincnn.reporting.load import RunResults, advise_report, load_results
 from skincnn.reporting.model_card import render_card
 from skincnn.reporting.plots import plot_learning_curves, plot_mistakes, to_png
-from skincnn.reporting.text.dataset_text import data_label, describe_datasets
+from skincnn.reporting.text.dataset_text import (
+    data_label,
+    describe_datasets,
+    describe_synthetic,
+)
 from skincnn.reporting.text.external_text import describe_images, describe_overlap
 from skincnn.reporting.text.identifier_text import describe_counts, describe_identifiers
 from skincnn.reporting.text.report_text import (
-    SYNTHETIC,
     describe_missed,
     describe_missing_classes,
     describe_split_boxes,
@@ -47,6 +53,7 @@ from skincnn.reporting.text.training_text import (
     describe_leakage,
     describe_split_by_image,
 )
+from skincnn.write_errors import explain_write_errors
 
 
 def render_report(workdir: Path, headline: str = "") -> Path:
@@ -56,31 +63,34 @@ def render_report(workdir: Path, headline: str = "") -> Path:
     `headline` is the split to show first; see `load_results`.
 
     Raises:
-        ConfigError: See `load_results`, `RunResults.read_predictions`, `Mistakes.read`.
+        ConfigError: A file cannot be written; see also `load_results`,
+            `RunResults.read_predictions`, `Mistakes.read` and `render_card`.
         DataError: A predictions table is missing or damaged.
     """
     results = load_results(workdir, headline)
     figures = {name: to_png(figure) for name, figure in draw_figures(results).items()}
-    folder = workdir / "figures"
-    for name, png in figures.items():
-        with replacing(folder / f"{name}.png") as temporary:
-            temporary.write_bytes(png)
-    for path in folder.glob("*.png"):
-        if path.stem not in figures:
-            path.unlink()
-    path = workdir / "report.html"
-    write_text(path, render_html(results, figures))
-    write_text(workdir / "README.md", render_card(results))
+    path, folder = workdir / "report.html", workdir / "figures"
+    report, card = render_html(results, figures), render_card(results)
+    with explain_write_errors(f"The report in {workdir}", advise_report(workdir)):
+        for name, png in figures.items():
+            with replacing(folder / f"{name}.png") as temporary:
+                temporary.write_bytes(png)
+        for figure in folder.glob("*.png"):
+            if figure.stem not in figures:
+                figure.unlink()
+        write_text(path, report)
+        write_text(workdir / "README.md", card)
     return path
 
 
 def draw_figures(results: RunResults) -> dict[str, Figure]:
-    """Returns the figures of a report by name, such as "roc_test"."""
-    figures = {}
-    if results.history is not None:
-        figures["learning_curves"] = plot_learning_curves(
-            results.history, results.info.best_epoch, figure_title(results)
-        )
+    """Returns the figures of a report by name, such as "roc_test".
+
+    Raises:
+        ConfigError: See `RunResults.read_predictions` and `Mistakes.read`.
+        DataError: A predictions table is missing or damaged.
+    """
+    figures = {} if results.info.members else _draw_learning_curves(results)
     for result in (*results.splits.values(), *(e.scores for e in results.external)):
         drawn = _draw_split(results, result)
         figures |= {f"{name}_{result.split}": figure for name, figure in drawn.items()}
@@ -95,10 +105,26 @@ def draw_figures(results: RunResults) -> dict[str, Figure]:
     return figures
 
 
-def figure_title(results: RunResults, result: SplitResult | None = None) -> str:
-    """Returns the name of the dataset, followed by the split of `result`, if given.
+def _draw_learning_curves(results: RunResults) -> dict[str, Figure]:
+    """Returns the learning curves of a run.
 
-    For an external dataset, its label comes first, followed by the training data.
+    If history.csv is missing or damaged, there are none, and a warning is printed: the
+    scores do not depend on this file.
+    """
+    try:
+        history = read_history(results.workdir)
+    except ConfigError as error:
+        print(f"warning: The report has no learning curves. {error}", file=sys.stderr)
+        return {}
+    best_epoch, title = results.info.best_epoch, figure_title(results)
+    return {"learning_curves": plot_learning_curves(history, best_epoch, title)}
+
+
+def figure_title(results: RunResults, result: SplitResult | None = None) -> str:
+    """Returns the label of the run's data, followed by the split of `result`, if given.
+
+    The label is from `data_label`, or "SYNTHETIC images". If `result` is that of an
+    external dataset, the external dataset comes first.
     """
     images = "SYNTHETIC images" if results.info.synthetic else data_label(results.info)
     if result is None:
@@ -165,7 +191,7 @@ def _draw_curves(
 
 def summary(results: RunResults) -> str:
     """Returns the main scores as text for the terminal."""
-    lines = [SYNTHETIC if results.info.synthetic else "", describe_split_by_image(results)]
+    lines = [describe_synthetic(results.info), describe_split_by_image(results)]
     lines.append(describe_identifiers(results.info.identifiers))
     lines += describe_datasets(results.info)
     declared = results.info.declared
@@ -175,8 +201,8 @@ def summary(results: RunResults) -> str:
         views = variant.cost.num_views
         lines.append(
             f"{variant_label(variant)} on the {split_label(variant)}"
-            f"{f', {views} views' if views > 1 else ''}, {variant.cost.relative:.1f} times "
-            "the prediction time; score and difference from the default"
+            f"{f', {views} views' if views > 1 else ''}; score and difference from the "
+            "default"
         )
         lines += [
             f"  {name:<18} {interval(score)}, {signed(difference)}"

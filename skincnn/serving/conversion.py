@@ -13,7 +13,7 @@ import tensorflow as tf
 from skincnn.clinical_metadata import encode_clinical_metadata
 from skincnn.errors import ConfigError
 from skincnn.files import replacing, sha256, write_text
-from skincnn.inference.predictions import arrays, table_path
+from skincnn.inference.predictions import DISTANCE, arrays, table_path
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.metrics.sample import Floats
 from skincnn.records import to_json, write_record
@@ -22,13 +22,13 @@ from skincnn.serving import parity
 from skincnn.serving.export import (
     UNCHANGED,
     ExportSpec,
+    describe_export,
     export_saved_model,
-    find_ood_off,
     load_networks,
     read_parity_images,
     read_rule,
 )
-from skincnn.serving.export_info import describe_export, info_path
+from skincnn.serving.export_info import info_path
 from skincnn.serving.images import read_image
 from skincnn.serving.network import LOGITS, OOD_DISTANCE, RunNetwork
 from skincnn.serving.runtimes import (
@@ -49,8 +49,8 @@ def export(
     """Exports a run or ensemble to each of the formats.
 
     A SavedModel is written by `export_saved_model`. In `spec.workdir`, other formats are
-    written to export/<name><suffix>, their metadata to export/<name><suffix>.json, and the
-    class names to export/labels.txt.
+    written to export/<name><suffix>, their metadata to export/<name><suffix>.json, the
+    class names to export/labels.txt, and the parity to results/ (see `write_parity`).
 
     Args:
         spec: The model to export. Formats other than "saved_model" support only a single
@@ -62,15 +62,17 @@ def export(
         The name of each format and the path of its export, as soon as it is written.
 
     Raises:
-        ConfigError: As for `export_saved_model`; or a format is unknown, does not support
-            the model, or requires packages that are not installed.
-        DataError: As for `export_saved_model`.
+        ConfigError: See `export_saved_model`; or a format is unknown, does not support the
+            model, or requires packages that are not installed; or its file cannot be
+            written.
+        DataError, OSError: See `export_saved_model`.
     """
     runtimes = {name: find_runtime(name) for name in formats if name != "saved_model"}
     if runtimes and spec.runs:
         raise ConfigError(
-            "LiteRT and ONNX files contain one network. Received: --formats "
-            f"{' '.join(runtimes)} with --ensemble. Use --formats saved_model."
+            "LiteRT and ONNX files contain one network. Received: the formats "
+            f"{', '.join(runtimes)} for an ensemble of {len(spec.runs)} networks. Use "
+            "saved_model."
         )
     if "saved_model" in formats:
         yield "saved_model", export_saved_model(spec, data_dir)
@@ -114,7 +116,8 @@ def _convert(
             size = network.config.data.image_size
             model = with_fixed_size(network.model, size, rule.calibration_map)
             runtime.write(model, calibration, temporary)
-        reference = parity.table_output(table, rule)
+        y_true, y_prob = arrays(table, rule.class_names)
+        reference = parity.decide(y_prob, table[DISTANCE].to_numpy(), rule)
         outputs = _predict(runtime.open(temporary), inputs)
         export, export_rule = parity.decide(*outputs, rule), rule
         fault = parity.find_ood_fault(reference, export, rule)
@@ -122,18 +125,12 @@ def _convert(
             export_rule = rule.model_copy(update={"max_distance": None})
             export = parity.decide(*outputs, export_rule)
         info = describe_export(
-            [network],
-            export_rule,
-            format_name=format_name,
-            variant=spec.variant,
-            ood_off=fault or find_ood_off(spec, rule),
-            predictions_sha256=sha256(spec.predictions),
-            files={},
+            spec, [network], export_rule, format_name=format_name, ood_fault=fault
         )
         with explain_write_errors(path, UNCHANGED):
             runtime.embed(temporary, to_json(info))
-        result = parity.measure_parity(
-            arrays(table, rule.class_names)[0],
+        result = parity.check_parity(
+            y_true,
             reference,
             export,
             rule,
@@ -141,8 +138,8 @@ def _convert(
             variant=spec.variant,
             ood_detection=export_rule.max_distance is not None,
             num_bytes=temporary.stat().st_size,
+            tolerance=runtime.tolerance,
         )
-        parity.require_parity(result, reference, export, runtime.tolerance)
     write_parity(spec.workdir, result)
     write_text(path.with_name("labels.txt"), labels_text(rule.class_names))
     # Written last, because the file cannot be loaded without its metadata.
@@ -152,7 +149,11 @@ def _convert(
 
 
 def _predict(infer: Infer, inputs: Inputs) -> tuple[Floats, Floats | None]:
-    """Returns the probabilities and, with OOD detection, the OOD distances."""
+    """Returns the probabilities before calibration, and the OOD distances.
+
+    The shapes are [num_images, num_classes] and [num_images]. The distances are None if the
+    file does not return them.
+    """
     batches = [
         infer({name: array[start : start + BATCH_SIZE] for name, array in inputs.items()})
         for start in range(0, len(inputs["images"]), BATCH_SIZE)

@@ -1,4 +1,4 @@
-"""Explains the referral decision for an image in one sentence."""
+"""Explains the referral decision for an image, and the referral rule, as text."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Reason = Literal[
     "no_threshold",
     "no_target",
 ]
-"""Why an image is referred (the first three reasons) or not. With a model whose malignant
-classes are not known, no image is referred, and `no_target` replaces `malignant`,
-`below_threshold` and `no_threshold`."""
+"""Why an image is referred (the first three reasons) or not. A model without the target
+"malignant" refers no image; `no_target` then replaces `malignant`, `below_threshold` and
+`no_threshold`."""
 NOT_RULED_OUT = "this does not rule out malignancy"
 UNSUITABLE = {
     "unreadable": "the file is not a readable image and was not predicted",
@@ -33,6 +33,7 @@ MARKED = (
     "images that differ strongly from those for which it was developed "
     "(out-of-distribution); this check misses some unsuitable images."
 )
+"""Which images OOD detection marks, as the end of a sentence whose subject is the model."""
 
 
 def find_reason(prediction: Prediction, rule: DecisionRule) -> Reason:
@@ -51,17 +52,17 @@ def find_reason(prediction: Prediction, rule: DecisionRule) -> Reason:
 def explain_decision(prediction: Prediction, rule: DecisionRule) -> str:
     """Returns the referral decision of the model and its reason as a sentence."""
     reason = find_reason(prediction, rule)
-    if rule.target is None and reason in UNSUITABLE:
-        return f"{UNSUITABLE[reason].capitalize()}."
+    unsuitable = UNSUITABLE.get(reason)
     if rule.target is None:
-        return "No referral decision: it is not known which classes are malignant."
-    if reason in UNSUITABLE:
+        why = unsuitable or f"no referral decision: {_explain_no_target(rule)}"
+        return f"{why.capitalize()}."
+    if unsuitable:
         ending = f"; {NOT_RULED_OUT}" if reason == "unreadable" else ""
-        return f"Refer to a dermatologist: {UNSUITABLE[reason]}{ending}."
+        return f"Refer to a dermatologist: {unsuitable}{ending}."
     if rule.threshold is None:
         return (
-            "Not referred: this model has no referral threshold for malignant lesions and "
-            f"refers no image because of its probabilities; {NOT_RULED_OUT}."
+            "Not referred: this model has no referral threshold for malignant lesions, so "
+            f"its probabilities are not used for referral; {NOT_RULED_OUT}."
         )
     probability = float(prediction["probabilities"][list(rule.target.classes)].sum())
     text, threshold = percent(probability), percent(rule.threshold)
@@ -87,10 +88,7 @@ def explain_rule(rule: DecisionRule) -> str:
     if rule.max_distance is not None:
         detection = f"It marks {MARKED}"
     if rule.target is None:
-        return (
-            "The model refers no image, because it is not known which of its classes are "
-            f"malignant. {detection}"
-        )
+        return f"The model refers no image, because {_explain_no_target(rule)}. {detection}"
     others = "It also refers unreadable files"
     if rule.threshold is None:
         text = "The model has no referral threshold for malignant lesions."
@@ -112,11 +110,19 @@ def explain_rule(rule: DecisionRule) -> str:
 def percent(share: float) -> str:
     """Returns a share in 0..1 as a percentage with one decimal place.
 
-    A share strictly between 0 and 1 is never rounded to 0 % or 100 %; the result is then
-    "< 0.1 %" or "> 99.9 %".
+    Shares close to 0 or 1 become "< 0.1 %" or "> 99.9 %", so that only 0 and 1 themselves
+    become "0.0 %" and "100.0 %".
     """
     if 0 < share < 0.001:
         return "< 0.1 %"
     if 0.999 < share < 1:
         return "> 99.9 %"
     return f"{100 * share:.1f} %"
+
+
+def _explain_no_target(rule: DecisionRule) -> str:
+    """Returns why a rule has no target "malignant"; see `find_targets`."""
+    kinds = {described.malignant for described in rule.described.values()}
+    if None in kinds:
+        return "it is not known which classes are malignant"
+    return f"all of its classes are {'malignant' if True in kinds else 'benign'}"

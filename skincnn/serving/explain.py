@@ -28,8 +28,10 @@ class Explainer:
 
         Raises:
             ConfigError: The path is neither a finished run nor its model.keras, or the
-                architecture does not support Grad-CAM.
+                architecture does not support Grad-CAM; see also `read_run` and
+                `load_model`.
             DataError: The model file has changed or cannot be loaded.
+            OSError: The model file is not readable.
         """
         workdir = path.parent if path.name == MODEL_FILE else path
         if not (workdir / MODEL_FILE).is_file():
@@ -40,7 +42,8 @@ class Explainer:
         info, self.config = read_run(workdir)
         self.class_names = info.class_names
         self.grad_cam = GradCam(load_model(workdir, info))
-        # Compiled once: each graph of an eager call would take memory and a second.
+        # Compiled once, because each eager call would build a new graph, which takes
+        # memory and a second.
         self._read = tf.function(
             lambda contents: read_images(contents, self.config.data, converted=True)[0],
             input_signature=[tf.TensorSpec((None,), tf.string)],
@@ -56,7 +59,8 @@ class Explainer:
 
         Args:
             contents: Content of each file, or the reason why it could not be read.
-            class_names: Class to explain for each file. For "", the result is None.
+            class_names: Class to explain for each file. For "", the result is None; give ""
+                for unreadable files, which would otherwise be explained as black images.
             clinical_metadata: Table of the `CLINICAL_COLUMNS`, one row per file.
         """
         pairs: list[Image.Image | None] = [None] * len(contents)
@@ -80,12 +84,14 @@ class Explainer:
 def write_explanations(
     folder: Path, table: pd.DataFrame, images: Sequence[Image.Image | None], first: int
 ) -> None:
-    """Writes each image that is not None to `folder`/<number>_<image_id>_<class>.png.
+    """Writes the images to `folder`/<number>_<image_id>_<predicted_class>.png.
 
-    Of a long image_id, the name contains the first 50 characters.
-
-    `images` is the result of `Explainer.explain` for the rows of `table`, which come from
+    None is skipped. The image_id is cut off after 50 characters. `images` is the result of
+    `Explainer.explain` for the rows of `table`, which come from
     `serving.predictor.predict_files`. The rows are numbered from `first`.
+
+    Raises:
+        OSError: A file cannot be written.
     """
     for number, (row, image) in enumerate(
         zip(table.itertuples(), images, strict=True), first

@@ -15,8 +15,10 @@ import keras
 import numpy as np
 import pandas as pd
 
+from skincnn.clinical_metadata import CLINICAL_FEATURES
 from skincnn.commands import command_line
 from skincnn.data.combined import open_datasets
+from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.results import (
     OodResult,
@@ -28,12 +30,8 @@ from skincnn.evaluation.results import (
 from skincnn.files import sha256, write_text
 from skincnn.inference.load import require_classes
 from skincnn.inference.logit_adjustment import adjusted_name, class_priors
-from skincnn.inference.predictions import arrays, read_predictions, table_path
-from skincnn.inference.run_dir import (
-    MODEL_FILE,
-    find_members,
-    read_run_info,
-)
+from skincnn.inference.predictions import DISTANCE, arrays, read_predictions, table_path
+from skincnn.inference.run_dir import MODEL_FILE, find_members, join_datasets, read_run_info
 from skincnn.metrics.decision_rule import DEFAULT_OPERATING_POINT, TARGET, DecisionRule
 from skincnn.model.orientations import ORIENTATIONS
 from skincnn.records import read_record, write_record
@@ -41,9 +39,12 @@ from skincnn.reporting.labels import variant_flags
 from skincnn.reporting.parity_result import write_parity
 from skincnn.serving import parity
 from skincnn.serving.export_info import (
+    IMAGE_INPUTS,
+    METADATA_INPUTS,
     OOD_FAILED,
     OOD_LEFT_OUT,
-    describe_export,
+    ExportInfo,
+    Preprocessing,
     info_path,
     read_export_info,
     render_usage,
@@ -55,7 +56,7 @@ from skincnn.serving.network import (
     with_variant,
 )
 from skincnn.serving.runtimes import BATCH_SIZE
-from skincnn.serving.saved_model import open_saved_model, write_saved_model
+from skincnn.serving.saved_model import Predict, open_saved_model, write_saved_model
 from skincnn.startup import KERAS_SETTINGS, set_keras
 from skincnn.write_errors import explain_write_errors
 
@@ -64,8 +65,9 @@ TOLERANCE = 1e-5
 with TensorFlow on a CPU."""
 DEVICE_TOLERANCE = 1e-3
 """Maximum difference in probability for a model trained on another device or with another
-backend, where rounding errors differ. Also the maximum difference in OOD distance for any
-SavedModel, as a fraction of the OOD limit, if there is one."""
+backend, where rounding errors differ. It is also the maximum difference in OOD distance of
+any SavedModel, as a fraction of the OOD limit; without OOD detection, distances are not
+compared."""
 UNCHANGED = "Earlier exports are unchanged."
 MODEL_NAME = "skincnn"
 
@@ -79,9 +81,8 @@ class ExportSpec:
         runs: Run directories of the members of an ensemble; empty for a single run.
         tta: Test-time augmentation, a key of `ORIENTATIONS`; "" for none.
         logit_adjustment: Whether to adjust the logits, as evaluated for each run.
-        ood: Whether the export detects out-of-distribution images.
-        operating_point: Operating point of the referral threshold, such as
-            "sensitivity=0.90".
+        ood: Whether to include OOD detection, unless the evaluation switched it off.
+        operating_point: For the referral threshold, such as "sensitivity=0.90".
     """
 
     workdir: Path
@@ -115,17 +116,19 @@ class ExportSpec:
 def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
     """Writes the next version of a SavedModel and returns its path.
 
-    The path is export/<name>/<version>. The SavedModel is written to a temporary directory
-    and compared with the predictions table of the run before the directory is renamed to
-    the version. If the Keras backend is not TensorFlow, a subprocess with the TensorFlow
-    backend exports the model. `data_dir` contains the built TFDS datasets; None for the
-    default of TFDS.
+    The path is export/<name>/<version> in `spec.workdir`. The SavedModel is written to a
+    temporary directory, which is renamed to the version if `parity.check_parity` finds that
+    it reproduces the predictions table. The parity is written to results/, and usage
+    instructions to export/. If the Keras backend is not TensorFlow, a subprocess with the
+    TensorFlow backend exports the model. `data_dir` contains the built TFDS datasets; None
+    for the default of TFDS.
 
     Raises:
-        ConfigError: A run is missing or was not evaluated with the inference variant or
-            the operating point, or the export cannot be written.
-        DataError: The export does not reproduce the predictions of the Keras model, or the
-            dataset, the predictions table or a model file is missing or has changed.
+        ConfigError: See `read_rule`, `load_networks` and `read_parity_images`; or the
+            SavedModel cannot be written.
+        DataError: The export does not reproduce the predictions of the Keras model; see
+            also `load_networks` and `read_parity_images`.
+        OSError: A file is not readable, or another file or a directory cannot be written.
     """
     rule = read_rule(spec)
     if keras.backend.backend() != "tensorflow":
@@ -136,15 +139,32 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
     try:
         with explain_write_errors(temporary, UNCHANGED):
             write_saved_model(networks, rule, temporary)
-        _check_parity(spec, networks, rule, temporary, data_dir)
-        info = describe_export(
-            networks,
+        contents, table = read_parity_images(spec.predictions, networks[0], data_dir)
+        y_true, y_prob = arrays(table, rule.class_names)
+        model = parity.decide(y_prob, table[DISTANCE].to_numpy(), rule)
+        with_metadata = use_clinical_metadata(networks)
+        predict = open_saved_model(
+            temporary, rule.class_names, clinical_metadata=with_metadata
+        )
+        export = _serve(predict, contents, table)
+        files = _files(temporary)
+        is_exact = all(map(_is_trained_on_cpu, networks))
+        result = parity.check_parity(
+            y_true,
+            model,
+            export,
             rule,
             format_name="saved_model",
             variant=spec.variant,
-            ood_off=find_ood_off(spec, rule),
-            predictions_sha256=sha256(spec.predictions),
-            files={name: sha256(temporary / name) for name in _files(temporary)},
+            ood_detection=rule.max_distance is not None,
+            num_bytes=sum((temporary / name).stat().st_size for name in files),
+            tolerance=TOLERANCE if is_exact else DEVICE_TOLERANCE,
+            distance_tolerance=DEVICE_TOLERANCE,
+        )
+        write_parity(spec.workdir, result)
+        hashes = {name: sha256(temporary / name) for name in files}
+        info = describe_export(
+            spec, networks, rule, format_name="saved_model", files=hashes
         )
         write_record(info_path(temporary), info)
         version = _rename_to_next_version(temporary, spec.folder)
@@ -155,17 +175,22 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _serve(predict: Predict, contents: list[bytes], table: pd.DataFrame) -> parity.Output:
+    parts = [slice(i, i + BATCH_SIZE) for i in range(0, len(table), BATCH_SIZE)]
+    return parity.served_output([predict(contents[p], table.iloc[p]) for p in parts])
+
+
 def read_rule(spec: ExportSpec) -> DecisionRule:
     """Returns the referral rule of an evaluated run or ensemble.
 
     Raises:
-        ConfigError: The views of `spec.tta` are random, `spec.workdir` was not evaluated
-            with all views of `spec.tta` or with logit adjustment, or its evaluation does
-            not include `spec.operating_point`.
+        ConfigError: `spec.tta` is not in `ORIENTATIONS`; the evaluation of `spec.variant`
+            is missing or damaged, used fewer views, or lacks `spec.operating_point`; or
+            run.json is missing or damaged.
     """
     if spec.tta not in ORIENTATIONS:
         raise ConfigError(
-            "--tta must be d4, whose eight views are fixed; an export cannot reproduce "
+            "`tta` must be d4, whose eight views are fixed; an export cannot reproduce "
             f"predictions of random views. Received: {spec.tta}."
         )
     views = ORIENTATIONS[spec.tta]
@@ -176,17 +201,18 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
     if result.cost.num_views != len(views):
         raise ConfigError(
             f"{path}: the run was evaluated with {result.cost.num_views} views per "
-            f"image. Expected {len(views)} views for --tta {spec.tta}. {fix}"
+            f"image. Expected {len(views)} views for `tta` {spec.tta}. {fix}"
         )
     thresholds = result.thresholds.get(TARGET, {})
     if not thresholds and spec.operating_point != DEFAULT_OPERATING_POINT:
         raise ConfigError(
-            f"--operating-point {spec.operating_point} requires that each class is known "
-            f"to be malignant or benign. Received: {', '.join(result.class_names)}."
+            f"`operating_point` {spec.operating_point} requires malignant and benign "
+            "classes, and no class of unknown malignancy. Received the classes: "
+            f"{', '.join(result.class_names)}. Omit it."
         )
     if thresholds and spec.operating_point not in thresholds:
         raise ConfigError(
-            f"--operating-point must be one of: {', '.join(thresholds)}. Received: "
+            f"`operating_point` must be one of: {', '.join(thresholds)}. Received: "
             f"{spec.operating_point}."
         )
     return DecisionRule(
@@ -200,27 +226,63 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
     )
 
 
-def find_ood_off(spec: ExportSpec, rule: DecisionRule) -> str:
-    """Returns why OOD detection is switched off by `read_rule`; "" if it is on."""
-    if rule.max_distance is not None:
-        return ""
-    return OOD_FAILED if spec.ood else OOD_LEFT_OUT
+def describe_export(
+    spec: ExportSpec,
+    networks: Sequence[RunNetwork],
+    rule: DecisionRule,
+    *,
+    format_name: str,
+    ood_fault: str = "",
+    files: dict[str, str] | None = None,
+) -> ExportInfo:
+    """Returns the metadata of an export of these networks; see `ExportInfo`.
+
+    `ood_fault` is the result of `parity.find_ood_fault`.
+    """
+    info = join_datasets([network.info for network in networks])
+    strengths = [network.logit_adjustment for network in networks]
+    clinical_metadata = use_clinical_metadata(networks)
+    ood_off = ""
+    if rule.max_distance is None:
+        ood_off = ood_fault or (OOD_FAILED if spec.ood else OOD_LEFT_OUT)
+    return ExportInfo(
+        format=format_name,
+        synthetic=info.synthetic,
+        dataset=info.dataset,
+        rule=rule,
+        variant=spec.variant,
+        logit_adjustment=tuple(one for one in strengths if one is not None),
+        ood_off=ood_off,
+        attribution=info.attribution,
+        preprocessing=tuple(
+            Preprocessing(
+                stored_longest_side=network.info.stored_longest_side,
+                **describe_preprocessing(network.config.data),  # type: ignore[arg-type]
+            )
+            for network in networks
+        ),
+        inputs=IMAGE_INPUTS | (METADATA_INPUTS if clinical_metadata else {}),
+        clinical_features=CLINICAL_FEATURES if clinical_metadata else (),
+        models_sha256=tuple(network.info.sha256[MODEL_FILE] for network in networks),
+        predictions_sha256=sha256(spec.predictions),
+        files=files or {},
+    )
 
 
 def load_networks(spec: ExportSpec, rule: DecisionRule) -> list[RunNetwork]:
     """Returns the network of each run, with the inference variant of the export.
 
     Raises:
-        ConfigError: A directory contains no finished run, or a run was not evaluated.
-        DataError: A model file has changed or cannot be loaded, or the classes of a run
-            differ from those of the rule.
+        ConfigError: See `load_network`; or a run was not evaluated with logit adjustment.
+        DataError: See `load_network`; or the classes of a run are not those of the rule.
     """
     name = split_name("test", spec.variant)
     networks = []
     for run in spec.runs or (spec.workdir,):
         network = load_network(run, ood=spec.ood)
         where = str(result_path(spec.workdir, name))
-        require_classes(rule.class_names, network.info, run, where)
+        fix = _evaluation_command(spec)
+        require_classes(rule.class_names, network.info, run, where, fix)
         shift = strength = None
         if spec.logit_adjustment:
             # The result of an ensemble has no strength: each of its runs has its own.
@@ -235,9 +297,13 @@ def load_networks(spec: ExportSpec, rule: DecisionRule) -> list[RunNetwork]:
 def read_parity_images(
     predictions: Path, network: RunNetwork, data_dir: Path | None
 ) -> tuple[list[bytes], pd.DataFrame]:
-    """Returns the image files that `parity.choose_images` selects from a predictions table.
+    """Returns the image files that `parity.choose_images` selects, and their table rows.
 
-    Their rows of the table, which is read from the path `predictions`, are also returned.
+    `predictions` is the path of a table of images from the datasets of `network`.
+
+    Raises:
+        ConfigError: See `open_datasets`.
+        DataError: See `open_datasets`; or the table or a dataset is missing or damaged.
     """
     data = network.config.data
     dataset = open_datasets(data.datasets, data_dir, data.label_maps)
@@ -247,7 +313,7 @@ def read_parity_images(
 
 
 def find_runs(workdir: Path) -> tuple[Path, ...]:
-    """Returns the runs of an ensemble from train.py; () for the directory of a run.
+    """Returns the runs of an ensemble from `skincnn train`; () for other directories.
 
     Raises:
         ConfigError: run.json is missing or damaged, or the runs are not in `workdir`.
@@ -260,7 +326,7 @@ def find_current_export(workdir: Path) -> Path | None:
     """Returns the latest SavedModel of a run's current model and rule, or None.
 
     Raises:
-        ConfigError: The run was not evaluated.
+        ConfigError: See `read_rule`.
     """
     spec = ExportSpec(workdir=workdir)
     rule, models = read_rule(spec), (sha256(workdir / MODEL_FILE),)
@@ -273,13 +339,13 @@ def find_current_export(workdir: Path) -> Path | None:
 
 
 def list_versions(folder: Path) -> list[Path]:
-    """Returns the subdirectories whose names are version numbers, in ascending order."""
+    """Returns the paths in `folder` whose names are version numbers, in ascending order."""
     versions = (path for path in folder.glob("*") if path.name.isdecimal())
     return sorted(versions, key=lambda path: int(path.name))
 
 
 def _evaluation_command(spec: ExportSpec) -> str:
-    """Returns a sentence with the command that evaluates the variant of an export."""
+    """Returns how to evaluate the variant of an export: one command, or two (ensemble)."""
     runs = spec.runs or (spec.workdir,)
     command = f"Run: {command_line('evaluate', *runs)}{variant_flags(spec.variant)}"
     if not spec.runs:
@@ -307,39 +373,6 @@ def _export_in_subprocess(spec: ExportSpec, data_dir: Path | None) -> Path:
         os.environ.update(before)
 
 
-def _check_parity(
-    spec: ExportSpec,
-    networks: Sequence[RunNetwork],
-    rule: DecisionRule,
-    saved_model: Path,
-    data_dir: Path | None,
-) -> None:
-    """Compares a SavedModel with the predictions table; writes the result on success."""
-    contents, table = read_parity_images(spec.predictions, networks[0], data_dir)
-    model = parity.table_output(table, rule)
-    predict = open_saved_model(
-        saved_model, rule.class_names, clinical_metadata=use_clinical_metadata(networks)
-    )
-    parts = [slice(start, start + BATCH_SIZE) for start in range(0, len(table), BATCH_SIZE)]
-    batches = [predict(contents[part], table.iloc[part]) for part in parts]
-    export = parity.served_output(batches)
-    if not spec.ood:
-        export = export._replace(distances=None)
-    result = parity.measure_parity(
-        arrays(table, rule.class_names)[0],
-        model,
-        export,
-        rule,
-        format_name="saved_model",
-        variant=spec.variant,
-        ood_detection=rule.max_distance is not None,
-        num_bytes=sum((saved_model / name).stat().st_size for name in _files(saved_model)),
-    )
-    tolerance = TOLERANCE if all(map(_is_trained_on_cpu, networks)) else DEVICE_TOLERANCE
-    parity.require_parity(result, model, export, tolerance, DEVICE_TOLERANCE)
-    write_parity(spec.workdir, result)
-
-
 def _is_trained_on_cpu(network: RunNetwork) -> bool:
     device = network.info.device
     return device is None or (
@@ -349,9 +382,8 @@ def _is_trained_on_cpu(network: RunNetwork) -> bool:
 
 
 def _files(saved_model: Path) -> list[str]:
-    """Returns the relative paths of the graph, variables and assets of a SavedModel."""
-    patterns = ("saved_model.pb", "variables/*", "assets/*")
-    paths = sorted(path for pattern in patterns for path in saved_model.glob(pattern))
+    """Returns the relative paths of the files of a SavedModel."""
+    paths = sorted(path for path in saved_model.rglob("*") if path.is_file())
     return [path.relative_to(saved_model).as_posix() for path in paths]
 
 

@@ -1,9 +1,8 @@
-"""The metadata file and the usage of an export."""
+"""The metadata file of an export, and its usage instructions."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,25 +10,24 @@ import pandas as pd
 
 from skincnn.clinical_metadata import CLINICAL_FEATURES, REGIONS, encode_clinical_metadata
 from skincnn.config import DataConfig
-from skincnn.data.preprocessing_spec import FIELDS, describe_preprocessing
-from skincnn.inference.run_dir import MODEL_FILE
+from skincnn.data.preprocessing_spec import FIELDS
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.records import Part, Record, read_record
 from skincnn.reporting.templates import environment
 from skincnn.serving.decision import explain_rule
-from skincnn.serving.network import RunNetwork, use_clinical_metadata
 
-EXPORT_AGAIN = "Export the run again (scripts/export.py)."
+EXPORT_AGAIN = "Export the run again (`skincnn export`)."
 OOD_FAILED = "it missed too many unsuitable images in the evaluation"
 OOD_LEFT_OUT = "it was left out of the export"
-"""Reasons for `ExportInfo.ood_off`."""
+"""Reasons for `ExportInfo.ood_off`; `parity.find_ood_fault` returns others."""
 IMAGE_INPUTS = {
     "image_bytes": "string [batch]: contents of JPEG, PNG, BMP (24 or 32 bits per pixel) "
     "or WebP files (one frame); color profiles are ignored (signature `serving_default`)",
     "images": "uint8 [batch, height, width, 3]: RGB pixels in 0..255 (signature `images`)",
 }
 METADATA_INPUTS = {
-    "metadata": f"float32 [batch, {len(CLINICAL_FEATURES)}]: {', '.join(CLINICAL_FEATURES)}"
+    "metadata": f"float32 [batch, {len(CLINICAL_FEATURES)}]: "
+    f"{', '.join(CLINICAL_FEATURES)} (both signatures)"
 }
 
 
@@ -39,7 +37,7 @@ class Preprocessing(Part):
     Attributes:
         version: Version of the preprocessing code.
         stored_longest_side: Longest side in pixels to which larger images of the training
-            dataset were downsized; None for no limit.
+            datasets were downsized; None for no limit, and if it differs between datasets.
         decode: Supported file formats and how they are decoded.
         orientation: Formats whose EXIF orientation is applied.
         resize: Antialiasing and data type of resized images.
@@ -67,22 +65,21 @@ class ExportInfo(Record):
     """The metadata of an export.
 
     Attributes:
-        format: "saved_model" or a key of `RUNTIMES`.
-        synthetic: Whether the model was trained on synthetic images.
+        format: A format of `skincnn export`, such as "saved_model" or "litert".
+        synthetic: Whether all training images are synthetic.
         dataset: Full names of the TFDS datasets.
         rule: Class names, calibration and thresholds of the referral rule.
         variant: Inference variant that is part of the export; see `SplitResult.variant`.
         logit_adjustment: Strength of the logit adjustment of each network; empty for
             variants without adjustment.
         ood_off: Why out-of-distribution detection is switched off; "" if it is on.
-        attribution: Source and license of the training images.
+        attribution: Credits of the training images; see `RunInfo.attribution`.
         preprocessing: The preprocessing of each network.
         inputs: Maps the name of each input of a SavedModel to its type and meaning.
         clinical_features: `CLINICAL_FEATURES`; empty for a model without them.
         models_sha256: SHA-256 of the model.keras of each network.
         predictions_sha256: SHA-256 of the predictions table that the export reproduces.
         files: SHA-256 of each file that is verified before loading, by relative path.
-        not_a_medical_device: Always true.
     """
 
     format: str
@@ -107,47 +104,6 @@ class ExportInfo(Record):
         return bool(self.clinical_features)
 
 
-def describe_export(
-    networks: Sequence[RunNetwork],
-    rule: DecisionRule,
-    *,
-    format_name: str,
-    variant: str,
-    ood_off: str,
-    predictions_sha256: str,
-    files: Mapping[str, str],
-) -> ExportInfo:
-    """Returns the metadata of an export of these networks; see `ExportInfo`."""
-    first = networks[0].info
-    clinical_metadata = use_clinical_metadata(networks)
-    return ExportInfo(
-        format=format_name,
-        synthetic=first.synthetic,
-        dataset=first.dataset,
-        rule=rule,
-        variant=variant,
-        logit_adjustment=tuple(
-            network.logit_adjustment
-            for network in networks
-            if network.logit_adjustment is not None
-        ),
-        ood_off=ood_off,
-        attribution=first.attribution,
-        preprocessing=tuple(
-            Preprocessing(
-                stored_longest_side=network.info.stored_longest_side,
-                **describe_preprocessing(network.config.data),  # type: ignore[arg-type]
-            )
-            for network in networks
-        ),
-        inputs=IMAGE_INPUTS | (METADATA_INPUTS if clinical_metadata else {}),
-        clinical_features=CLINICAL_FEATURES if clinical_metadata else (),
-        models_sha256=tuple(network.info.sha256[MODEL_FILE] for network in networks),
-        predictions_sha256=predictions_sha256,
-        files=dict(files),
-    )
-
-
 def info_path(path: Path) -> Path:
     """Returns the path of the metadata file of a SavedModel, LiteRT or ONNX export."""
     if path.is_dir():
@@ -159,15 +115,17 @@ def read_export_info(path: Path) -> ExportInfo:
     """Returns the metadata of the SavedModel, LiteRT or ONNX export at a path.
 
     Raises:
-        ConfigError: The file is missing or damaged, or has a different schema version.
+        ConfigError: The metadata file is missing or damaged, or has a different schema
+            version.
     """
     return read_record(info_path(path), ExportInfo, EXPORT_AGAIN)
 
 
 def render_usage(info: ExportInfo, name: str) -> str:
-    """Returns Markdown instructions for sending requests to a SavedModel on a server.
+    """Returns usage instructions in Markdown for a SavedModel, LiteRT and ONNX files.
 
-    `name` is the name of the model on the server.
+    `info` is that of the SavedModel. `name` is the name of the model on the server, and of
+    the files without their suffix.
     """
     example = pd.DataFrame({"age": [50], "sex": ["female"], "localization": ["back"]})
     features = encode_clinical_metadata(example)[0].tolist()

@@ -1,10 +1,11 @@
-"""Reads image files for prediction; the pixels equal those that the dataset builder stores.
+"""Reads image files for prediction.
 
 The functions of `serving.predictor` convert files as the dataset builder does, before the
-files reach the graph (`convert_file`). A SavedModel on a server receives arbitrary files,
-so its graph checks the format and the size, and applies the EXIF orientation. The graph
-decodes JPEG, PNG, BMP (24 or 32 bits per pixel) and WebP files (one frame), ignores color
-profiles and orientations in XMP, and rejects other files.
+files reach the graph (`convert_file`). The graph then reads the pixels that the dataset
+builder stores if it does not downsize the images. A SavedModel on a server receives
+arbitrary files, so its graph checks the format and the size, and applies the EXIF
+orientation. The graph decodes JPEG, PNG, BMP (24 or 32 bits per pixel) and WebP files (one
+frame), ignores color profiles and orientations in XMP, and rejects other files.
 """
 
 from __future__ import annotations
@@ -22,19 +23,20 @@ from tfds_ham10000.image_decoding import MAX_PIXELS, convert
 from tfds_ham10000.records import SourceError
 
 MAX_BYTES = image_files.MAX_BYTES
-"""Maximum size of an image file in bytes. Larger files are not read."""
+"""Maximum size in bytes of a file that `convert_file` accepts."""
 MAX_GRAPH_BYTES = 4 * MAX_PIXELS + 1_000_000
 """Maximum size in bytes of a file in the graph, which may be an uncompressed image."""
 OK = "ok"
 UNREADABLE = (
-    "unreadable: expected a complete image file (JPEG, PNG, BMP, WebP) of at most "
-    f"{MAX_PIXELS} pixels"
+    "unreadable: expected a complete JPEG, PNG, BMP (24 or 32 bits per pixel) or WebP (one "
+    f"frame) file of at most {MAX_PIXELS} pixels"
 )
 TOO_LARGE = f"unreadable: {image_files.TOO_LARGE}"
 HEADER_BYTES = 34
 """Number of leading bytes that contain the image size in all formats except JPEG."""
 NUM_FIRST, NUM_LAST = 1 << 14, 1 << 17
-"""Numbers of bytes at the ends of a file that are searched for its EXIF orientation."""
+"""Numbers of bytes at the start and at the end of a file that are searched for its EXIF
+orientation."""
 ORIENTATION_TAGS = (b"\x12\x01\x03\0\x01\0\0\0", b"\x01\x12\0\x03\0\0\0\x01\0")
 """The EXIF tag of the orientation in both byte orders, up to the byte of its value: the
 number 0x0112, the type (3, for 16 bits) and the number of values.
@@ -47,11 +49,15 @@ EXIF_ORIENTATIONS = (0, 1, 3, 2, 4, 6, 7, 5)
 
 
 def convert_file(content: bytes | str) -> bytes | str:
-    """Returns a file in which the graph reads the pixels that the dataset builder stores.
+    """Converts an image file as the dataset builder does, but without downsizing it.
 
-    `content` is an image file in one of `tfds_ham10000.image_decoding.FORMATS`, or the
-    reason why it could not be read, which is returned as is. If the file cannot be
-    converted, the result is the reason.
+    `content` is a file in one of `tfds_ham10000.image_decoding.FORMATS`, or the reason why
+    it could not be read.
+
+    Returns:
+        The bytes of a file that the graph of the model can decode; or the reason (text) why
+        there is none: `content` itself if it is a reason, that the file exceeds
+        `MAX_BYTES`, or why it cannot be converted.
     """
     if isinstance(content, str):
         return content
@@ -156,7 +162,7 @@ def num_pixels(content: tf.Tensor) -> tf.Tensor:
 
 
 def exif_orientation(content: tf.Tensor) -> tf.Tensor:
-    """Returns the EXIF orientation of an image file, int64 in 1..8; 1 if it has none.
+    """Returns the EXIF orientation of a file, int64 in 1..8; 1 if it has no valid one.
 
     The file is searched for the tag. In JPEG files, EXIF data are among the first segments;
     in PNG and WebP files, they are near one of the ends. BMP files contain no EXIF data,

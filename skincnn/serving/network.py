@@ -1,4 +1,4 @@
-"""Networks for export: Keras models that return logits and the OOD distance."""
+"""Networks for export: Keras models that return logits and, optionally, OOD distances."""
 
 from __future__ import annotations
 
@@ -14,12 +14,7 @@ from keras import ops
 
 from skincnn.config import Config
 from skincnn.inference.load import load_model
-from skincnn.inference.ood import (
-    OOD_FILE,
-    BlockGaussian,
-    FeatureGaussian,
-    inner_blocks,
-)
+from skincnn.inference.ood import OOD_FILE, BlockGaussian, FeatureGaussian, inner_blocks
 from skincnn.inference.predict import with_features
 from skincnn.inference.run_dir import RunInfo, read_run
 from skincnn.metrics.sample import Scores
@@ -68,8 +63,9 @@ def load_network(workdir: Path, *, ood: bool = True) -> RunNetwork:
     """Returns the network of an evaluated run, with or without OOD detection.
 
     Raises:
-        ConfigError: The directory contains no finished run, or the run was not evaluated.
-        DataError: The model file has changed or cannot be loaded.
+        ConfigError: See `read_run` and `load_model`; or, with `ood`, the `OOD_FILE` from
+            the evaluation is missing or damaged.
+        DataError, OSError: See `load_model`.
     """
     info, config = read_run(workdir)
     gaussian = FeatureGaussian.read(workdir / OOD_FILE) if ood else None
@@ -102,7 +98,7 @@ def add_ood_distance(classifier: keras.Model, gaussian: FeatureGaussian) -> kera
 def _block_distance(gaussian: BlockGaussian, features: Any) -> Any:
     """Returns the distances of `BlockGaussian.distances`, [batch].
 
-    A dense layer multiplies by the whitening matrix, which every runtime supports.
+    A dense layer, which every runtime supports, multiplies by the whitening matrix.
     """
     center = keras.layers.Rescaling(1.0, (-gaussian.mean).tolist(), dtype="float32")
     whiten = keras.layers.Dense(
@@ -116,12 +112,12 @@ def _block_distance(gaussian: BlockGaussian, features: Any) -> Any:
 def with_variant(
     model: keras.Model, orientations: Sequence[int], logit_shift: Scores | None = None
 ) -> keras.Model:
-    """Returns the model of a `Network` with another inference variant.
+    """Returns the model of a `Network` with an inference variant.
 
     The probabilities are averaged over the orientations of the image (see `orient`), as in
     `mean_predictions`. `logit_shift` [num_classes] is then subtracted from their
-    logarithms, as in `adjust`. The OOD distance is that of the first orientation, which is
-    the original image.
+    logarithms, as in `adjust`. `orientations` is a value of `ORIENTATIONS`, which begins
+    with the original image. The OOD distance is that of the original image.
     """
     if len(orientations) == 1 and logit_shift is None:
         return model

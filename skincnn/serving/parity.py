@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from skincnn.errors import DataError
-from skincnn.inference.predictions import DISTANCE, arrays
 from skincnn.metrics.classification import balanced_accuracy
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.metrics.sample import Floats, Labels, Sample
@@ -24,7 +22,8 @@ MIN_PER_CLASS, MAX_PER_CLASS = 20, 100
 `MAX_PER_CLASS` images of the class are added."""
 MAX_OOD_DIFFERENCE = 0.1
 """Maximum difference in OOD distance between a LiteRT or ONNX file and the Keras model, as
-a fraction of the OOD limit. Otherwise, OOD detection is switched off in the file."""
+a fraction of the OOD limit. If a difference is larger, OOD detection is switched off in the
+file."""
 
 
 class Output(NamedTuple):
@@ -33,23 +32,22 @@ class Output(NamedTuple):
     Attributes:
         probabilities: Uncalibrated probabilities [num_images, num_classes].
         distances: OOD distances [num_images]; None if they were not computed.
-        refer: Referral decisions, bool [num_images]; None without distances, and if the
-            rule has no target.
-        out_of_distribution: OOD decisions, bool [num_images]; None without distances.
+        refer: Referral decisions, bool [num_images]; arbitrary if the rule has no target.
+        out_of_distribution: OOD decisions, bool [num_images].
     """
 
     probabilities: npt.NDArray[Any]
-    distances: npt.NDArray[Any] | None = None
-    refer: npt.NDArray[np.bool_] | None = None
-    out_of_distribution: npt.NDArray[np.bool_] | None = None
+    distances: npt.NDArray[Any] | None
+    refer: npt.NDArray[np.bool_]
+    out_of_distribution: npt.NDArray[np.bool_]
 
 
 def choose_images(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Returns the indices of the images in a split that are used to check exports.
 
-    The first `NUM_IMAGES` are evenly spaced in the split. Additional images of rare classes
-    follow, so that the check detects an export that never predicts a rare class. `labels`
-    contains the class of each image in the split.
+    The first ones, up to `NUM_IMAGES`, are evenly spaced in the split. Additional images of
+    rare classes follow, so that the check detects an export that never predicts a rare
+    class. `labels` contains the class of each image in the split.
     """
     names = np.asarray(labels)
     chosen = _evenly_spaced(np.arange(len(names)), NUM_IMAGES)
@@ -70,9 +68,8 @@ def decide(
     """
     calibrated = rule.calibration_map.apply(probabilities).astype(np.float32)
     compared = np.zeros(len(probabilities)) if distances is None else distances
-    refer, out_of_distribution = rule.decide(calibrated, compared.astype(np.float32))
-    refer = None if rule.target is None else refer
-    return Output(probabilities, distances, refer, out_of_distribution)
+    decisions = rule.decide(calibrated, compared.astype(np.float32))
+    return Output(probabilities, distances, *decisions)
 
 
 def served_output(batches: Sequence[Mapping[str, npt.NDArray[Any]]]) -> Output:
@@ -80,26 +77,13 @@ def served_output(batches: Sequence[Mapping[str, npt.NDArray[Any]]]) -> Output:
     outputs = {
         name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]
     }
-    return Output(
-        outputs["uncalibrated_probabilities"],
-        outputs["ood_distance"],
-        outputs.get("refer"),
-        outputs.get("out_of_distribution", np.zeros(len(outputs["ood_distance"]), bool)),
-    )
+    distances = outputs["ood_distance"]
+    none = np.zeros(len(distances), bool)
+    decisions = (outputs.get(name, none) for name in ("refer", "out_of_distribution"))
+    return Output(outputs["uncalibrated_probabilities"], distances, *decisions)
 
 
-def table_output(table: pd.DataFrame, rule: DecisionRule) -> Output:
-    """Returns the predictions in a predictions table and the decisions of the rule.
-
-    Distances and decisions are None if the table has no column of OOD distances.
-    """
-    probabilities = arrays(table, rule.class_names)[1]
-    if DISTANCE not in table:
-        return Output(probabilities)
-    return decide(probabilities, table[DISTANCE].to_numpy(), rule)
-
-
-def measure_parity(
+def check_parity(
     y_true: Labels,
     model: Output,
     export: Output,
@@ -109,26 +93,34 @@ def measure_parity(
     variant: str = "",
     ood_detection: bool,
     num_bytes: int,
+    tolerance: float | None,
+    distance_tolerance: float | None = None,
 ) -> ParityResult:
     """Compares the predictions of an export with those of the Keras model.
 
     `y_true` contains the class indices [num_images]. `model` and `export` are outputs for
-    the same images. `rule` is that of the model. See `ParityResult` for the other
-    arguments.
+    the same images. `rule` is that of the model. `tolerance` limits differences in
+    probability. `distance_tolerance` limits differences in OOD distance, as a fraction of
+    the OOD limit; without this limit, distances are not compared. None means that the
+    differences are not limited. See `ParityResult` for the other arguments.
+
+    Raises:
+        DataError: A difference exceeds its maximum or is NaN, or there is a class that the
+            model predicts (or correctly predicts) and the export never does.
     """
     differences = np.abs(export.probabilities - model.probabilities).max(axis=1)
     samples = (Sample(y_true, output.probabilities) for output in (model, export))
     accuracies = [float(balanced_accuracy(sample)) for sample in samples]
-    return ParityResult(
+    result = ParityResult(
         format=format_name,
         variant=variant,
         ood_detection=ood_detection,
         num_bytes=num_bytes,
         num_images=len(y_true),
         same_class=float(np.mean(_classes(model) == _classes(export))),
-        same_refer=_share_equal(model.refer, export.refer),
-        same_out_of_distribution=_share_equal(
-            model.out_of_distribution, export.out_of_distribution
+        same_refer=None if rule.target is None else _share(model.refer == export.refer),
+        same_out_of_distribution=_share(
+            model.out_of_distribution == export.out_of_distribution
         ),
         largest_difference=float(differences.max()),
         largest_distance_difference=_distance_difference(model, export, rule),
@@ -139,37 +131,17 @@ def measure_parity(
             for index, name in enumerate(rule.class_names)
         },
     )
+    _require_parity(result, model, export, tolerance, distance_tolerance)
+    return result
 
 
-def find_ood_fault(model: Output, export: Output, rule: DecisionRule) -> str:
-    """Returns why OOD detection must be off in an export; "" if there is no reason."""
-    difference = _distance_difference(model, export, rule) or 0.0
-    # A NaN is not <= the maximum, and is therefore reported.
-    if rule.max_distance is None or difference <= MAX_OOD_DIFFERENCE:
-        return ""
-    return (
-        "its distances differ from those of the Keras model by up to "
-        f"{100 * difference:.0f} % of the limit"
-    )
-
-
-def require_parity(
+def _require_parity(
     result: ParityResult,
     model: Output,
     export: Output,
     tolerance: float | None,
-    distance_tolerance: float | None = None,
+    distance_tolerance: float | None,
 ) -> None:
-    """Checks that an export reproduces the predictions of the Keras model.
-
-    `tolerance` limits differences in probability. `distance_tolerance` limits differences
-    in OOD distance, as a fraction of the OOD limit, if there is one. None means that the
-    differences are not limited.
-
-    Raises:
-        DataError: A difference exceeds its maximum, or there is a class that the model
-            predicts (or correctly predicts) and the export never does.
-    """
     missing = sorted(
         name
         for index, (name, parity) in enumerate(result.classes.items())
@@ -183,24 +155,42 @@ def require_parity(
             "different format."
         )
     distance = result.largest_distance_difference or 0.0
-    for quantity, difference, limit in (
-        ("probability", result.largest_difference, tolerance),
-        ("OOD distance (as a fraction of the OOD limit)", distance, distance_tolerance),
+    ood = "OOD distance (as a fraction of the OOD limit)"
+    no_ood = ", or leave out OOD detection: skincnn export --no-ood"
+    for quantity, difference, limit, fix in (
+        ("probability", result.largest_difference, tolerance, ""),
+        (ood, distance, distance_tolerance, no_ood),
     ):
         # Unlike `difference > limit`, this condition is true for NaN.
         if not difference <= (math.inf if limit is None else limit):
+            expected = "a number" if limit is None else f"at most {limit}"
             raise DataError(
                 f"The predictions of the {result.name} export differ from those of the "
-                f"Keras model by {difference:.2g} in {quantity}. Expected at most {limit}. "
-                "The export was rejected. Evaluate the run and export it again."
+                f"Keras model by {difference:.2g} in {quantity}. Expected {expected}. "
+                f"The export was rejected. Evaluate the run and export it again{fix}."
             )
 
 
+def find_ood_fault(model: Output, export: Output, rule: DecisionRule) -> str:
+    """Returns why OOD detection must be switched off in an export; "" if it need not be.
+
+    `rule` is that of the model. Without an OOD limit, the result is "".
+    """
+    difference = _distance_difference(model, export, rule) or 0.0
+    # A NaN is not <= the maximum, and is therefore reported.
+    if difference <= MAX_OOD_DIFFERENCE:
+        return ""
+    return (
+        "its distances differ from those of the Keras model by up to "
+        f"{100 * difference:.0f} % of the limit"
+    )
+
+
 def _distance_difference(model: Output, export: Output, rule: DecisionRule) -> float | None:
-    if model.distances is None or export.distances is None:
+    if model.distances is None or export.distances is None or rule.max_distance is None:
         return None
     largest = np.abs(export.distances - model.distances).max()
-    return float(largest / (rule.max_distance or 1))
+    return float(largest / rule.max_distance)
 
 
 def _class_parity(
@@ -223,12 +213,6 @@ def _classes(output: Output) -> npt.NDArray[np.int64]:
 
 def _share(values: npt.NDArray[np.bool_]) -> float | None:
     return float(values.mean()) if len(values) else None
-
-
-def _share_equal(
-    first: npt.NDArray[np.bool_] | None, second: npt.NDArray[np.bool_] | None
-) -> float | None:
-    return None if first is None or second is None else _share(first == second)
 
 
 def _evenly_spaced(indices: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:

@@ -19,14 +19,13 @@ def postprocess(
 ) -> dict[str, tf.Tensor]:
     """Returns the outputs of a served model by name, for a batch of images.
 
-    Probabilities are averaged over models, as in
-    `inference.predictions.mean_predictions`, and then calibrated with
-    `CalibrationMap`.
+    Probabilities are averaged over the networks, as in
+    `inference.predictions.mean_predictions`, and then calibrated with `CalibrationMap`.
 
     Args:
-        logits: One tensor for each model, float32 [batch, num_classes].
-        distances: OOD distances, one tensor for each model, float32 [batch]; empty for an
-            export without OOD detection.
+        logits: One tensor for each network, float32 [batch, num_classes].
+        distances: OOD distances, one tensor for each network, float32 [batch]; empty if the
+            networks do not return them.
         is_readable: Whether each file is readable, bool [batch]. For unreadable files, all
             numbers are NaN, the prediction set is empty, the predicted class is "", `refer`
             is true, and `out_of_distribution` is false.
@@ -43,9 +42,10 @@ def postprocess(
             [batch, num_classes].
         malignant_probability: Sum of the probabilities of the malignant classes, float32
             [batch]; only if the rule has a target.
-        refer: Whether the rule refers the image, bool [batch]; only if it has a target.
-        ood_distance: OOD distance, averaged over models, float32 [batch]; NaN without
-            `distances`.
+        refer: Whether the rule refers the image, bool [batch]; only if the rule has a
+            target.
+        ood_distance: OOD distance, averaged over the networks, float32 [batch]; NaN
+            without `distances`.
         out_of_distribution: Whether the distance exceeds `rule.max_distance`, bool [batch];
             only if OOD detection is switched on.
         status: `OK` or `UNREADABLE`, string [batch].

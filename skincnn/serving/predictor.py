@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ import pandas as pd
 import tensorflow as tf
 
 from skincnn.clinical_metadata import encode_clinical_metadata
+from skincnn.commands import command_line
 from skincnn.config import DataConfig
 from skincnn.data.preprocessing_spec import PREPROCESSING_VERSION
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.files import sha256
 from skincnn.inference.predictions import PROBABILITY_PREFIX
-from skincnn.inference.run_dir import MODEL_FILE, RUN_FILE, advise_run_below
+from skincnn.inference.run_dir import MODEL_FILE, RUN_FILE, advise_run
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.serving.export import (
     MODEL_NAME,
@@ -40,11 +41,14 @@ from skincnn.serving.saved_model import (
     open_saved_model,
 )
 
+PredictFiles = Callable[[Sequence[bytes | str], pd.DataFrame], Predictions]
+"""Like `Predict`, but the reason why a file could not be read may replace its content."""
 REFERRAL_COLUMNS = ("malignant_probability", "refer")
-"""Columns of models whose classes are known to be malignant or benign."""
+"""Columns of the table from `predict_files` that are left out without a target."""
 SAVED_MODEL_FILE = "saved_model.pb"
 PART_BYTES = 200 << 20
-"""Size of the converted files that are predicted together, unless one file is larger."""
+"""Files are predicted together as soon as their total size after the conversion reaches
+this number of bytes."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,12 @@ class Predictor:
     """A loaded model.
 
     Attributes:
-        format: "saved_model", "keras" or a key of `RUNTIMES`.
+        format: "keras" for model.keras, or a format of `skincnn export`, such as "litert".
         rule: Class names, calibration and the referral rule.
         data: Preprocessing of the images; for an ensemble, that of the first network.
-        synthetic: Whether the model was trained on synthetic images.
+        synthetic: Whether all training images are synthetic.
         clinical_metadata: Whether the model requires clinical metadata.
-        predict: Thread-safe prediction function.
+        predict: Thread-safe prediction function; see `converting_files`.
     """
 
     format: str
@@ -65,11 +69,11 @@ class Predictor:
     data: DataConfig
     synthetic: bool
     clinical_metadata: bool
-    predict: Predict
+    predict: PredictFiles
 
 
 def load_predictor(path: Path) -> Predictor:
-    """Loads the model at a path. The format is detected from the content.
+    """Loads the model at a path, after detecting its format and verifying its hashes.
 
     Args:
         path: A SavedModel, a directory of SavedModel versions, the directory of a run or an
@@ -77,23 +81,34 @@ def load_predictor(path: Path) -> Predictor:
 
     Raises:
         ConfigError: The path contains no model, the run was not evaluated, the metadata of
-            an export are missing or invalid, or required packages are not installed.
-        DataError: A file is missing or has changed since it was written, or an ensemble
-            was evaluated again after its export.
+            an export are missing or invalid, the preprocessing has another version, or a
+            required package or custom module cannot be imported.
+        DataError: A file is missing or has changed since it was written, a model cannot be
+            loaded or has other classes than its evaluation, or an ensemble was evaluated
+            again after its export.
+        OSError: A file exists, but is not readable.
     """
     model = find_model(path)
     if (model / SAVED_MODEL_FILE).is_file():
-        if (path / RUN_FILE).is_file() and not (path / MODEL_FILE).is_file():
-            _check_ensemble(model, path)
+        is_ensemble = (path / RUN_FILE).is_file() and not (path / MODEL_FILE).is_file()
+        if is_ensemble:
+            expected = read_result(path, "test", SplitResult).predictions_sha256
+            if read_export_info(model).predictions_sha256 != expected:
+                raise DataError(
+                    f"The test predictions of the ensemble {path} have changed since "
+                    f"{model} was exported. To use the earlier export, give {model} as "
+                    f"MODEL. Otherwise, run: {command_line('export', path)}, or with the "
+                    "directories of the runs and --ensemble, if they are elsewhere."
+                )
         return _load_export(model)
     if model.is_file() and model.name == MODEL_FILE:
         return _load_run(model.parent)
     if model.is_file() and info_path(model).is_file():
         return _load_export(model)
     raise ConfigError(
-        "MODEL must be a SavedModel, a run directory or its model.keras, or a LiteRT or "
-        f"ONNX file from scripts/export.py with its .json file. Received: {path}. "
-        f"{advise_run_below(path)}".rstrip()
+        "MODEL must be a SavedModel, a finished run or its model.keras, an exported "
+        "ensemble, or a LiteRT or ONNX file from `skincnn export` with its .json file. "
+        f"Received: {path}. {advise_run(path)}".rstrip()
     )
 
 
@@ -118,35 +133,24 @@ def predict_files(
     reason why it could not be read. `clinical_metadata` contains the `CLINICAL_COLUMNS`,
     one row per file.
     """
-    files = [content if isinstance(content, bytes) else b"" for content in contents]
-    predictions = predictor.predict(files, clinical_metadata)
-    statuses = decode_strings(predictions["status"])
-    for index, content in enumerate(contents):
-        if isinstance(content, str):
-            statuses[index] = content
-    files_read, image_ids = map(str, paths), [path.stem for path in paths]
-    table = pd.DataFrame({"file": files_read, "image_id": image_ids, "status": statuses})
-    for index, name in enumerate(predictor.rule.class_names):
-        table[f"{PROBABILITY_PREFIX}{name}"] = predictions["probabilities"][:, index]
+    predictions = predictor.predict(contents, clinical_metadata)
     names = np.array(predictor.rule.class_names, object)
-    sets = ["; ".join(names[row]) for row in predictions["in_prediction_set"]]
-    converted: dict[str, Any] = {
+    # NA if OOD detection is switched off, and for unreadable files.
+    is_ood = pd.Series(predictions.get("out_of_distribution"), range(len(paths)), "boolean")
+    values: dict[str, Any] = {
+        **predictions,
+        "file": map(str, paths),
+        "image_id": [path.stem for path in paths],
+        "status": decode_strings(predictions["status"]),
         "predicted_class": decode_strings(predictions["predicted_class"]),
-        "prediction_set": sets,
-        "out_of_distribution": _find_ood(predictions, predictor.rule),
+        "prediction_set": [
+            "; ".join(names[row]) for row in predictions["in_prediction_set"]
+        ],
+        "out_of_distribution": is_ood.where(predictions["status"] == OK.encode()),
     }
-    for name in columns(predictor.rule):
-        if name not in table:
-            table[name] = converted[name] if name in converted else predictions[name]
-    return table
-
-
-def _find_ood(predictions: Predictions, rule: DecisionRule) -> pd.Series:
-    """Returns which images are OOD; NA if this is not checked, and for unreadable files."""
-    if rule.max_distance is None:
-        return pd.Series(pd.NA, range(len(predictions["status"])), "boolean")
-    is_ood = pd.Series(predictions["out_of_distribution"], dtype="boolean")
-    return is_ood.where(predictions["status"] == OK.encode())
+    for name, probability in zip(names, predictions["probabilities"].T, strict=True):
+        values[f"{PROBABILITY_PREFIX}{name}"] = probability
+    return pd.DataFrame({name: values[name] for name in columns(predictor.rule)})
 
 
 def columns(rule: DecisionRule) -> tuple[str, ...]:
@@ -164,6 +168,9 @@ def find_model(path: Path) -> Path:
 
     For a run directory, this is the SavedModel of its current model and results, or else
     model.keras; for other directories, the latest SavedModel; otherwise, `path`.
+
+    Raises:
+        ConfigError: See `find_current_export`.
     """
     if (path / MODEL_FILE).is_file():
         return find_current_export(path) or path / MODEL_FILE
@@ -172,17 +179,6 @@ def find_model(path: Path) -> Path:
             if (version / SAVED_MODEL_FILE).is_file():
                 return version
     return path
-
-
-def _check_ensemble(saved_model: Path, workdir: Path) -> None:
-    """Raises a `DataError` unless an export has the predictions of its ensemble."""
-    expected = read_result(workdir, "test", SplitResult).predictions_sha256
-    if read_export_info(saved_model).predictions_sha256 != expected:
-        raise DataError(
-            f"{saved_model} was exported from a different predictions table than {workdir} "
-            f"contains now. {EXPORT_AGAIN} Or use a version in {saved_model.parent} as "
-            "MODEL."
-        )
 
 
 def _load_run(workdir: Path) -> Predictor:
@@ -197,16 +193,21 @@ def _load_run(workdir: Path) -> Predictor:
         return {name: np.asarray(values) for name, values in outputs.items()}
 
     predict = _predict_with(infer, data, rule, clinical_metadata=clinical_metadata)
+    predict_files = converting_files(predict)
     synthetic = network.info.synthetic
-    predict = _converting_files(predict)
-    return Predictor("keras", rule, data, synthetic, clinical_metadata, predict)
+    return Predictor("keras", rule, data, synthetic, clinical_metadata, predict_files)
 
 
 def _load_export(path: Path) -> Predictor:
     """Loads a SavedModel directory, or a LiteRT or ONNX file."""
     info = read_export_info(path)
     for name, expected in info.files.items():
-        _check_hash(path / name if path.is_dir() else path, expected)
+        file = path / name if path.is_dir() else path
+        if not file.is_file() or sha256(file) != expected:
+            raise DataError(
+                f"{file} is missing or has changed since it was exported. Expected the "
+                f"SHA-256 {expected}. {EXPORT_AGAIN}"
+            )
     rule, with_metadata = info.rule, info.clinical_metadata
     data, version = info.preprocessing[0].data_config(), info.preprocessing[0].version
     if path.is_dir():
@@ -220,8 +221,8 @@ def _load_export(path: Path) -> Predictor:
             )
         infer = find_runtime(info.format).open(path)
         predict = _predict_with(infer, data, rule, clinical_metadata=with_metadata)
-    predict = _converting_files(predict)
-    return Predictor(info.format, rule, data, info.synthetic, with_metadata, predict)
+    predict_files = converting_files(predict)
+    return Predictor(info.format, rule, data, info.synthetic, with_metadata, predict_files)
 
 
 def _predict_with(
@@ -246,12 +247,12 @@ def _predict_with(
     return predict
 
 
-def _converting_files(predict: Predict) -> Predict:
+def converting_files(predict: Predict) -> PredictFiles:
     """Returns a prediction function that first converts the files with `convert_file`.
 
-    The function predicts all formats that the dataset builder reads, from the same pixels.
-    Small files can be large after the conversion, so the files are predicted in parts of
-    about `PART_BYTES`.
+    The function predicts files in all formats that the dataset builder reads. The status of
+    an unreadable file states the reason. Small files can be large after the conversion, so
+    the files are predicted in parts; see `PART_BYTES`.
     """
 
     def predict_part(files: Sequence[bytes | str], metadata: pd.DataFrame) -> Predictions:
@@ -264,7 +265,7 @@ def _converting_files(predict: Predict) -> Predict:
         return {**predictions, "status": status}
 
     def convert_and_predict(
-        contents: Sequence[bytes], metadata: pd.DataFrame
+        contents: Sequence[bytes | str], metadata: pd.DataFrame
     ) -> Predictions:
         parts: list[Predictions] = []
         files: list[bytes | str] = []
@@ -277,11 +278,3 @@ def _converting_files(predict: Predict) -> Predict:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     return convert_and_predict
-
-
-def _check_hash(path: Path, expected: str) -> None:
-    if not path.is_file() or sha256(path) != expected:
-        raise DataError(
-            f"{path} is missing or has changed since it was exported. Expected the SHA-256 "
-            f"{expected}. {EXPORT_AGAIN}"
-        )

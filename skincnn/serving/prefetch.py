@@ -21,12 +21,12 @@ NUM_IN_FLIGHT = 2
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of files with their predictions.
+    """A batch of files and their predictions.
 
     Attributes:
         contents: Content of each file, or the reason why it could not be read.
         clinical_metadata: Table of the `CLINICAL_COLUMNS`, one row per file.
-        table: The result of `predict_files`.
+        table: The predictions; see `predict_files`.
     """
 
     contents: list[bytes | str]
@@ -64,7 +64,8 @@ def predict_sources(
     Args:
         predictor: The model.
         names: Printable name of each image.
-        reads: For each image, a function that returns its file, or why it cannot be read.
+        reads: For each image, a function that returns the content of its file, or the
+            reason why it cannot be read.
         clinical_metadata: Table of the `CLINICAL_COLUMNS`, one row per image.
         batch_size: Number of images in a batch.
     """
@@ -90,5 +91,6 @@ def read_file(path: Path) -> bytes | str:
     """Returns the content of an image file, or the reason why it cannot be read."""
     try:
         return image_files.read_file(path)
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+    # ValueError: a SourceError, or a null character in the name
+    except (OSError, ValueError) as error:
         return f"unreadable: {getattr(error, 'strerror', None) or error}"

@@ -30,9 +30,11 @@ Inputs = Mapping[str, Floats]
 """`images` [batch, size, size, 3] in 0..255. A network with clinical metadata also requires
 `metadata` [batch, len(CLINICAL_FEATURES)]."""
 Outputs = dict[str, Floats]
-"""`logits` and calibrated `probabilities` [batch, num_classes], and `ood_distance` [batch],
-which is missing without OOD detection."""
+"""`logits` [batch, num_classes]; `ood_distance` [batch], which is missing if the network
+does not return it; and from a LiteRT or ONNX file, calibrated `probabilities` [batch,
+num_classes]."""
 Infer = Callable[[Inputs], Outputs]
+Write = Callable[[keras.Model, Inputs, Path], None]
 BATCH_SIZE = 32
 """Number of images per batch in the parity check."""
 
@@ -43,8 +45,8 @@ class Runtime:
 
     Attributes:
         suffix: Suffix of the file name.
-        write: Writes the model from `with_fixed_size` to a file. The inputs calibrate
-            quantized formats.
+        write: Writes the model from `with_fixed_size` to a file. In the format
+            "litert_int8", the inputs calibrate the quantization.
         embed: Adds metadata, as JSON values by name, to a file. They include the class
             names of the rule.
         open: Loads a file and returns the inference function.
@@ -54,7 +56,7 @@ class Runtime:
     """
 
     suffix: str
-    write: Callable[[keras.Model, Inputs, Path], None]
+    write: Write
     embed: Callable[[Path, Mapping[str, Any]], None]
     open: Callable[[Path], Infer]
     tolerance: float | None
@@ -88,18 +90,26 @@ def find_runtime(format_name: str) -> Runtime:
     Raises:
         ConfigError: The format does not exist, or its packages are not installed.
     """
-    runtime = look_up(RUNTIMES, format_name, "--formats")
+    runtime = look_up(RUNTIMES, format_name, "`formats` other than saved_model")
     missing = [name for name in runtime.packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"--formats {format_name} requires {', '.join(missing)}. "
-            "Install: pip install -e .[export]"
+            f"The format {format_name} requires {', '.join(missing)}. "
+            "Install: pip install -e '.[export]'"
         )
     return runtime
 
 
 def _write_litert(model: keras.Model, inputs: Inputs, path: Path, **options: Any) -> None:
     model.export(str(path), format="litert", verbose=False, **options)
+
+
+_write_litert_int8_weights = functools.partial(
+    _write_litert, optimizations=[tf.lite.Optimize.DEFAULT]
+)
+_write_litert_float16 = functools.partial(
+    _write_litert_int8_weights, target_spec={"supported_types": [tf.float16]}
+)
 
 
 def _write_litert_int8(model: keras.Model, inputs: Inputs, path: Path) -> None:
@@ -109,11 +119,10 @@ def _write_litert_int8(model: keras.Model, inputs: Inputs, path: Path) -> None:
         for row in range(len(inputs["images"])):
             yield [inputs[name][row : row + 1] for name in sorted(inputs)]
 
-    _write_litert(
+    _write_litert_int8_weights(
         model,
         inputs,
         path,
-        optimizations=[tf.lite.Optimize.DEFAULT],
         representative_dataset=representative_dataset,
         target_spec={"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]},
     )
@@ -168,14 +177,13 @@ def _embed_onnx(path: Path, metadata: Mapping[str, Any]) -> None:
     import onnx
 
     model = onnx.load(str(path))
-    texts = {name: _as_text(value) for name, value in metadata.items()}
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in metadata.items()
+    }
     texts["class_names"] = json.dumps(metadata["rule"]["class_names"])
     onnx.helper.set_model_props(model, texts)
     onnx.save(model, str(path))
-
-
-def _as_text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _open_onnx(path: Path) -> Infer:
@@ -185,8 +193,8 @@ def _open_onnx(path: Path) -> Infer:
         session = onnxruntime.InferenceSession(str(path))
     except Exception as error:  # ONNX Runtime has one exception class for each error code.
         raise ConfigError(
-            f"tf2onnx cannot convert this network to ONNX: {error}. Use another format, "
-            "such as --formats litert."
+            "ONNX Runtime cannot load this network as tf2onnx converted it: "
+            f"{error}. Use another format, such as litert."
         ) from error
     names = [output.name for output in session.get_outputs()]
 
@@ -196,32 +204,18 @@ def _open_onnx(path: Path) -> Infer:
     return infer
 
 
-LITERT, ONNX = ("ai_edge_litert",), ("onnx", "onnxruntime", "tf2onnx")
+def _litert(suffix: str, write: Write, tolerance: float | None = None) -> Runtime:
+    packages = ("ai_edge_litert",)
+    suffix = f"{suffix}.tflite"
+    return Runtime(suffix, write, _embed_litert, _open_litert, tolerance, packages)
+
+
+ONNX = ("onnx", "onnxruntime", "tf2onnx")
 RUNTIMES = {
-    "litert": Runtime(".tflite", _write_litert, _embed_litert, _open_litert, 1e-4, LITERT),
-    "litert_float16": Runtime(
-        "_float16.tflite",
-        functools.partial(
-            _write_litert,
-            optimizations=[tf.lite.Optimize.DEFAULT],
-            target_spec={"supported_types": [tf.float16]},
-        ),
-        _embed_litert,
-        _open_litert,
-        None,
-        LITERT,
-    ),
-    "litert_int8_weights": Runtime(
-        "_int8_weights.tflite",
-        functools.partial(_write_litert, optimizations=[tf.lite.Optimize.DEFAULT]),
-        _embed_litert,
-        _open_litert,
-        None,
-        LITERT,
-    ),
-    "litert_int8": Runtime(
-        "_int8.tflite", _write_litert_int8, _embed_litert, _open_litert, None, LITERT
-    ),
+    "litert": _litert("", _write_litert, 1e-4),
+    "litert_float16": _litert("_float16", _write_litert_float16),
+    "litert_int8_weights": _litert("_int8_weights", _write_litert_int8_weights),
+    "litert_int8": _litert("_int8", _write_litert_int8),
     "onnx": Runtime(".onnx", _write_onnx, _embed_onnx, _open_onnx, 1e-4, ONNX),
 }
 """Runtimes by the name of their format in --formats."""

@@ -21,12 +21,7 @@ from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.paths import plain_path
 from skincnn.serving.export_info import EXPORT_AGAIN
 from skincnn.serving.images import read_images
-from skincnn.serving.network import (
-    LOGITS,
-    OOD_DISTANCE,
-    Network,
-    use_clinical_metadata,
-)
+from skincnn.serving.network import LOGITS, OOD_DISTANCE, Network, use_clinical_metadata
 from skincnn.serving.postprocessing import postprocess
 
 Predictions = dict[str, npt.NDArray[Any]]
@@ -46,6 +41,9 @@ def write_saved_model(networks: Sequence[Network], rule: DecisionRule, path: Pat
     formats that `serving.images` describes. `images` takes decoded images, uint8 [batch,
     height, width, 3] in 0..255. If a network requires clinical metadata, both also take the
     input `METADATA`. Both return the outputs of `postprocess`, averaged over the networks.
+
+    Raises:
+        OSError, tf.errors.OpError: The SavedModel cannot be written.
     """
 
     def from_bytes(image_bytes: tf.Tensor, *metadata: tf.Tensor) -> dict[str, tf.Tensor]:

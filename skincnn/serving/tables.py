@@ -42,7 +42,8 @@ def read_clinical_metadata(path: Path | None) -> pd.DataFrame | None:
     Raises:
         ConfigError: There is no such file.
         DataError: A value is not valid; see `normalize_clinical_metadata`.
-        SourceError: The file cannot be read, lacks a column, or names an image twice.
+        SourceError: The file cannot be read or lacks a column, or a row names no image or
+            the image of another row.
     """
     if path is None:
         return None
@@ -71,9 +72,10 @@ def select_clinical_metadata(
 ) -> pd.DataFrame:
     """Returns the `CLINICAL_COLUMNS` of the files in `paths`, one row per file.
 
-    Missing ages are NaN; other missing values are `UNKNOWN`. `table` is the result of
-    `read_clinical_metadata`. The row of a file contains its name or the end of its path,
-    with or without the suffix; case is ignored.
+    `table` is the result of `read_clinical_metadata`. The row of a file contains its name
+    or the end of its path, with or without the suffix; case is ignored. Missing ages are
+    NaN, and other missing values are `UNKNOWN`. All values of a file without a row are
+    missing, and those of all files if `table` is None.
     """
     if table is None:
         table = pd.DataFrame(columns=list(CLINICAL_COLUMNS), dtype=object)
@@ -85,7 +87,10 @@ def select_clinical_metadata(
 
 
 def find_rows(paths: Sequence[Path], table: pd.DataFrame) -> list[str | None]:
-    """Returns, for each file, the key of its row in `table`, or None."""
+    """Returns, for each file, the key of its row in `table`, or None.
+
+    Of several rows for a file, the one with the longest path is used.
+    """
     known = set(table.index)
     found: list[str | None] = []
     for path in paths:
@@ -98,20 +103,18 @@ def find_rows(paths: Sequence[Path], table: pd.DataFrame) -> list[str | None]:
 def describe_matches(
     paths: Sequence[Path], table: pd.DataFrame | None, source: Path | None
 ) -> str:
-    """Returns how many images have a row in `table`; "" if all do, or without a table.
+    """Returns how many images have a row in `table`, and which have none, as text.
 
-    `table` is the result of `read_clinical_metadata` for the file `source`.
+    The text is "" if all images have a row or `table` is None. `table` is the result of
+    `read_clinical_metadata` for the file `source`.
 
     Raises:
         DataError: No image has a row.
     """
     if table is None:
         return ""
-    missing = [
-        path.name
-        for path, key in zip(paths, find_rows(paths, table), strict=True)
-        if key is None
-    ]
+    keys = find_rows(paths, table)
+    missing = [path.name for path, key in zip(paths, keys, strict=True) if key is None]
     if len(missing) == len(paths):
         raise DataError(
             f"{source} has no row for any of the {len(paths)} image(s). Expected the names "
@@ -171,8 +174,9 @@ def isic_submission(predictions: pd.DataFrame, rule: DecisionRule) -> pd.DataFra
     The probabilities are those before calibration, because the challenges score the class
     with the highest probability, which is then the predicted class.
 
-    In 2019, the last column `UNK` is 1 for out-of-distribution images and 0 for all others.
-    `predictions` contains readable files only; see `serving.predictor.predict_files`.
+    For the challenge of 2019, the last column `UNK` is 1 for out-of-distribution images and
+    0 for all others. `predictions` contains readable files only; see
+    `serving.predictor.predict_files`.
 
     Raises:
         ConfigError: No challenge has these classes.

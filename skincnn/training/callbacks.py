@@ -1,4 +1,4 @@
-"""Keras callbacks for validation, checkpoints and custom callbacks, and early stopping."""
+"""Validation, checkpoints and the user's callbacks in training, and early stopping."""
 
 from __future__ import annotations
 
@@ -46,17 +46,25 @@ class Validation(keras.callbacks.Callback):
     """Validates the classifier after each epoch, and saves the best or the last weights.
 
     The metrics are added to the logs of the epoch as `val_<name>`, for the progress bar,
-    TensorBoard and history.csv. If training has diverged, a `DivergedError` is raised.
+    TensorBoard and history.csv.
 
     Attributes:
         classifier: The classifier to train, without augmentation.
-        batches: Images or features of the validation split, in the order of `labels`.
+        batches: Inputs (images or features, with clinical metadata if the model uses them)
+            of the validation split, in the order of `labels`.
         labels: True labels, [num_images].
         monitor: Name of the metric that selects the best epoch; see `find_metric`.
+        workdir: The run directory.
         progress: The progress of the training run, which this callback updates.
         predictor: The model that takes `batches`; None to use `classifier`.
         keep_last: Whether to save the weights of each epoch, regardless of `monitor`.
         probabilities: Predictions after the latest epoch, [num_images, num_classes].
+
+    Raises:
+        ConfigError: See `find_metric`; or a custom metric fails or is not finite, or a file
+            cannot be written.
+        DivergedError: The loss is too large, or the loss, a weight or an output is not
+            finite.
     """
 
     classifier: keras.Model
@@ -86,12 +94,15 @@ class Validation(keras.callbacks.Callback):
         loss = float((logs or {}).get("loss", 0.0))
         if not np.isfinite(loss):
             raise DivergedError(
-                f"The loss is {loss} in epoch {self.progress.epoch + 1}, step "
-                f"{batch + 1}. Expected a finite loss. {ADVICE}"
+                f"The loss is {loss} in epoch {self.progress.epoch + 1}. Expected a finite "
+                f"loss. {ADVICE}"
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Computes metrics, saves the weights if they are kept, and writes history.csv."""
+        """Computes metrics, saves the weights of a kept epoch, and writes history.csv.
+
+        An epoch is kept if it is the best so far, or if `keep_last` is True.
+        """
         logs = {} if logs is None else logs
         progress = self.progress
         seconds = progress.seconds
@@ -101,7 +112,7 @@ class Validation(keras.callbacks.Callback):
             self.probabilities = self._predict()
             sample = Sample(self.labels, self.probabilities)
             for name, metric in self._metrics.items():
-                logs[f"val_{name}"] = float(metric(sample))
+                logs[f"val_{name}"] = self._check_metric(name, float(metric(sample)))
             column = f"val_{self.monitor}"
             if self.keep_last or all(
                 self._metrics[self.monitor].is_better(logs[column], than=row[column])
@@ -142,6 +153,16 @@ class Validation(keras.callbacks.Callback):
                 f"uniform predictions. {ADVICE}"
             )
 
+    def _check_metric(self, name: str, value: float) -> float:
+        """Returns `value`; raises a `ConfigError` if it is not finite."""
+        if not math.isfinite(value):
+            raise ConfigError(
+                f"`train.monitor` {name} is {value} on validation after epoch "
+                f"{self.progress.epoch + 1}. Expected a finite number. Correct the metric, "
+                "or use another --train.monitor, and start again with --overwrite."
+            )
+        return value
+
     def _check_weights(self) -> None:
         """Raises a `DivergedError` if a weight is not finite."""
         for weight in self.classifier.weights:
@@ -156,12 +177,19 @@ class Validation(keras.callbacks.Callback):
 class SaveCheckpoint(keras.callbacks.Callback):
     """Saves a checkpoint after each epoch, and when the user stops training.
 
-    Must run after `Validation`, which updates `progress`.
+    This callback must run after `Validation`, which updates `progress`.
 
     Attributes:
+        progress: The progress of the training run.
+        save: Function that writes a checkpoint of `progress`.
+        stop: The user's request to stop.
         first_step: Number of steps of the first epoch that are already completed.
         metrics: Arrays of the checkpoint from which an epoch is resumed, including the
             metric states; None if training starts at the beginning of an epoch.
+
+    Raises:
+        ConfigError: The checkpoint cannot be written.
+        Terminated, KeyboardInterrupt: The user requested a stop.
     """
 
     progress: Progress
@@ -197,22 +225,23 @@ class SaveCheckpoint(keras.callbacks.Callback):
         if keras.backend.backend() == "jax":
             # Keras on JAX keeps the values outside the variables within an epoch.
             self.model.jax_state_sync()
-        with explain_write_errors("checkpoints", RESUME):
+        with explain_write_errors("The checkpoint", RESUME):
             self.save()
 
 
 class UserCallbacks(keras.callbacks.Callback):
     """The user's callbacks, which see all epochs as one training run.
 
-    Training calls `keras.Model.fit` once for each segment. The user's `on_train_begin` is
-    called before the first of them only, and `on_train_end` by `finish`. If a callback sets
-    `model.stop_training`, training stops after the epoch.
+    Training calls `keras.Model.fit` once for each segment; see `skincnn.training.stages`.
+    The user's `on_train_begin` is called only before the first segment, and `on_train_end`
+    only by `finish`. If a callback sets `model.stop_training` within an epoch, the epoch
+    ends after the current step, and training stops after this shorter epoch.
 
     An exception of a callback is raised as a `ConfigError` that names the callback.
     """
 
     def __init__(self, callbacks: Mapping[str, keras.callbacks.Callback]):
-        """Wraps the callbacks by name, which are called in this order."""
+        """Wraps the callbacks, which are given by name and are called in this order."""
         super().__init__()
         self.callbacks = callbacks
         self._begun = False
@@ -228,27 +257,27 @@ class UserCallbacks(keras.callbacks.Callback):
         self._call("set_params", params)
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        """Is called at the start of each segment."""
+        """Forwards the event at the start of the first segment."""
         if not self._begun:
             self._call("on_train_begin", logs)
         self._begun = True
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Is called at the start of each epoch, counted from 0 over the whole run."""
+        """Forwards the start of an epoch, counted from 0 over the whole run."""
         self._call("on_epoch_begin", epoch, logs)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Is called after each epoch, with the validation scores in `logs`."""
+        """Forwards the end of an epoch, with the validation scores in `logs`."""
         self._call("on_epoch_end", epoch, logs)
 
     def on_train_batch_begin(
         self, batch: int, logs: dict[str, float] | None = None
     ) -> None:
-        """Is called before every `model.steps_per_execution` steps."""
+        """Forwards the start of `model.steps_per_execution` steps."""
         self._call("on_train_batch_begin", batch, logs)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Is called after every `model.steps_per_execution` steps."""
+        """Forwards the end of `model.steps_per_execution` steps."""
         self._call("on_train_batch_end", batch, logs)
 
     def finish(self) -> None:
@@ -270,18 +299,23 @@ class UserCallbacks(keras.callbacks.Callback):
 def make_callbacks(
     config: Config, workdir: Path, given: Sequence[keras.callbacks.Callback]
 ) -> dict[str, keras.callbacks.Callback]:
-    """Returns `train.callbacks`, then the `given` callbacks, each by its name.
+    """Returns the callbacks of `train.callbacks`, then the `given` ones, by name.
+
+    The name of a given callback is that of its class. If several callbacks have the same
+    name, a number follows it, except for the first.
 
     Raises:
-        ConfigError: The function of a callback fails or does not return a callback.
+        ConfigError: The function of a callback fails or does not return a callback; see
+            also `find_callback`.
     """
-    callbacks = {
-        name: find_callback(name)(config=config, workdir=workdir)
+    named = [
+        (name, find_callback(name)(config=config, workdir=workdir))
         for name in config.train.callbacks
-    }
-    for callback in given:
-        name = type(callback).__name__
-        number = sum(key.partition(" ")[0] == name for key in callbacks)
+    ]
+    named += [(type(callback).__name__, callback) for callback in given]
+    callbacks: dict[str, keras.callbacks.Callback] = {}
+    for index, (name, callback) in enumerate(named):
+        number = sum(other == name for other, _ in named[:index])
         callbacks[f"{name} {number + 1}" if number else name] = callback
     return callbacks
 
@@ -289,11 +323,12 @@ def make_callbacks(
 def find_callback(name: str) -> CustomPart:
     """Returns a custom function that returns a Keras callback, or a callback class.
 
-    It may have the arguments `config` (the configuration) and `workdir` (the run
-    directory).
+    The function or class may have the arguments `config` (the configuration) and `workdir`
+    (the run directory).
 
     Raises:
-        ConfigError: See `skincnn.parts.find_part`.
+        ConfigError: The name is not that of a custom part; see also
+            `skincnn.parts.find_part`.
     """
     if not is_custom(name):
         raise ConfigError(
@@ -318,8 +353,8 @@ def averaged_weights(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
     """Replaces the trainable weights with their moving averages inside the block.
 
     The original weights are restored exactly, whereas `keras.callbacks.SwapEMAWeights`
-    swaps by addition and subtraction, with rounding errors. Without `use_ema` the weights
-    do not change.
+    (with TensorFlow) swaps by addition and subtraction, with rounding errors. Without
+    `use_ema`, the weights do not change.
     """
     # With mixed_float16, a LossScaleOptimizer wraps the optimizer.
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)

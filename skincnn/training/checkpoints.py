@@ -25,8 +25,11 @@ import numpy.typing as npt
 
 from skincnn.errors import DataError
 from skincnn.files import json_sha256, replacing, sha256, write_json
+from skincnn.parts import KERAS_HUB
 
 NUM_KEPT = 2
+DAMAGED = "damaged-"
+"""Prefix of the names of damaged checkpoints."""
 Arrays = dict[str, list[npt.NDArray[Any]]]
 """Values of the variables by group: "model", "optimizer" and "metrics"."""
 
@@ -39,7 +42,7 @@ class Progress:
         epoch: Number of completed epochs, over all stages.
         step: Number of completed steps of the current epoch.
         stage: Index of the stage to which the optimizer variables belong.
-        seconds: Duration of the current epoch so far, in seconds.
+        seconds: Duration of the training steps of the current epoch so far, in seconds.
         history: One row per completed epoch, as in history.csv.
         best_epoch: The epoch whose weights are kept, counted from 1: the best epoch so far,
             or the last if `train.keep_epoch` is last; 0 if no epoch is completed.
@@ -74,6 +77,9 @@ class Checkpoints:
         """Writes a checkpoint of the progress and the variables, grouped as in `Arrays`.
 
         Keeps the last `NUM_KEPT` checkpoints, and the best weights at the time of each.
+
+        Raises:
+            OSError: See `skincnn.files.replacing`.
         """
         arrays = {
             f"{group}.{index}": np.asarray(variable)
@@ -96,10 +102,12 @@ class Checkpoints:
     def load(self) -> tuple[Progress, Arrays] | None:
         """Returns the newest undamaged checkpoint; None if no such checkpoint exists.
 
-        Damaged checkpoints are skipped with a warning.
+        Damaged checkpoints are skipped with a warning, and renamed: otherwise, they would
+        count as the last ones, and `save` would remove the undamaged ones.
 
         Raises:
             DataError: The checkpoint was written with other data, software or devices.
+            OSError: A damaged checkpoint cannot be renamed.
         """
         for path in self._newest_first():
             try:
@@ -112,9 +120,12 @@ class Checkpoints:
             except (ValueError, OSError, KeyError, TypeError) as error:
                 print(
                     f"warning: the checkpoint {path.with_suffix('')} is damaged ({error}). "
-                    "Training resumes from the previous checkpoint, or from the start.",
+                    "Training resumes from the previous checkpoint, or from the start. The "
+                    f"files were renamed to {DAMAGED}{path.stem}.",
                     file=sys.stderr,
                 )
+                for file in self.folder.glob(f"{path.stem}.*"):
+                    file.replace(file.with_name(f"{DAMAGED}{file.name}"))
                 continue
             if changes := describe_changes(content["fingerprint"], self.fingerprint):
                 raise DataError(
@@ -127,7 +138,7 @@ class Checkpoints:
 
     def remove(self, best_epoch: int) -> None:
         """Removes all checkpoints and weights, except the weights of the best epoch."""
-        self._keep({weights_path(self.folder, best_epoch)})
+        self._keep({weights_path(self.folder, best_epoch)}, f"{DAMAGED}checkpoint-*")
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("checkpoint-*.json"), reverse=True)
@@ -141,8 +152,8 @@ class Checkpoints:
                 kept.add(weights_path(self.folder, content["progress"]["best_epoch"]))
         self._keep(kept)
 
-    def _keep(self, kept: Set[Path]) -> None:
-        for pattern in ("checkpoint-*", "best-*.weights.h5"):
+    def _keep(self, kept: Set[Path], *more: str) -> None:
+        for pattern in ("checkpoint-*", "best-*.weights.h5", *more):
             for path in self.folder.glob(pattern):
                 if path not in kept:
                     path.unlink()
@@ -173,23 +184,35 @@ def assign(variables: Sequence[keras.Variable], values: Sequence[npt.NDArray[Any
 
 
 def describe_changes(old: Any, new: Any) -> str:
-    """Returns the path, the old and the new value of each change as text; "" if none."""
+    """Returns the name, the old and the new value of each change as text; "" if none.
+
+    `old` and `new` are JSON values. The name of a nested value is dotted, such as
+    "data.image_size".
+    """
     return ", ".join(f"{path} {a!r} (now {b!r})" for path, a, b in _differences(old, new))
 
 
 def weights_path(folder: Path, epoch: int) -> Path:
-    """Returns the path of the best weights if `epoch`, counted from 1, is the best."""
+    """Returns the path at which the weights of `epoch`, counted from 1, are kept."""
     return folder / f"best-{epoch:05d}.weights.h5"
 
 
-def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that affect training, by name."""
+def versions(*backbones: str) -> dict[str, str]:
+    """Returns the versions of Python and of the main packages for training, by name.
+
+    KerasHub is one of them if one of the `backbones` is a network of KerasHub.
+    """
     packages = ["tensorflow", "keras", "tensorflow-datasets", "numpy", "scikit-learn"]
     if keras.backend.backend() != "tensorflow":
         packages.append(keras.backend.backend())
-    return {"python": platform.python_version()} | {
+    result = {"python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in packages
     }
+    if any(name.startswith(KERAS_HUB) for name in backbones):
+        import keras_hub
+
+        result["keras-hub"] = keras_hub.__version__
+    return result
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

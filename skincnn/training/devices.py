@@ -91,8 +91,9 @@ def make_devices(config: TrainConfig, batch_size: int) -> Devices:
 
     Raises:
         ConfigError: The configured number of devices is not available or does not divide
-            the batch size, mixed_float16 is set for several devices, TensorFlow does not
-            support XLA with these settings, or `join_processes` fails.
+            the batch size, mixed_float16 is set for several devices, or TensorFlow does not
+            support XLA with these settings; see also `join_processes`.
+        RuntimeError, ValueError: See `join_processes`.
     """
     join_processes()
     names = _names(config.devices)
@@ -128,7 +129,8 @@ def choose_precision(kind: str, capability: float, *, several: bool = False) -> 
 
     Args:
         kind: "cpu", "gpu" or "tpu".
-        capability: Compute capability of a GPU, such as 8.6; ignored for other devices.
+        capability: Compute capability of a GPU, such as 8.6, or 0 if unknown; ignored for
+            other devices.
         several: Whether several devices are used, which excludes mixed_float16.
     """
     if kind == "cpu":  # few CPUs support bfloat16, and no tested CPU was faster with it
@@ -156,6 +158,8 @@ def join_processes() -> int:
 
     Raises:
         ConfigError: Only some of `PROCESSES` are set, or the backend is not JAX.
+        RuntimeError, ValueError: A value of `PROCESSES` is invalid, or the processes cannot
+            be connected; see `keras.distribution.initialize`.
     """
     given = [name for name in PROCESSES if os.environ.get(name)]
     if not given:
@@ -188,7 +192,8 @@ def run_folder(workdir: Path) -> Iterator[Path]:
     resume in the same way.
 
     Raises:
-        ConfigError: The directory is in use or not writable; see also `join_processes`.
+        ConfigError: The directory is in use or not writable, cannot be created, or is not
+            a directory; see also `join_processes`.
     """
     with contextlib.ExitStack() as stack:
         if join_processes() == 0:
@@ -304,7 +309,10 @@ def _capability(kind: str) -> float:
     if keras.backend.backend() == "jax":
         import jax
 
-        return min(float(getattr(gpu, "compute_capability", 0)) for gpu in jax.devices())
+        versions = [str(getattr(gpu, "compute_capability", 0)) for gpu in jax.devices()]
+        # Those of AMD are names such as "gfx90a".
+        known = all(version.replace(".", "", 1).isdigit() for version in versions)
+        return min(map(float, versions)) if known else 0.0
     details = map(
         tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU")
     )

@@ -35,7 +35,6 @@ from skincnn.inference.load import load_model, require_classes
 from skincnn.inference.predict import predict_probabilities
 from skincnn.inference.run_dir import (
     MODEL_FILE,
-    RUN_FILE,
     RunInfo,
     Teacher,
     find_members,
@@ -50,7 +49,8 @@ class SoftLabels:
     """The predictions of a teacher for the training images.
 
     Attributes:
-        probabilities: float32 [num_images, num_classes].
+        probabilities: float32 [num_images, num_classes], in the order of the training
+            images.
         teacher: The models of the teacher.
     """
 
@@ -68,17 +68,20 @@ def predict_teacher(
 
     Args:
         config: Configuration of the model to train.
-        tables: Tables of its splits "train", "val" and "test".
-        dataset: The dataset.
+        tables: Tables of the splits "train", "val" and "test" of this model.
+        dataset: The dataset that contains the images of these tables.
         cache: See `skincnn.data.cache.cached_images`.
 
     Raises:
-        ConfigError: A directory contains no finished run of this dataset, or a model of the
-            teacher was trained on validation or test images, was validated on test images,
-            has folds that are neither training nor validation folds of `config`, or was
-            distilled itself.
-        DataError: A model file has changed, or the classes or the training images of a
-            model are not those of `dataset`.
+        ConfigError: A directory contains no finished run, or a model of the teacher was
+            trained with other datasets or label maps, was trained on validation or test
+            images, was validated on test images, was trained or validated on folds that are
+            neither training nor validation folds of `config`, or was distilled itself; see
+            also `find_members`, `read_run`, `make_splits`, `load_images` and `load_model`.
+        DataError: The classes or the training images of a model are not those of `dataset`,
+            a model file has changed or is damaged, or clinical metadata are invalid; see
+            also `make_splits` and `load_images`.
+        OSError: See `make_splits` and `load_model`.
     """
     models, predictions, seen = {}, [], []
     for name in config.distillation.teacher:
@@ -108,14 +111,18 @@ def average_unseen(
 ) -> tuple[npt.NDArray[np.float32], bool]:
     """Returns the mean predictions of several models, and whether they are out-of-fold.
 
-    If, for each image, at least one model was not trained on its group, the predictions
-    are averaged over these models only (out-of-fold). Otherwise, they are averaged over all
-    models.
+    If there is, for every image, a model that was not trained on the group of the image,
+    the predictions for an image are averaged over such models only (out-of-fold).
+    Otherwise, they are averaged over all models.
 
     Args:
         predictions: Probabilities of each model, [num_images, num_classes].
         seen: For each model, whether it was trained on the group of the image,
             [num_images].
+
+    Returns:
+        The mean predictions, float32 [num_images, num_classes], and whether they are
+        out-of-fold.
     """
     weights = ~np.stack(seen)
     out_of_fold = bool(weights.any(axis=0).all())
@@ -180,40 +187,47 @@ def _read_training_table(
     config: Config,
     dataset: CombinedDataset,
 ) -> pd.DataFrame:
-    """Returns the training images of a model of the teacher, after checking its data."""
+    """Returns the table of the training images of a model of the teacher.
+
+    Raises:
+        ConfigError: The datasets or label maps of the model are not those of `config`.
+        DataError: The classes or the training images of the model are not those of
+            `dataset`.
+    """
     received, expected = (
         " ".join((*data.datasets, *data.label_maps))
         for data in (teacher_config.data, config.data)
     )
     if received != expected:
         raise ConfigError(
-            f"`distillation.teacher`: {run} was trained on the datasets {received}. "
-            f"Expected {expected}, so that its training images are known to be in no other "
-            "split."
+            f"`distillation.teacher`: {run} was trained with the datasets and label maps "
+            f"{received}. Expected those of this run, {expected}, because only then can "
+            "leakage from the teacher be detected."
         )
-    require_classes(dataset.class_names, info, run, str(run / RUN_FILE))
+    fix = f"Use the --data-dir with which {run} was trained, or another teacher."
+    require_classes(dataset.class_names, info, run, dataset.full_name, fix)
     table = make_splits(dataset, teacher_config.data, ("train",))["train"]
     if pipeline.fingerprint(table) != info.data_fingerprint["train"]:
         raise DataError(
-            f"The training images of {run} in {dataset.full_name} are not those of "
-            "the training run. Use the --data-dir of that run."
+            f"The training images of {run}, as read from {dataset.full_name}, are not "
+            f"those on which it was trained. {fix}"
         )
     return table
 
 
 def _check_folds(run: Path, info: RunInfo, teacher_config: Config, config: Config) -> None:
-    """Checks that the folds of the teacher are training or validation folds of this run.
+    """Checks that the teacher has seen only training or validation folds of this run.
 
     Otherwise, a later evaluation on another fold would not detect the leakage. The folds
     that influenced a distilled teacher are not known.
 
     Raises:
-        ConfigError: The teacher has seen other folds, or was distilled.
+        ConfigError: The teacher was trained or validated on other folds, or was distilled.
     """
     if info.teacher is not None:
         raise ConfigError(
-            f"`distillation.teacher`: {run} was trained with a teacher itself, which may "
-            "have seen other images. Use a teacher without distillation."
+            f"`distillation.teacher`: {run} was itself trained with a teacher, which may "
+            "have seen other images. Use a teacher that was trained without distillation."
         )
     seen = {*teacher_config.data.train_folds, *teacher_config.data.validation_folds}
     own = {*config.data.train_folds, *config.data.validation_folds}
@@ -221,7 +235,8 @@ def _check_folds(run: Path, info: RunInfo, teacher_config: Config, config: Confi
         raise ConfigError(
             f"`distillation.teacher`: {run} was trained or validated on the folds "
             f"{sorted(seen - own)}, which are neither training nor validation folds of "
-            "this run. Use a teacher whose folds are among those of this run."
+            "this run. Use a teacher whose training and validation folds are among those "
+            "of this run."
         )
 
 
@@ -252,7 +267,8 @@ def _check_leakage(
         if count:
             raise ConfigError(
                 f"`distillation.teacher`: {run} was {verb} of this run, or on images of "
-                f"the same lesions ({count} images). The scores would be too high. Use a "
-                "teacher with the same --data.train-folds, --data.validation-folds and "
-                "--data.test-folds, or with folds within the training folds."
+                f"the same lesions or groups ({count} images). The scores would be too "
+                "high. Use a teacher with the same --data.train-folds, "
+                "--data.validation-folds and --data.test-folds, or with folds within the "
+                "training folds."
             )

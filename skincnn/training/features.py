@@ -1,7 +1,8 @@
 """Cached features of a frozen backbone, for training only the head.
 
-The features are computed before the first epoch, so that an epoch takes little time. The
-head is trained on a few fixed orientations of each image instead of augmented images.
+The features are computed before the first epoch of a stage, and again if the image size
+changes, so that an epoch takes little time. The head is trained on a few fixed orientations
+of each image instead of augmented images.
 """
 
 from __future__ import annotations

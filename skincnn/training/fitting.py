@@ -62,7 +62,8 @@ class FitResult:
         best_epoch: The epoch with the best monitored metric, counted from 1; the last epoch
             if `train.keep_epoch` is last.
         history: One row per epoch, as in history.csv.
-        seconds: Seconds spent on all epochs, and on computing features in this call.
+        seconds: Duration in seconds of the training steps of all epochs, and of computing
+            features in this call of `fit`. Validation is not included.
         device: Devices and numerical settings of training.
     """
 
@@ -85,14 +86,15 @@ def fit(
     checkpoint, if any. Each segment (one call to `keras.Model.fit`) also starts by loading
     the last checkpoint, so that resumed and uninterrupted runs give the same weights with
     `train.deterministic`. The user's callbacks, first `train.callbacks` and then
-    `callbacks`, run last; see `UserCallbacks`. `verbose` 0 prints nothing to stdout; see
-    `Verbose`.
+    `callbacks`, run last; see `UserCallbacks`. With `verbose` 0, nothing is printed to
+    standard output; see `Verbose`.
 
     Raises:
         ConfigError: The device memory is full, a file cannot be written, or a callback or
             another custom part fails.
         DataError: A checkpoint does not match the setup, the file with the best weights is
             missing or damaged, or the dataset is damaged.
+        OSError: A damaged checkpoint cannot be renamed.
         DivergedError: The loss has diverged, or the weights or outputs are not finite.
         Terminated, KeyboardInterrupt: A signal or Ctrl-C stopped training; the run can be
             resumed.
@@ -103,7 +105,8 @@ def fit(
     with setup.scope():
         checkpoint = checkpoints.load()
         progress = Progress() if checkpoint is None else checkpoint[0]
-        if checkpoint is not None and verbose:
+        segments = list(setup.segments(progress.epoch, progress.step))
+        if checkpoint is not None and segments and verbose:
             print(
                 f"Resuming {workdir} in epoch {progress.epoch + 1}, step "
                 f"{progress.step + 1}"
@@ -111,7 +114,7 @@ def fit(
         user_callbacks = UserCallbacks(make_callbacks(setup.config, workdir, callbacks))
         loop = _Loop(setup, workdir, progress, user_callbacks, verbose)
         with loop.stop:
-            for segment in setup.segments(progress.epoch, progress.step):
+            for segment in segments:
                 if loop.is_over():
                     break
                 with explain_full_memory(setup.config.data.batch_size, segment.image_size):
@@ -145,7 +148,6 @@ class _Loop:
         self.stopped = False
 
     def fit_segment(self, segment: Segment) -> None:
-        """Trains the epochs of a segment."""
         setup, logs = self.setup, self.workdir / "logs"
         with self.stop.immediate():  # loading images and computing features take minutes
             images = self.inputs.train_images(segment)
@@ -194,9 +196,10 @@ class _Loop:
             self.trainable.model.stop_training = True
 
     def _restore(self, segment: Segment) -> Arrays | None:
-        """Restores the last checkpoint, if any.
+        """Restores the model and, within a stage, the optimizer from the last checkpoint.
 
-        Returns its arrays if the segment starts within an epoch; otherwise None.
+        Returns the arrays of the checkpoint if the segment starts within an epoch;
+        otherwise, or if there is no checkpoint, None.
         """
         checkpoint = self.checkpoints.load()
         self.progress.stage = segment.stage
@@ -250,7 +253,11 @@ class TrainableModel:
         self._compiled: tuple[int, bool, int] | None = None
 
     def compile(self, segment: Segment) -> None:
-        """Compiles the model for a segment, if the settings have changed."""
+        """Compiles the model for a segment, if the settings have changed.
+
+        Raises:
+            ConfigError: See `set_trainable`, `build_optimizer` and `build_loss`.
+        """
         setup, config = self.setup, self.setup.config
         cached = setup.num_views(segment) > 0
         steps = setup.steps_per_epoch - segment.first_step
@@ -271,8 +278,8 @@ class TrainableModel:
             blocks=block_of_variables(setup.classifier) if decay < 1 else None,
         )
         if setup.devices.precision == "mixed_float16":
-            # compile() scales the loss only if the dtype policy of the model is
-            # mixed_float16.
+            # compile() wraps the optimizer only if the dtype policy of the model itself is
+            # mixed_float16, but that of `augmented` is float32.
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         loss = build_loss(setup.plan, config.loss, reweighted=segment.reweighted)
         if setup.soft_labels is not None:
@@ -290,11 +297,14 @@ class TrainableModel:
 
 
 class Inputs:
-    """The images or features on which segments are trained and validated.
+    """The images or cached features for the training and validation of the segments.
 
-    To save memory, only the training images of the current size and the features of the
-    current stage are kept. `feature_seconds` is the time spent on computing features, in
+    To save memory, training images of only one size, and features of only one stage and
+    size, are kept at a time. `feature_seconds` is the time spent on computing features, in
     seconds, which is not part of any epoch.
+
+    Raises:
+        ConfigError, DataError: See `skincnn.data.pipeline.load_images`.
     """
 
     def __init__(self, setup: TrainingSetup):
@@ -344,7 +354,11 @@ class Inputs:
 def build_augmented(
     config: AugmentConfig, classifier: keras.Model, seed: int
 ) -> AugmentedClassifier:
-    """Returns the classifier preceded by augmentation and, if configured, by mixing."""
+    """Returns the classifier preceded by augmentation and, if configured, by mixing.
+
+    Raises:
+        ConfigError: See `Augmentation`.
+    """
     mixing = None if config.mix == "none" else Mixing(config, seed)
     return AugmentedClassifier(Augmentation(config, seed), classifier, mixing)
 
@@ -363,8 +377,9 @@ def explain_full_memory(batch_size: int, image_size: int) -> Iterator[None]:
         raise MemoryFullError(
             f"The device memory is full with batches of {batch_size} images of "
             f"{image_size}x{image_size} pixels. Use a smaller --data.batch-size (and "
-            "decrease the learning rate in proportion), a smaller --data.image-size or a "
-            "smaller --model.backbone, and start again with --overwrite."
+            "decrease the learning rate in proportion), smaller images (--data.image-size, "
+            "--train.progressive-image-size) or a smaller --model.backbone, and start "
+            "again with --overwrite."
         ) from error
 
 

@@ -29,7 +29,7 @@ class Plan:
         sampling_weights: Expected number of times that a single image of each class is
             drawn in an epoch, [num_classes]; None for no weighted sampling.
         epoch_counts: Number of images of each class in an epoch, [num_classes], at least
-            the number of training images of the class; None to repeat no images.
+            the number of training images of the class; None for no oversampling.
         logit_shift: Values added to the logits in the loss, [num_classes]; None for no
             shift.
         loss: Name of the loss in `skincnn.training.losses.LOSSES`, or of a custom loss.
@@ -37,6 +37,10 @@ class Plan:
         drw_start: Fraction of the epochs of the last stage after which class weights apply
             (deferred re-weighting, DRW); 0 to apply class weights from the start.
         allow_double: Whether the loss and the sampling may both balance the classes.
+
+    Raises:
+        ValueError: `sampling_weights` and `epoch_counts` are both given; or the loss and
+            the sampling both balance the classes, but `allow_double` is False.
     """
 
     class_weights: npt.NDArray[np.float32]
@@ -57,7 +61,9 @@ class Plan:
             if getattr(self, name) is not None
         ]
         if len(by_sampling) > 1:
-            raise ValueError("Set either `sampling_weights` or `epoch_counts`, not both.")
+            raise ValueError(
+                "Set either `sampling_weights` or `epoch_counts`. Received: both."
+            )
         if by_loss and by_sampling and not self.allow_double:
             raise ValueError(
                 "A plan must balance the classes either by the loss (`class_weights`, "
@@ -97,8 +103,8 @@ def logit_adjusted(counts: Counts, config: ImbalanceConfig) -> Plan:
     """The loss adds power * log(class frequency) to the logits.
 
     The logits of the model, without this shift, are then balanced: with power 1, their
-    argmax minimizes the balanced error. The shift requires a larger margin between a rare
-    class and a common class.
+    argmax minimizes the balanced error. The shift requires the logit of a rare class to
+    exceed that of a common class by a larger margin than the other way round.
 
     References:
         Menon et al., Long-tail Learning via Logit Adjustment (2021), arXiv:2007.07314.
@@ -175,10 +181,13 @@ def effective_number_sampling(counts: Counts, config: ImbalanceConfig) -> Plan:
 def oversampling(counts: Counts, config: ImbalanceConfig) -> Plan:
     """Images are repeated so that no class is smaller than `ratio` times the largest class.
 
-    With `factors`, each image occurs as often as the factor of its class. All images are
-    used, so that the repeated images make an epoch longer. Copying the table rows of
+    With `factors`, each image occurs as often as the factor of its class. No class is
+    reduced, so that the repeated images make an epoch longer. Copying the table rows of
     minority classes, as in published recipes, has the same effect. Unlike copies made
     before the split, the repeated images never leave the training split.
+
+    Raises:
+        ConfigError: The number of `factors` is not the number of classes.
     """
     if config.factors:
         if len(config.factors) != len(counts):

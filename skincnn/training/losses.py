@@ -21,7 +21,9 @@ def build_loss(plan: Plan, config: LossConfig, *, reweighted: bool) -> keras.los
     only the arguments that it accepts.
 
     Raises:
-        ConfigError: The custom loss fails, or does not have a required argument.
+        ConfigError: The loss does not exist, or the custom loss cannot be imported, fails,
+            lacks an argument that a setting requires, or would replace a loss other than
+            the cross-entropy.
     """
     weights = plan.class_weights
     arguments = {
@@ -48,10 +50,10 @@ class WeightedLoss(keras.losses.Loss):
 
     The loss for a soft label (MixUp, CutMix) is therefore the weighted sum of the losses of
     the mixed classes. The fraction of a label that smoothing distributes over other classes
-    keeps the weight of the true class. With the weights of the other classes, rare classes
-    with large weights could contribute half of the loss of an image of a common class. The
-    loss of a batch is divided by the number of images or, with `weighted_mean`, by the sum
-    of their weights. The loss is computed in float32.
+    has the weight of the true class. If it had the weights of the other classes, rare
+    classes with large weights could contribute half of the loss of an image of a common
+    class. The sum of the losses of a batch is divided by the number of images or, with
+    `weighted_mean`, by the sum of their weights. The loss is computed in float32.
 
     Args:
         class_weights: Weight of each class, [num_classes], non-negative.
@@ -157,7 +159,8 @@ class WeightedFocal(WeightedLoss):
     def class_losses(self, logits: Any) -> Any:
         """Returns -(1 - p) ** gamma * log p, [batch, num_classes]."""
         odds = _log_odds(logits)
-        # For p near 1, 1 - p would round to 0, where the power can have no finite gradient.
+        # For p near 1, 1 - p would round to 0, where the gradient of the power is infinite
+        # if gamma is between 0 and 1.
         return ops.exp(-self.gamma * ops.softplus(odds)) * ops.softplus(-odds)
 
     def get_config(self) -> dict[str, Any]:
@@ -216,10 +219,14 @@ def find_loss(name: str) -> Callable[..., keras.losses.Loss]:
 
 
 def _require_arguments(name: str, plan: Plan, config: LossConfig) -> None:
-    """Raises a `ConfigError` if a custom loss would ignore a setting."""
+    """Checks that a custom loss accepts all settings and replaces only the cross-entropy.
+
+    Raises:
+        ConfigError: The loss would ignore a setting, or replace another loss.
+    """
     if config.name and plan.loss != "cross_entropy":
         raise ConfigError(
-            f"`loss.name` {name} replaces the loss {plan.loss} of "
+            f"`loss.name` {name} cannot replace the loss {plan.loss} of "
             "`imbalance.strategy`. Use a strategy with the cross-entropy, such as none, "
             "class_weights or balanced_sampling."
         )
@@ -236,7 +243,8 @@ def _require_arguments(name: str, plan: Plan, config: LossConfig) -> None:
             part.fail(
                 f"must have the argument {argument!r}, which `{setting}` sets. Derive the "
                 "loss from skincnn.training.losses.WeightedLoss, or use "
-                "--imbalance.strategy none and the defaults of --loss."
+                "--imbalance.strategy none and the defaults of --loss.label-smoothing and "
+                "--loss.weighted-mean."
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -74,15 +75,23 @@ OPTIMIZERS: dict[str, Callable[[OptimizerConfig], OptimizerSpec]] = {
 def find_optimizer(name: str) -> Callable[[OptimizerConfig], OptimizerSpec]:
     """Returns the optimizer with this name in `OPTIMIZERS`, or a custom optimizer.
 
-    The latter can also be a Keras class, such as `keras.optimizers:Nadam(beta_1=0.8)`.
+    A custom optimizer can also be a Keras class, such as
+    `keras.optimizers:Nadam(beta_1=0.8)`.
 
     Raises:
-        ConfigError: See `skincnn.parts.find_part`.
+        ConfigError: See `skincnn.parts.find_part`; or a class is given positional
+            arguments. The returned function raises a `ConfigError` if the custom part
+            fails, or neither is an optimizer class nor returns an `OptimizerSpec`.
     """
     if not is_custom(name):
         return look_up(OPTIMIZERS, name, "`optimizer.name`")
     part = find_custom(name, "`optimizer.name`")
     if isinstance(part.function, type):
+        if part.values:
+            part.fail(
+                "must have named arguments only, such as (beta_1=0.8). Received: "
+                f"{part.values}."
+            )
         return lambda config: _require_spec(part, (part.function, part.options))
     part.check(("config",), part.options)
     return lambda config: _require_spec(part, part(config))
@@ -121,6 +130,10 @@ def build_optimizer(
         warmup_steps: Number of steps of the warm-up.
         blocks: Block of each trainable variable, by variable path. The head is block 0, and
             the last block of the backbone is 1. Required if `layer_decay` is below 1.
+
+    Raises:
+        ConfigError: See `find_optimizer` and `find_schedule`; or a custom schedule fails,
+            or the optimizer class does not accept an argument in `config.name`.
     """
     cls, arguments = find_optimizer(config.name)(config)
     schedule = find_schedule(config.schedule)
@@ -137,18 +150,30 @@ def build_optimizer(
         weight_decay = 0.0
     if _is_replicated():
         cls = type(f"Summed{cls.__name__}", (ClipSummedGradients, cls), {})
-    optimizer = cls(
-        learning_rate=schedule(config, learning_rate, steps, warmup_steps),
-        weight_decay=weight_decay,
-        use_ema=config.ema_momentum > 0,
-        ema_momentum=config.ema_momentum or 0.99,
-        **{clip: config.clip_norm or None},
-        **arguments,
-    )
+    rates = schedule(config, learning_rate, steps, warmup_steps)
+    with explained(config.name):
+        optimizer = cls(
+            learning_rate=rates,
+            weight_decay=weight_decay,
+            use_ema=config.ema_momentum > 0,
+            ema_momentum=config.ema_momentum or 0.99,
+            **{clip: config.clip_norm or None},
+            **arguments,
+        )
     if not config.decay_all:
         # Weight decay would shrink the scales of BatchNorm without any benefit.
         optimizer.exclude_from_weight_decay(var_names=[NO_WEIGHT_DECAY])
     return optimizer
+
+
+def explained(name: str) -> contextlib.AbstractContextManager[None]:
+    """Raises a `ConfigError` for an exception in the block if the optimizer is custom.
+
+    The message contains the name of the optimizer and, if known, the file and the line.
+    """
+    if is_custom(name):
+        return find_custom(name, "`optimizer.name`").explained()
+    return contextlib.nullcontext()
 
 
 class L2Penalty:
@@ -266,6 +291,5 @@ def _is_replicated() -> bool:
 
 
 def _extend(mixin: type[Any], cls: type[Optimizer]) -> type[Optimizer]:
-    """Returns the subclass of an optimizer with a mixin."""
     subclass = type(f"{mixin.__name__}{cls.__name__}", (mixin, cls), {})
     return keras.saving.register_keras_serializable("skincnn")(subclass)

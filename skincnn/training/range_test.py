@@ -32,9 +32,9 @@ class RangeTest:
     Attributes:
         table: One row per step, with the columns `learning_rate`, `loss` and
             `smoothed_loss`.
-        learning_rate: Suggested peak learning rate; None if the loss never decreased.
-        flag: The flag of `scripts/train.py` that sets the learning rate.
-        value: Suggested value of the flag; None if the loss never decreased.
+        learning_rate: Suggested peak learning rate; None if `suggest` returns None.
+        flag: The flag of `skincnn train` that sets the learning rate.
+        value: Suggested value of the flag; None if `suggest` returns None.
     """
 
     table: pd.DataFrame
@@ -47,11 +47,13 @@ def lr_range_test(setup: TrainingSetup) -> RangeTest:
     """Trains with increasing learning rates, and suggests a peak learning rate.
 
     The learning rate grows by a constant factor per step, for `NUM_STEPS` steps or until
-    the loss diverges. Trains the stage that `choose_stage` selects, from the initial
+    the loss diverges. The stage that `choose_stage` selects is trained from the initial
     weights. The setup must use one device. The weights of the classifier change.
 
     Raises:
-        ConfigError, DataError: See `skincnn.data.pipeline.load_images`.
+        ConfigError: A custom part fails; see also `TrainableModel.compile` and
+            `skincnn.data.pipeline.load_images`.
+        DataError: See `skincnn.data.pipeline.load_images`.
         MemoryFullError: The device memory is full.
 
     References:
@@ -81,8 +83,11 @@ def lr_range_test(setup: TrainingSetup) -> RangeTest:
 def train_at_rates(setup: TrainingSetup, stage: int) -> list[float]:
     """Returns the loss of one training step at each learning rate, until the loss diverges.
 
-    Uses the trainable layers, the loss and the image size at the start of the stage with
-    the index `stage`. The weights of the classifier change.
+    The trainable layers, the loss and the image size are those at the start of the stage
+    with the index `stage`. The weights of the classifier change.
+
+    Raises:
+        ConfigError, DataError, MemoryFullError: See `lr_range_test`.
     """
     segment = next(part for part in setup.segments() if part.stage == stage)
     start, rates = segment.epochs.start, growing_rates()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
@@ -22,11 +21,13 @@ from skincnn.data.identifiers import find_identifiers
 from skincnn.data.leakage import LeakageAudit
 from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.errors import ConfigError
-from skincnn.files import replacing, require_writable_folder, sha256, write_json
+from skincnn.files import remove, replacing, require_writable_folder, sha256, write_json
 from skincnn.inference.provenance import provenance
+from skincnn.inference.recognition import find_kind
 from skincnn.inference.run_dir import (
     CONFIG_FILE,
     MODEL_FILE,
+    RESTORE_CONFIG,
     RUN_FILE,
     LabelConflict,
     NearDuplicateSearch,
@@ -72,21 +73,27 @@ def train(
         workdir: The run directory; lock it with `skincnn.training.devices.run_folder`.
         data_dir: The root directory of built datasets; None for the default of TFDS.
         overwrite: Whether to replace an existing run in `workdir`.
-        resume: Whether to resume an interrupted run in `workdir`; a finished run does not
-            change. With `train.deterministic`, a run that is resumed on the same machine
-            gives the same weights as an uninterrupted run.
+        resume: Whether to resume an interrupted run in `workdir`. A finished run does not
+            change; if there is no run, a new one starts. With `train.deterministic`, a run
+            that is resumed on the same machine gives the same weights as an uninterrupted
+            run.
         cache: Where to keep decoded images; see `skincnn.data.cache.cached_images`.
         callbacks: The user's callbacks; see `skincnn.training.callbacks.UserCallbacks`.
-        rehearse: Is called before the directory changes, unless a run is resumed. It raises
-            an exception if a later step would fail.
+        rehearse: A function that is called before the directory changes, unless a run is
+            resumed. It raises an exception if a later step would fail.
 
     Raises:
         ConfigError: The configuration or the initial weights are invalid, the dataset does
-            not exist, `workdir` cannot be used (see `check_workdir`), the devices do not
-            support the configuration or have too little memory, or writing a file fails.
+            not exist, the teacher cannot be used (see `predict_teacher`), `workdir` cannot
+            be used (see `check_workdir`), the devices do not support the configuration or
+            have too little memory, a callback or another custom part fails, or writing a
+            file fails.
         DataError: The dataset has not been built or is damaged, the splits do not pass the
-            leakage audit or are too small, required clinical metadata is missing or
-            invalid, or the run to resume is damaged or has other data, software or devices.
+            leakage audit or are too small, required lesion_ids or clinical metadata are
+            missing or invalid, a model of the teacher is damaged or has other classes or
+            training images, or the run to resume is damaged or has other data, software or
+            devices.
+        OSError: See `prepare` and `fit`.
         DivergedError: The loss has diverged, or the weights or outputs are not finite.
         Terminated, KeyboardInterrupt: A signal or Ctrl-C stopped training; the run can be
             resumed.
@@ -100,7 +107,7 @@ def train(
     if not resume:
         rehearse(setup)
         clear(workdir)
-        with explain_write_errors(workdir, RESUME):
+        with explain_write_errors(workdir):
             write_json(workdir / CONFIG_FILE, config.to_dict())
     result = fit(setup, workdir, callbacks=callbacks)
     with explain_write_errors(workdir, RESUME):
@@ -114,8 +121,15 @@ def train(
 def save_model(config: Config, classifier: keras.Model, path: Path) -> None:
     """Saves a classifier in float32 to a file that Keras can load without this package.
 
+    Loading a backbone of KerasHub requires KerasHub, and layers of a custom backbone
+    require the user's module.
+
     Unlike the archive that Keras writes, this one has fixed dates: a ZIP archive cannot
     store dates before 1980, which a computer without a battery-backed clock may show.
+
+    Raises:
+        OSError: See `skincnn.files.replacing`. Layers of a custom backbone can raise other
+            exceptions.
     """
     untrained = dataclasses.replace(config.model, weights="none")
     with dtype_policy("float32"):
@@ -144,22 +158,29 @@ def check_workdir(
     """Checks that a run can be written to `workdir`, without changing the directory.
 
     Raises:
-        ConfigError: `workdir` is not a writable directory, contains a run that can be
-            neither replaced (`overwrite`) nor resumed with this configuration (`resume`),
-            or has files of a run but no config.json; or `overwrite` and `resume` are both
-            set.
+        ConfigError: `workdir` is not a writable directory, or has files with the names of
+            those of a run but contains no run (see `find_kind`) or no config.json;
+            `workdir` contains a run, and neither `overwrite` nor `resume` is set; the run
+            to resume has a different configuration or a damaged config.json; or `overwrite`
+            and `resume` are both set.
     """
     require_writable_folder(workdir, "--workdir")
     if overwrite and resume:
         raise ConfigError("Use either --overwrite or --resume. Received: both.")
     existing = [name for name in PRODUCTS if (workdir / name).exists()]
+    if not existing:
+        return
+    if find_kind(workdir) != "run":
+        raise ConfigError(
+            f"{workdir} contains {', '.join(existing)} but no run of skincnn, and is "
+            "therefore not a run directory. Use another --workdir."
+        )
     if CONFIG_FILE not in existing:
-        if existing:
-            raise ConfigError(
-                f"{workdir} contains {', '.join(existing)} but no {CONFIG_FILE}, and is "
-                "therefore not a run directory. Use another --workdir."
-            )
-    elif resume:
+        raise ConfigError(
+            f"{workdir} contains a run, but its {CONFIG_FILE} is missing. Use another "
+            f"--workdir, or restore the run. {RESTORE_CONFIG}"
+        )
+    if resume:
         path = workdir / CONFIG_FILE
         if changes := describe_changes(read_config(path).to_dict(), config.to_dict()):
             raise ConfigError(
@@ -180,14 +201,15 @@ def clear(workdir: Path, products: Sequence[str] = PRODUCTS) -> None:
 
     The first product, which identifies the directory as a run or a search, is removed last,
     so that the removal can be repeated after an interruption. All other files are kept.
+
+    Raises:
+        ConfigError: A product cannot be removed.
+        OSError: The directory cannot be created.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     for name in reversed(products):
-        path = workdir / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        with explain_write_errors(workdir / name):
+            remove(workdir / name)
 
 
 def _describe(
@@ -205,7 +227,7 @@ def _describe(
     class_counts = zip(setup.class_names, setup.class_counts.tolist(), strict=True)
     return RunInfo(
         skincnn=__version__,
-        versions=versions(),
+        versions=versions(setup.config.model.backbone),
         device=result.device,
         provenance=provenance(),
         class_names=setup.class_names,

@@ -64,6 +64,10 @@ class TrainingSetup:
             one row per image.
         compute_features: Function that computes features if `train.cached_views` > 0.
         soft_labels: Predictions of the teacher; None without distillation.
+
+    Raises:
+        ConfigError: A stage has more trainable blocks than the backbone.
+        DataError: The clinical metadata are invalid, or missing for all training images.
     """
 
     config: Config
@@ -81,7 +85,7 @@ class TrainingSetup:
 
     @functools.cached_property
     def metadata(self) -> Mapping[str, pipeline.Metadata | None]:
-        """Encoded clinical metadata of each split; None if the model uses images only."""
+        """Encoded clinical metadata by split; all None if the model uses only images."""
         if not self.config.model.clinical_metadata:
             return dict.fromkeys(self.tables)
         return {name: encode_clinical_metadata(rows) for name, rows in self.tables.items()}
@@ -105,7 +109,12 @@ class TrainingSetup:
 
     @functools.cached_property
     def plan(self) -> Plan:
-        """The plan of the imbalance strategy."""
+        """The plan of the imbalance strategy.
+
+        Raises:
+            ConfigError: A custom strategy fails, or `imbalance.factors` does not have one
+                factor for each class.
+        """
         config = self.config.imbalance
         return find_strategy(config.strategy)(self.class_counts, config)
 
@@ -125,7 +134,7 @@ class TrainingSetup:
         """Data, software and device settings that a resumed run must match, as JSON."""
         return {
             "data": {name: pipeline.fingerprint(x) for name, x in self.tables.items()},
-            "versions": versions(),
+            "versions": versions(self.config.model.backbone),
             "backend": keras.backend.backend(),
             "precision": self.devices.precision,
             "num_devices": len(self.devices.names),
@@ -141,7 +150,13 @@ class TrainingSetup:
         return self.hash_modules(custom_parts(self.config))
 
     def hash_modules(self, names: Sequence[str]) -> dict[str, str]:
-        """Returns the SHA-256 of the modules of custom parts, including the plan's loss."""
+        """Returns the SHA-256 of the modules of custom parts, by name of the module.
+
+        If the loss of the plan is custom, its module is included.
+
+        Raises:
+            ConfigError: See `skincnn.parts.hash_modules`.
+        """
         loss = (self.plan.loss,) if is_custom(self.plan.loss) else ()
         return hash_modules((*names, *loss))
 
@@ -190,8 +205,9 @@ def check(config: Config) -> None:
     """Checks the names, the image sizes and `train.cached_views` in a configuration.
 
     Raises:
-        ConfigError: A name is unknown, a custom part cannot be imported, the backbone does
-            not support an image size, or `train.cached_views` is positive although no stage
+        ConfigError: A name is unknown, a custom part cannot be imported or does not accept
+            its arguments, a preset of KerasHub cannot be loaded, the backbone does not
+            support an image size, or `train.cached_views` is positive although no stage
             trains only the head.
     """
     find_strategy(config.imbalance.strategy)
@@ -216,9 +232,9 @@ def check(config: Config) -> None:
         )
     for part in config.augment.parts:
         find_augmentation(part)
-    for size in (config.data.image_size, config.train.progressive_image_size):
-        if size > 0:
-            check_size(config.model.backbone, size)
+    check_size(config.model.backbone, config.data.image_size, "`data.image_size`")
+    if size := config.train.progressive_image_size:
+        check_size(config.model.backbone, size, "`train.progressive_image_size`")
 
 
 def prepare(
@@ -229,14 +245,16 @@ def prepare(
     The arguments are those of `skincnn.training.run.train`; call `check(config)` first.
 
     Raises:
-        ConfigError: A dataset or the source to leave out does not exist, a synthetic
-            dataset cannot be written, a label map is not valid, or the backbone has fewer
-            blocks than configured; see also `build` and `predict_teacher`.
+        ConfigError: The backbone has fewer blocks than configured; see also `build`,
+            `class_names`, `open_datasets`, `CombinedDataset.links`, `make_splits` and
+            `predict_teacher`.
         DataError: A dataset has not been built, the splits do not pass the leakage audit
-            or are too small, or required clinical metadata is missing or invalid.
+            or are too small, or required clinical metadata are missing or invalid; see also
+            `make_splits` and `predict_teacher`.
+        OSError: See `make_splits` and `predict_teacher`.
     """
-    # The class names of published datasets require no built dataset, so invalid weights are
-    # reported first.
+    # Invalid initial weights are reported before a missing dataset: the class names of
+    # published datasets are known even if these have not been built.
     data = config.data
     names = class_names(data.datasets, data_dir, data.label_maps)
     classifier, devices = build(config, len(names))
@@ -295,7 +313,10 @@ def require_full_batch(table: pd.DataFrame, config: DataConfig) -> None:
 
 
 def check_metadata(metadata: pipeline.Metadata | None) -> None:
-    """Raises a `DataError` if no training image has clinical metadata."""
+    """Raises a `DataError` if the model uses clinical metadata, but no image has any.
+
+    `metadata` is that of the training images, or None if the model uses images only.
+    """
     unknown = [name.endswith("_unknown") for name in CLINICAL_FEATURES]
     if metadata is not None and metadata[:, unknown].all():
         raise DataError(

@@ -41,8 +41,11 @@ DARK_BLUE = np.array([8, 48, 107])
 class ConfusionImages(keras.callbacks.Callback):
     """Writes the validation confusion matrix after each epoch whose weights are kept.
 
-    These are the epochs that are the best so far, or all epochs if `train.keep_epoch` is
-    last. Must run after `validation`, which computes the predictions.
+    The weights of an epoch are kept if it is the best so far, or if `train.keep_epoch` is
+    last. This callback must run after `validation`, which computes the predictions.
+
+    Raises:
+        ConfigError: See `write_image`.
     """
 
     validation: Validation
@@ -119,6 +122,9 @@ def sample_grid(
 
     Returns:
         uint8 [rows * height, 4 * width, 3] in 0..255.
+
+    Raises:
+        ConfigError: A custom augmentation fails; see `Augmentation`.
     """
     index_in_class = pd.Series(labels).groupby(labels).cumcount().to_numpy()
     samples = images[np.lexsort((labels, index_in_class))[:NUM_SAMPLES]]

@@ -1,6 +1,7 @@
-"""Near-duplicates: images that show the same lesion under different lesion_ids.
+"""Near-duplicates: pairs of images that appear to show the same lesion.
 
-Two images are near-duplicates if one of two methods finds the pair:
+The lesion_ids are not used: near-duplicates can have equal, different or no lesion_ids. Two
+images are near-duplicates if one of two methods finds the pair:
 
 1. Geometry. Images that share rare local features are candidates. Candidates are
    near-duplicates if many of their local features lie at the same positions after a
@@ -8,8 +9,9 @@ Two images are near-duplicates if one of two methods finds the pair:
 2. Hash. The perceptual hashes of the images are similar in one of eight orientations.
 
 Local features survive crops, rotations by any angle, scaling and color changes. Only the
-perceptual hash survives mirroring. Neither finds images of a lesion without sharp
-structures, nor images taken years apart; docs/guides/data.md gives the measured recall.
+perceptual hash survives mirroring. Different images of a lesion without sharp structures,
+or images taken years apart, are rarely found; docs/guides/data.md gives the measured recall
+of the search.
 
 References:
     Lowe, Distinctive Image Features from Scale-Invariant Keypoints (2004).

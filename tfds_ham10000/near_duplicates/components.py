@@ -1,4 +1,4 @@
-"""Connected components: the groups that pairs of near-duplicates form."""
+"""Connected components of a graph, whose edges are pairs of names."""
 
 from __future__ import annotations
 

@@ -28,21 +28,23 @@ Larger datasets are searched in less detail, so that the time increases little m
 linearly; docs/guides/data.md gives the recall of both searches."""
 
 LONGEST_SIDE = 300
-"""Size, in pixels, at which local features are detected."""
+"""Longest side, in pixels, to which images are resized to detect local features."""
 
 COARSE_SIDE = 133
-"""`LONGEST_SIDE` in datasets above `FULL_SIZE`."""
+"""`LONGEST_SIDE` for datasets of more than `FULL_SIZE` images."""
 
 MIN_SIDE = 16
-"""Smallest side, in pixels at `LONGEST_SIDE`, of images in which features are detected."""
+"""Minimum length of the shorter side, in pixels at `LONGEST_SIDE`, of images in which local
+features are detected."""
 
 MAX_FEATURES = 400
 """Maximum number of local features of an image."""
 
 MAX_COARSE_FEATURES = 100
-"""`MAX_FEATURES` in datasets above `FULL_SIZE`."""
+"""`MAX_FEATURES` for datasets of more than `FULL_SIZE` images."""
 
 HASH_SIZE = 16
+"""Number of frequencies of a perceptual hash along each axis: it has 256 bits."""
 
 ORIENTATIONS = (None, *Image.Transpose)
 """The eight symmetries of the square; None is the identity."""
@@ -54,9 +56,10 @@ class ImageFeatures:
 
     Attributes:
         hashes: `perceptual_hashes`, uint8 [8, 32].
-        points: Positions of the local features in pixels at `LONGEST_SIDE`, [n, 2].
-        descriptors: SIFT descriptors of the local features, uint8 [n, 128].
-        strengths: Contrasts of the local features, [n].
+        points: Positions (x, y) of the local features, [num_features, 2], in pixels at
+            `LONGEST_SIDE`.
+        descriptors: SIFT descriptors of the local features, uint8 [num_features, 128].
+        strengths: Contrasts of the local features, [num_features].
     """
 
     hashes: Bytes
@@ -126,9 +129,11 @@ class FeatureFile(Mapping[str, ImageFeatures]):
 def extract_features(image: Image.Image, num_images: int = 1) -> ImageFeatures:
     """Returns the features of an image in a dataset of `num_images`. Thread-safe.
 
-    The number of images determines the size of the image and the number of features; see
-    `FULL_SIZE`. The contrast is first equalized locally, because most structures of a
-    lesion differ little from the skin around them.
+    To detect local features, the image is resized, and its contrast is equalized locally,
+    because most structures of a lesion differ little from the skin around them. The size
+    and the maximum number of local features depend on `num_images`; see `FULL_SIZE`. Very
+    narrow images have no local features; see `MIN_SIDE`. The perceptual hashes are computed
+    from the image in its original size.
     """
     gray = image.convert("L")
     side, count = LONGEST_SIDE, MAX_FEATURES
@@ -158,8 +163,8 @@ def extract_features(image: Image.Image, num_images: int = 1) -> ImageFeatures:
 def perceptual_hashes(image: Image.Image) -> Bytes:
     """Returns the perceptual hash of an image in each orientation, uint8 [8, 32].
 
-    Each of the 256 bits of a hash states whether one of the lowest frequencies of the
-    discrete cosine transform is above their median.
+    Each of the 256 bits of a hash belongs to one of the lowest frequencies of the discrete
+    cosine transform, and states whether its coefficient is above the median of all 256.
 
     References:
         Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions (2010).
@@ -175,6 +180,9 @@ def perceptual_hashes(image: Image.Image) -> Bytes:
 
 
 def root_sift(descriptors: Bytes) -> Floats:
-    """Returns the square roots of L1-normalized descriptors: unit vectors, [n, 128]."""
+    """Returns the square roots of L1-normalized descriptors, [num_features, 128].
+
+    They are unit vectors, except that a descriptor of zeros gives zeros.
+    """
     sums = descriptors.sum(1, dtype=np.float32, keepdims=True)
     return np.sqrt(descriptors / np.maximum(sums, 1))

@@ -8,10 +8,11 @@ import numpy as np
 from tfds_ham10000.near_duplicates.features import Floats
 
 MIN_INLIERS = 8
-"""Minimum number of matching positions in two near-duplicates."""
+"""Minimum number of matching positions at which two images are near-duplicates."""
 
 MIN_SPREAD = 5.0
-"""Smallest standard deviation of the matching positions in any direction, in pixels.
+"""Minimum standard deviation of the matching positions in every direction, in pixels at
+`LONGEST_SIDE`.
 
 The marks of a ruler match between images of different lesions, but lie on a line.
 """
@@ -25,18 +26,21 @@ MAX_ERROR = 3.0
 
 
 def count_inliers(points: Floats, roots: Floats, points_2: Floats, roots_2: Floats) -> int:
-    """Returns the number of local features of two images that match in their positions.
+    """Returns the number of positions at which the local features of two images match.
 
-    Two features match if each is the most similar one to the other and the second most
-    similar one is clearly less similar. The positions of matches must agree, up to
-    `MAX_ERROR`, after one rotation, scaling and shift, which RANSAC estimates. The number
-    is 0 if fewer than `MIN_INLIERS` features match or if the matches lie on a line.
+    Two features match if each is the most similar one to the other, and the feature of the
+    first image passes Lowe's ratio test (`MAX_RATIO`). RANSAC estimates one rotation,
+    scaling and shift; only matches whose positions agree with it, up to `MAX_ERROR`, are
+    counted. Several matches at the same pixel of an image count once. The number is 0 if
+    fewer than `MIN_INLIERS` features match, if no transform is found, or if the spread of
+    the positions in one of the images is below `MIN_SPREAD` in some direction. It can be
+    below `MIN_INLIERS`.
 
     Args:
-        points: Positions in the first image, [n, 2].
-        roots: `root_sift` of the features in the first image, [n, 128].
-        points_2: Positions in the second image, [m, 2].
-        roots_2: `root_sift` of the features in the second image, [m, 128].
+        points: Positions of the n local features of the first image, [n, 2].
+        roots: `root_sift` of the descriptors of the first image, [n, 128].
+        points_2: Positions of the m local features of the second image, [m, 2].
+        roots_2: `root_sift` of the descriptors of the second image, [m, 128].
     """
     if min(len(points), len(points_2)) < 2:
         return 0

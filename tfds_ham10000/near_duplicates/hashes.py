@@ -22,7 +22,7 @@ lesions begin at a distance of 32: small, round, centered nevi have similar hash
 """
 
 BLOCK = 1 << 20
-"""Number of pairs that are compared at a time, which bounds the memory."""
+"""Approximate number of pairs that a thread compares at a time, which bounds the memory."""
 
 
 def similar_hashes(hashes: Bytes, max_distance: int = MAX_DISTANCE) -> Indices:
@@ -95,9 +95,10 @@ class _Index:
     def search(
         self, code: npt.NDArray[np.uint16], other: npt.NDArray[np.uint16], limit: int
     ) -> Iterator[tuple[Indices, Indices]]:
-        """Yields pairs (i, j) with equal codes and at most `limit` different other bits.
+        """Yields arrays of i and j: pairs with equal codes whose other halves are similar.
 
-        i is an image in the index, and j a position in `code` and `other`.
+        i is an image in the index, and j a position in `code` and `other`. The other halves
+        differ in at most `limit` bits.
         """
         first = self._starts[code]
         counts = self._starts[code.astype(np.int64) + 1] - first

@@ -28,11 +28,12 @@ from tfds_ham10000.near_duplicates.words import (
 )
 
 MAX_DESCRIPTORS = 16_000_000
-"""Maximum number of local features for the search for candidates. If there are more, only
-the strongest features of each image are used."""
+"""Maximum number of local features for the search for candidates. Of each image, only the
+`MAX_DESCRIPTORS // num_images` strongest features, and at least one, are used."""
 
 MAX_PAIRS = 4_000_000
-"""Maximum number of candidates that are verified."""
+"""Maximum number of candidate pairs, which are verified. Therefore, the images of a large
+dataset have fewer than `NUM_CANDIDATES` candidates, down to one."""
 
 Pairs = npt.NDArray[np.int64]
 """Indices (i, j) of two images, i < j, in each row, [num_pairs, 2]."""
@@ -42,14 +43,14 @@ Load = Callable[[int], ImageFeatures]
 
 @dataclass(frozen=True, order=True)
 class NearDuplicate:
-    """Two images that are found to show the same lesion.
+    """Two images that appear to show the same lesion.
 
     Attributes:
         first: The smaller image_id, or the image_id in the first of two datasets.
         second: The other image_id.
         method: "geometry" if local features match (`count_inliers`), otherwise "hash"
             (`similar_hashes`).
-        num_inliers: Number of local features at the same position; 0 for "hash".
+        num_inliers: Number of matching positions, see `count_inliers`; 0 for "hash".
     """
 
     first: str
@@ -80,12 +81,12 @@ def find_near_duplicates(
 def find_near_duplicates_between(
     first: Mapping[str, ImageFeatures], second: Mapping[str, ImageFeatures]
 ) -> list[NearDuplicate]:
-    """Returns the pairs of an image in `first` and one in `second`, sorted.
+    """Returns the near-duplicates of an image in `first` and one in `second`, sorted.
 
-    Pairs within a dataset are not searched, and the datasets may have equal image_ids. The
+    Pairs within a dataset are left out, and the datasets may have equal image_ids. The
     candidates are the most similar images in `second` of each image in `first`, so the
-    number of pairs to verify does not increase with the size of `second`. Both arguments
-    are as in `find_near_duplicates`.
+    maximum number of pairs to verify does not depend on the size of `second`. Both
+    arguments are the `features` of `find_near_duplicates`.
     """
     image_ids = [*sorted(first), *sorted(second)]
     found = _search(
@@ -112,7 +113,7 @@ def _search(
     select: Callable[[Pairs], npt.NDArray[np.bool_]],
     num_first: int | None = None,
 ) -> dict[tuple[int, int], int]:
-    """Returns the number of inliers, or 0, of each pair that is found.
+    """Returns the number of inliers of each pair that is found; 0 if only hashes match.
 
     Args:
         load: Returns the features of an image.
@@ -183,6 +184,6 @@ def _count_all(load: Load, pairs: Pairs, block: int = 1000) -> Pairs:
         return counts
 
     parts = np.array_split(pairs, 1 + len(pairs) // block)
-    # The products of the threads are small. More threads in each would only wait.
+    # The matrix products are small: several BLAS threads per product would only wait.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
         return np.concatenate([*pool.map(count, parts)]).astype(np.int64)

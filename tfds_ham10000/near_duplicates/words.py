@@ -26,14 +26,17 @@ WORDS_PER_FEATURE = 2
 """Number of the most similar visual words to which a local feature is assigned."""
 
 MAX_WORD_SHARE = 0.15
-"""Visual words in a larger share of all images are ignored, as stop words are in text."""
+"""Visual words in a larger share of all images are ignored, as stop words are in text.
+Words in one or two images are kept, unless these are all images."""
 
 NUM_CANDIDATES = 50
-"""Number of candidates of each image: the most similar images, which are verified."""
+"""Maximum number of candidates of each image: the most similar images."""
 
 
 def visual_words(features: Bytes, counts: Counts, block: int = 10_000) -> Words:
     """Returns the visual words of each image as unit rows, [num_images, num_words].
+
+    Rows of images without local features, or with ignored words only, are 0.
 
     The visual words are a random sample of at most one eighth of the local features. Each
     local feature is assigned to the most similar words in its nearest cluster of words, of
@@ -77,7 +80,8 @@ def _assign(
 ) -> npt.NDArray[np.int32]:
     """Returns the words of each local feature, [num_features, `WORDS_PER_FEATURE`].
 
-    `of_word` contains the cluster of each word, [num_words].
+    `of_word` contains the cluster of each word, [num_words]. In a cluster of one word, the
+    word is repeated; features in a cluster without words get word 0.
     """
     assigned = np.zeros((len(features), WORDS_PER_FEATURE), np.int32)
     starts = range(0, len(features), 10 * block)
@@ -109,14 +113,17 @@ def similar_images(
 ) -> Counts:
     """Returns the sorted pairs of each image and its most similar images, [num_pairs, 2].
 
+    Images that share no word, except ignored ones (see `MAX_WORD_SHARE`), are not paired.
     Uses all CPU cores.
 
     Args:
-        words: `visual_words` of all images. The pairs (i, j) have i < j.
+        words: `visual_words` of the images. The pairs (i, j) have i < j, unless `others` is
+            given.
         others: If given, i is an image in `words`, and j one of the most similar images in
-            `others`.
-        num_candidates: The number of the most similar images of an image.
-        block: The number of pairs to compare at a time, which bounds the memory.
+            `others`. Both are rows of one result of `visual_words`.
+        num_candidates: Maximum number of the most similar images of an image.
+        block: The number of pairs that a thread compares at a time, which bounds the
+            memory.
     """
     if others is None:
         count = min(num_candidates, words.shape[0] - 1)

@@ -1,1 +1,1 @@
-"""Published datasets that are read as tables, recognized by the files that are found."""
+"""Published datasets that are read as tables, and are recognized by their files."""

@@ -1,4 +1,4 @@
-"""Datasets of hospitals that are one table and its images."""
+"""Published datasets with simple tables: BCN20000, PAD-UFES-20, Fitzpatrick17k and DDI."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from tfds_ham10000.table.cells import Table, to_table
 
 
 def read_all(tables: Sequence[TableFile], _: Sequence[TableFile]) -> Table:
-    """Returns the rows of all tables."""
-    frames = {table.path.name: read_frame(table) for table in tables}
+    """Returns the rows of all tables.
+
+    Raises:
+        SourceError: A table is invalid.
+    """
+    frames = {table.path: read_frame(table) for table in tables}
     return to_table(tables[0].path, concatenate(frames))
 
 

@@ -13,6 +13,7 @@ from tfds_ham10000.published.layout import (
 )
 from tfds_ham10000.records import SourceError
 from tfds_ham10000.table.cells import Table, to_table
+from tfds_ham10000.table.values import parse_column
 
 TITLE = "Derm7pt"
 SPLITS = {"train": "train", "val": "valid", "test": "test"}
@@ -30,10 +31,13 @@ MELANOMAS = (
 def read_cases(tables: Sequence[TableFile], others: Sequence[TableFile]) -> Table:
     """Returns the cases with their official splits.
 
-    The tables of the splits contain the positions of the rows, counted from 0.
+    The table of a split contains the positions, counted from 0, of its cases in the table
+    of all cases.
 
     Raises:
-        SourceError: The table of a split is missing or invalid.
+        OptionError: There are several tables of cases.
+        SourceError: The table of the cases is invalid, that of a split is missing or
+            invalid, or a case is not in exactly one split.
     """
     table = read_only_table(tables, others)
     frame = table.select_all()
@@ -41,13 +45,15 @@ def read_cases(tables: Sequence[TableFile], others: Sequence[TableFile]) -> Tabl
     names: list[str] = []
     for split, word in SPLITS.items():
         indexes = find_one(others, f"{word}_indexes.csv", TITLE)
-        rows = read_frame(indexes)["indexes"].tolist()
-        positions += [int(row) if row.isdigit() else -1 for row in rows]
+        cells = read_frame(indexes, ("indexes",))["indexes"]
+        rows = parse_column(cells, int, str(indexes.path), "the number of a row")
+        positions += rows
         names += [split] * len(rows)
     if sorted(positions) != list(range(len(frame))):
         raise SourceError(
-            f"The tables of the splits beside {table.path} do not fit it. Expected each "
-            f"of its {len(frame)} rows, counted from 0, in exactly one of them."
+            f"The tables of the splits do not fit the table {table.path}. Expected each of "
+            f"its {len(frame)} rows, counted from 0, in exactly one table of a split. Use "
+            "the published tables without changes."
         )
     split_of = dict(zip(positions, names, strict=True))
     frame["split"] = [split_of[position] for position in range(len(frame))]

@@ -19,9 +19,10 @@ from tfds_ham10000.published.layout import (
     only,
     read_frame,
 )
-from tfds_ham10000.records import CLASS_NAMES, SourceError
+from tfds_ham10000.records import CLASS_NAMES, SourceError, join_first
 from tfds_ham10000.table.cells import Table, to_table
 from tfds_ham10000.table.images import ArrayImage
+from tfds_ham10000.table.values import parse_column
 
 SPLITS = ("train", "val", "test")
 SPLIT_OF = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
@@ -30,19 +31,24 @@ ID_TABLES = {
     r"dermamnist(_\d+)?\.npz": "dermamnist_split_info.csv",
     r"dermamnist_corrected_\d+\.npz": "DermaMNIST-C.csv",
 }
-"""The table with the ISIC IDs of the images, by regular expression of the file of arrays.
+"""The table with the ISIC IDs of the images, by regular expression of the name of the file
+of arrays; the IDs of other files are not read.
+
 Abhishek, Jain and Hamarneh (2024), arXiv:2401.14497, publish both tables."""
 
 
 def read_arrays(tables: Sequence[TableFile], others: Sequence[TableFile]) -> Table:
     """Returns the images and labels, with the ISIC IDs if their table is present.
 
-    With ISIC IDs, the lesions and folds of HAM10000 apply. Otherwise the image_id consists
-    of the split and the position in it.
+    With ISIC IDs (`ID_TABLES`), the lesions are known, and the builder assigns the training
+    images to the folds of HAM10000. Otherwise the image_id consists of the split and the
+    number of the image in it, counted from 0, such as "train/00012".
 
     Raises:
         OptionError: There are several files of arrays.
-        SourceError: The arrays cannot be read, or the table of the IDs does not fit them.
+        SourceError: The arrays cannot be read or are invalid, or the table of the IDs is
+            invalid, does not fit them, or has an `index` that is not an integer.
+        KeyError: The table of the IDs lacks the column `split` or `image_id`.
     """
     file = only(tables)
     path = Path(str(file.path))
@@ -72,13 +78,15 @@ def _check_arrays(images: npt.NDArray[Any], labels: npt.NDArray[Any], where: str
     valid = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3
     if (
         not valid
+        or not np.issubdtype(labels.dtype, np.integer)
         or len(images) != len(labels)
         or not np.isin(labels, range(len(CLASS_NAMES))).all()
     ):
         raise SourceError(
             f"{where}: expected images, uint8 [num_images, height, width, 3], and a label "
             f"in 0..{len(CLASS_NAMES) - 1} for each. Received: images {images.dtype} "
-            f"{list(images.shape)}, labels {labels.dtype} {list(labels.shape)}."
+            f"{list(images.shape)}, labels {labels.dtype} {list(labels.shape)} with the "
+            f"values {join_first([str(value) for value in np.unique(labels)])}."
         )
 
 
@@ -87,7 +95,8 @@ def _with_ids(frame: pd.DataFrame, table: TableFile) -> pd.DataFrame:
     ids = read_frame(table)
     ids["split"] = ids["split"].map(lambda cell: SPLIT_OF.get(cell.lower(), cell))
     if "index" in ids:
-        ids = ids.sort_values("index", key=lambda cells: cells.astype(int), kind="stable")
+        indexes = parse_column(ids["index"], int, str(table.path), "an integer")
+        ids = ids.assign(index=indexes).sort_values("index", kind="stable")
     parts = [ids[ids["split"] == split] for split in SPLITS]
     ids = pd.concat(parts, ignore_index=True)
     fits = ids["split"].tolist() == frame["split"].tolist()
@@ -99,7 +108,7 @@ def _with_ids(frame: pd.DataFrame, table: TableFile) -> pd.DataFrame:
             "diagnoses, in the order of the images of each split."
         )
     known = ids.drop(columns=["split", "index", "dx"], errors="ignore")
-    known = known.rename(columns={"image_id": "image"})
+    known["image"] = known.pop("image_id")
     return frame.drop(columns="image").join(known)
 
 
@@ -113,9 +122,10 @@ DERMAMNIST = TableLayout(
     other_tables="|".join(map(re.escape, ID_TABLES.values())),
     file_name=r"dermamnist.*\.npz",
     notes=(
-        "DermaMNIST is HAM10000, and 886 of its 2,005 test images show a lesion of the "
-        "training set; with the ISIC IDs of dermamnist_split_info.csv, its lesions are "
-        "known, and the folds are those of HAM10000",
+        "DermaMNIST is HAM10000, and 886 of the 2,005 test images of the original version "
+        "show a lesion of its training set; with the ISIC IDs of dermamnist_split_info.csv "
+        "or DermaMNIST-C.csv, the lesions are known, and the training images are in the "
+        "folds of HAM10000",
     ),
     read=read_arrays,
 )

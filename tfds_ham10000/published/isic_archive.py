@@ -1,8 +1,8 @@
 """Exports of the ISIC Archive: isic-cli, downloads of the gallery, and metadata files.
 
 The columns depend on the date of the export, and columns without any value are missing.
-Until 2021 they had the prefix `meta.`; since 2024 the diagnosis is a path of up to five
-levels, `diagnosis_1` to `diagnosis_5`, instead of `diagnosis`. Source: the code of
+Until 2021, most of them had the prefix `meta.`; since 2024, the diagnosis is a path of up
+to five levels, `diagnosis_1` to `diagnosis_5`, instead of `diagnosis`. Source: the code of
 ImageMarkup/isic, isic-cli and isic-metadata on GitHub.
 """
 
@@ -16,7 +16,8 @@ from tfds_ham10000.published.layout import TableFile, TableLayout, read_only_tab
 from tfds_ham10000.table.cells import Table, to_table
 
 LEVELS = ("diagnosis_3", "diagnosis_2", "diagnosis_1")
-"""Levels of the diagnosis, the most specific first. Levels 4 and 5 are subtypes."""
+"""The levels of the diagnosis that are read, the most specific first. Levels 4 and 5 are
+subtypes."""
 DIAGNOSIS = "diagnosis_1..3"
 """Name of the added column: the most specific of `LEVELS` that is known."""
 OTHER_LABELS = (*LEVELS, "benign_malignant")
@@ -38,7 +39,12 @@ def read_export(tables: Sequence[TableFile], others: Sequence[TableFile]) -> Tab
     """Returns the only export, with a diagnosis and, if necessary, the official splits.
 
     The images of the official validation and test sets of ISIC 2018 are in these splits if
-    the export also contains images of HAM10000, the training set.
+    the export also contains images of HAM10000, the training set, and has no column split.
+
+    Raises:
+        OptionError: There are several exports.
+        SourceError: The export is invalid.
+        ValueError: See `published_assignments`.
     """
     table = read_only_table(tables, others)
     frame = table.select_all()

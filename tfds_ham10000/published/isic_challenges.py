@@ -1,5 +1,6 @@
-"""The ISIC challenges of 2016, 2017, 2020 and 2025, and the test sets of 2018 and 2019.
+"""The ISIC challenges of 2016, 2017, 2020 and 2025, and official sets of 2018 and 2019.
 
+The official sets are the validation and test sets of 2018, and the test set of 2019.
 The training sets of 2018 and 2019 are the configs isic2018 and isic2019.
 """
 
@@ -19,7 +20,7 @@ from tfds_ham10000.published.layout import (
     only,
     read_frame,
 )
-from tfds_ham10000.records import CLASS_NAMES, ISIC2019_CLASS_NAMES
+from tfds_ham10000.records import CLASS_NAMES, ISIC2019_CLASS_NAMES, SourceError
 from tfds_ham10000.table.cells import Table, TablePath, open_table, to_table
 from tfds_ham10000.table.published import BITS, one_hot_label
 
@@ -31,7 +32,7 @@ CLASSES_2017 = ("melanoma", "seborrheic_keratosis")
 """Columns of 2017. An image that belongs to neither class is a nevus."""
 PART = re.compile(r"Training|Validation|Test", re.IGNORECASE)
 UNKNOWN_CLASS = "unk"
-"""The class of the images of ISIC 2019 that belong to no other class."""
+"""The class of the test images of ISIC 2019 that belong to no other class."""
 TITLE_2019 = "ISIC challenge 2019, test set"
 TITLE_2025 = "ISIC challenge 2025 (MILK10k)"
 CLASSES_2025 = (
@@ -41,20 +42,37 @@ CLASSES_2025 = (
 
 
 def read_2016(tables: Sequence[TableFile], _: Sequence[TableFile]) -> Table:
-    """Returns the labels of the training and test set, whose tables have no header."""
+    """Returns the labels of the training or test set, or of both.
+
+    The published tables have no header. The first row counts as a header only if it does
+    not begin with ISIC_.
+
+    Raises:
+        SourceError: A table is invalid, or does not begin with two different cells.
+    """
     frames = {}
     for table in tables:
         rows = open_table(table.path)
         first = dict.fromkeys(rows.names[:2])
+        if len(first) < 2:
+            raise SourceError(
+                f"{table.path}: expected two columns, the image and its label. Received: "
+                f"{rows.describe_names()}."
+            )
         frame = rows.select(list(first)).set_axis(["image_id", LABEL], axis=1)
         if rows.names[0].startswith("ISIC_"):
             frame.loc[1] = rows.names[:2]
-        frames[table.path.name] = frame.assign(split=_split(table))
+        frames[table.path] = frame.assign(split=_split(table))
     return to_table(tables[0].path, concatenate(frames))
 
 
 def read_2017(tables: Sequence[TableFile], others: Sequence[TableFile]) -> Table:
-    """Returns the labels and the metadata of all splits whose labels are present."""
+    """Returns the labels of all splits whose table is present, with their metadata, if any.
+
+    Raises:
+        SourceError: A table is invalid.
+        KeyError: The metadata lack the column `image_id`.
+    """
     metadata = [read_frame(table) for table in others]
     frames = {}
     for table in tables:
@@ -64,7 +82,7 @@ def read_2017(tables: Sequence[TableFile], others: Sequence[TableFile]) -> Table
         frame["nevus"] = [str(int(value)) for value in neither]
         columns = {name: name for name in ("nevus", *CLASSES_2017)}
         frame[LABEL] = _one_hot(frame, columns, table.path)
-        frames[table.path.name] = frame.assign(split=_split(table))
+        frames[table.path] = frame.assign(split=_split(table))
     frame = concatenate(frames)[["image", LABEL, "split"]]
     if metadata:
         joined = pd.concat(metadata).rename(columns={"image_id": "image"})
@@ -73,15 +91,20 @@ def read_2017(tables: Sequence[TableFile], others: Sequence[TableFile]) -> Table
 
 
 def read_2018_test(tables: Sequence[TableFile], _: Sequence[TableFile]) -> Table:
-    """Returns the labels of the official validation and test sets of task 3."""
+    """Returns the labels of the official validation or test set of task 3, or of both.
+
+    Raises:
+        SourceError: A table is invalid.
+        KeyError: A table lacks a column.
+    """
     columns = {name.upper(): name for name in CLASS_NAMES}
     frames = {}
     for table in tables:
         frame = read_frame(table).rename(columns={"image_id": "image", "dx": LABEL})
-        # The challenge has a column per class; Harvard Dataverse has those of HAM10000.
+        # The challenge has a column per class; Harvard Dataverse has the column dx.
         if LABEL not in frame:
             frame[LABEL] = _one_hot(frame, columns, table.path)
-        frames[table.path.name] = frame
+        frames[table.path] = frame
     return to_table(tables[0].path, concatenate(frames))
 
 
@@ -89,9 +112,11 @@ def read_2019_test(tables: Sequence[TableFile], others: Sequence[TableFile]) -> 
     """Returns the labels and the metadata of the official test set.
 
     Raises:
-        SourceError: The metadata is missing.
+        OptionError: There are several tables of labels.
+        SourceError: The labels are invalid, or the metadata are missing or invalid.
+        KeyError: A table lacks a column.
     """
-    [table] = tables
+    table = only(tables)
     frame = read_frame(table)
     columns = {name.upper(): name for name in (*ISIC2019_CLASS_NAMES, UNKNOWN_CLASS)}
     frame[LABEL] = _one_hot(frame, columns, table.path)
@@ -101,7 +126,11 @@ def read_2019_test(tables: Sequence[TableFile], others: Sequence[TableFile]) -> 
 
 
 def read_2020(tables: Sequence[TableFile], _: Sequence[TableFile]) -> Table:
-    """Returns the table with the most columns: version 2 has a lesion_id."""
+    """Returns the table with the most columns: version 2 has a lesion_id.
+
+    Raises:
+        SourceError: The table is invalid.
+    """
     return open_table(max(tables, key=lambda table: len(table.names)).path)
 
 
@@ -109,7 +138,9 @@ def read_2025(tables: Sequence[TableFile], others: Sequence[TableFile]) -> Table
     """Returns the images, with the label of their lesion; "" if it has none.
 
     Raises:
-        SourceError: The labels are missing or invalid.
+        OptionError: There are several tables of images.
+        SourceError: The table of the images is invalid, or the labels are missing or
+            invalid.
     """
     table = only(tables)
     labels = find_one(others, "MILK10k_Training_GroundTruth.csv", TITLE_2025)

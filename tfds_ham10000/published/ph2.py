@@ -1,4 +1,4 @@
-"""PH2: a text file with two vertical bars between its columns, and an Excel file."""
+"""PH2: a text file with two vertical bars between its columns, or an Excel file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from tfds_ham10000.image_files import ARCHIVE_ERRORS
 from tfds_ham10000.published.layout import TableFile, TableLayout
 from tfds_ham10000.records import SourceError
 from tfds_ham10000.table.cells import (
@@ -21,19 +22,23 @@ NAME, DIAGNOSIS = "Name", "Clinical Diagnosis"
 CLASSES = {"0": "common nevus", "1": "atypical nevus", "2": "melanoma"}
 """The class by number, as the legend of the text file defines it."""
 MARKED = ("Common Nevus", "Atypical Nevus", "Melanoma")
-"""Columns of the Excel file in which an X marks the class, in the order of `CLASSES`."""
+"""Columns of the Excel file, in the order of `CLASSES`. A cell with any text, usually X,
+marks the class."""
 
 
 def read_ph2(tables: Sequence[TableFile], _: Sequence[TableFile]) -> Table:
     """Returns the names and diagnoses from the text file, or else from the Excel file.
 
     Raises:
-        SourceError: The file has no rows, or an image does not have exactly one class.
+        SourceError: The file is invalid, or an image does not have exactly one class.
     """
     path = min((table.path for table in tables), key=lambda p: p.name.endswith("x"))
     if isinstance(path, Path) and path.suffix.lower() in EXCEL_SUFFIXES:
         return _to_table(path, _read_excel(path))
-    lines = path.read_text(encoding="latin-1").splitlines()
+    try:
+        lines = path.read_text(encoding="latin-1").splitlines()
+    except ARCHIVE_ERRORS as error:
+        raise SourceError(f"{path} cannot be read: {error}.") from error
     rows = {
         number: [cell.strip() for cell in line.split("||")]
         for number, line in enumerate(lines, 1)
@@ -46,7 +51,11 @@ def read_ph2(tables: Sequence[TableFile], _: Sequence[TableFile]) -> Table:
 
 
 def _read_excel(path: Path) -> dict[int, tuple[str, str]]:
-    """Returns the image and the number of the class of each row below the header."""
+    """Returns the image and its class (see `CLASSES`), by the number of the row.
+
+    The class is "" if none is marked, and such as "0 and 2" if several are. Rows without an
+    image are left out.
+    """
     try:
         sheet = pd.read_excel(path, header=None, dtype=object, na_filter=False)
     except Exception as error:  # openpyxl raises various exceptions for damaged files
@@ -63,7 +72,7 @@ def _read_excel(path: Path) -> dict[int, tuple[str, str]]:
     for number, row in enumerate(lines[start + 1 :], start + 2):
         marks = [str(i) for i, name in enumerate(MARKED) if row[columns[name]]]
         if row[columns["Image Name"]]:
-            cells[number] = (row[columns["Image Name"]], "".join(marks))
+            cells[number] = (row[columns["Image Name"]], " and ".join(marks))
     return cells
 
 
@@ -72,7 +81,8 @@ def _to_table(path: TablePath, cells: dict[int, tuple[str, str]]) -> Table:
         if diagnosis not in CLASSES:
             raise SourceError(
                 f"{path}, row {number}: {name} must have exactly one of the classes "
-                f"{', '.join(CLASSES.values())}. Received: {diagnosis!r}."
+                f"{', '.join(f'{k} ({v})' for k, v in CLASSES.items())}. "
+                f"Received: {diagnosis!r}."
             )
     frame = pd.DataFrame.from_dict(cells, orient="index", columns=[NAME, DIAGNOSIS])
     return to_table(path, frame)

@@ -30,7 +30,7 @@ from tfds_ham10000.published.isic_challenges import (
 from tfds_ham10000.published.layout import TableFile, TableLayout
 from tfds_ham10000.published.ph2 import PH2
 from tfds_ham10000.published.slice3d import SLICE_3D
-from tfds_ham10000.records import OptionError, SourceError
+from tfds_ham10000.records import OptionError, SourceError, join_first
 from tfds_ham10000.table.cells import (
     CSV_SUFFIXES,
     PARQUET_SUFFIXES,
@@ -56,7 +56,7 @@ class Recognized:
     """A layout in a directory.
 
     Attributes:
-        layout: The layout.
+        layout: How the published dataset is read.
         tables: The files that belong to the layout.
         others: The further tables that it uses.
     """
@@ -67,7 +67,7 @@ class Recognized:
 
     @property
     def file_names(self) -> set[str]:
-        """The names of all files that are used."""
+        """The names of the files in `tables` and `others`, without directories."""
         return {file.path.name for file in (*self.tables, *self.others)}
 
     def open(self) -> Table:
@@ -75,8 +75,17 @@ class Recognized:
 
         Raises:
             SourceError: A file is missing or invalid.
+            OptionError: The layout permits one table, but there are several.
+            ValueError: See `read_export`.
         """
-        return self.layout.read(self.tables, self.others)
+        try:
+            return self.layout.read(self.tables, self.others)
+        except KeyError as error:
+            names = join_first([str(file.path) for file in (*self.tables, *self.others)])
+            raise SourceError(
+                f"A table of {self.layout.title} lacks a column: {error.args[0]}. "
+                f"Received: {names}. Use the published tables without changes."
+            ) from error
 
 
 def recognize(folder: Path, table: Path | None = None) -> Recognized | None:
@@ -117,7 +126,10 @@ def recognize(folder: Path, table: Path | None = None) -> Recognized | None:
 
 
 def _table_files(folder: Path) -> Iterator[TableFile]:
-    """Yields the tables in a directory, and tables with other names in its archives."""
+    """Yields the tables in a directory, and the CSV files in its zip archives.
+
+    A file in an archive is omitted if the directory has a table of the same name.
+    """
     paths = find_files(folder, (*TABLE_SUFFIXES, ARRAYS, ".zip")).files
     names = {path.name for path in paths}
     for path in paths:
@@ -136,7 +148,7 @@ def _table_files(folder: Path) -> Iterator[TableFile]:
 
 
 def _read_names(path: TablePath) -> tuple[str, ...]:
-    """Returns the names of the columns or arrays; () if they cannot be read cheaply."""
+    """Returns the names of the columns or arrays; () for Excel files and damaged files."""
     suffix = path.suffix.lower()
     try:
         if isinstance(path, Path) and suffix == ARRAYS:

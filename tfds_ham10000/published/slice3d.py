@@ -24,12 +24,14 @@ NOTES = (
 
 
 def read_official(tables: Sequence[TableFile], others: Sequence[TableFile]) -> Table:
-    """Returns the labels, with the patients and metadata of the table of the images.
+    """Returns the labels, with those of the columns `METADATA` that metadata.csv has.
 
-    The supplement is not read: its columns describe the diagnosis.
+    The supplement of the dataset is not read, because its columns describe the diagnosis.
 
     Raises:
-        SourceError: The metadata is missing.
+        OptionError: There are several tables of labels.
+        SourceError: The labels are invalid, or the metadata are missing or invalid.
+        KeyError: The metadata lack the column `isic_id`.
     """
     table = read_only_table(tables, others)
     metadata = find_one(others, "metadata.csv", TITLE)

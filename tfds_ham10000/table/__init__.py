@@ -1,1 +1,1 @@
-"""The reader of the user's own tables: one row per image, and images in any directory."""
+"""The reader of tables with one row per image, and of the images that they list."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from tfds_ham10000.image_files import ARCHIVE_ERRORS
-from tfds_ham10000.records import SourceError, join_first
+from tfds_ham10000.records import SourceError, compose, join_first
 from tfds_ham10000.table.images import StoredImage
 
 CSV_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
@@ -29,8 +29,12 @@ HTML = re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
 SAVE_AS_CSV = "Open it, and save it as CSV UTF-8."
 
 HEADER_BYTES = 1 << 16
+"""Number of bytes at the beginning of a file in which the header is expected."""
 Rows = Iterator[tuple[int | str, Sequence[str]]]
-"""The number of a row in the file, counted from 1, and its cells."""
+"""For each row, its number in the file, and its cells. In a CSV file, the number is that of
+the last line of the row, counted from 1. In an Excel or Parquet file, the first row below
+the names of the columns has the number 2. Rows of arrays are counted from 0. If the rows
+are from several files, the number is text such as "5 of a.csv"."""
 TablePath = Path | zipfile.Path
 """A file, or a member of a zip archive."""
 
@@ -40,11 +44,13 @@ class Table:
     """The cells of a table as text.
 
     Attributes:
-        path: The file.
+        path: The file, or the first of several; see `Rows`.
         names: The names of the columns.
         notes: Messages for the user.
         rows: The rows, which can be read once.
         images: The images that the file itself contains, by the name in the cells.
+        ignored: The names of columns that contain lists, structs or binary data, such as
+            images in a Parquet file. They are not in `names`.
     """
 
     path: TablePath
@@ -52,38 +58,55 @@ class Table:
     notes: list[str]
     rows: Rows
     images: Mapping[str, StoredImage] = field(default_factory=dict)
+    ignored: Sequence[str] = ()
 
     def select(self, columns: Sequence[str]) -> pd.DataFrame:
-        """Returns some columns without surrounding whitespace; "" for missing cells.
+        """Returns the cells of some columns, after `clean`.
 
-        The index is the number of the row in the file. Empty rows are left out.
+        The index contains the row numbers; see `Rows`. Missing cells are "". Empty rows are
+        left out.
 
         Raises:
-            SourceError: A row has too many cells or another separator than the header, or
-                there are no rows.
+            SourceError: A column is missing, a row has too many cells or another separator
+                than the header, the file is not valid CSV, or there are no rows.
         """
+        missing = [name for name in columns if name not in self.names]
+        if missing:
+            raise SourceError(
+                f"{self.path} lacks the columns {', '.join(missing)}. Received: "
+                f"{self.describe_names()}."
+            )
         positions = [self.names.index(name) for name in columns]
         numbers: list[int | str] = []
         cells: list[list[str]] = []
-        try:
-            for number, row in self.rows:
-                if not any(cell.strip() for cell in row):
-                    continue
-                self._check_separator(number, row)
-                numbers.append(number)
-                cells.append([row[i].strip() if i < len(row) else "" for i in positions])
-        except csv.Error as error:
-            raise SourceError(f"{self.path} is not a valid CSV file: {error}.") from error
+        for number, row in self.rows:
+            if not any(cell.strip() for cell in row):
+                continue
+            self._check_separator(number, row)
+            numbers.append(number)
+            cells.append([clean(row[i]) if i < len(row) else "" for i in positions])
         if not cells:
             raise SourceError(f"{self.path} has no rows. Expected one row per image.")
         return pd.DataFrame(cells, index=numbers, columns=list(columns), dtype=str)
 
     def select_all(self) -> pd.DataFrame:
-        """Returns all columns; see `select`."""
+        """Returns the cells of all columns; see `select`, also for the errors."""
         return self.select(list(dict.fromkeys(self.names)))
 
     def describe_names(self) -> str:
-        """Returns the names of the columns for an error message, with a likely cause."""
+        """Returns what was received as names of columns, for an error message.
+
+        If columns are ignored, if the first line is a comment, or if there is only one
+        column, the text also says how to correct the table.
+        """
+        if self.ignored:
+            return (
+                f"{join_first(self.names, limit=60) or 'no columns'}; and, with cells that "
+                f"are neither text nor numbers, {join_first(self.ignored)}. Write images "
+                "to files, and their names to a column"
+            )
+        if self.names and self.names[0].startswith("#"):
+            return f"{self.names[0]!r}. Delete the lines before the names of the columns"
         if len(self.names) == 1:
             return (
                 f"only one column, {self.names[0]!r}. Separate columns with commas, "
@@ -108,9 +131,7 @@ class Table:
 
 
 def open_table(path: TablePath) -> Table:
-    """Opens a table; the first row contains the names of the columns.
-
-    See `parse_table`.
+    """Opens a table, whose first row contains the names of the columns; see `parse_table`.
 
     Raises:
         SourceError: The file cannot be read as a table.
@@ -126,6 +147,7 @@ def read_header(path: TablePath) -> tuple[str, ...]:
 
     Raises:
         SourceError: The file cannot be read as a table.
+        zipfile.BadZipFile: See `is_excel`.
     """
     try:
         with path.open("rb") as file:
@@ -136,7 +158,10 @@ def read_header(path: TablePath) -> tuple[str, ...]:
 
 
 def to_table(path: TablePath, frame: pd.DataFrame) -> Table:
-    """Returns a table of text; its index has the row numbers, such as 5 or "5 of a.csv"."""
+    """Returns the cells of `frame`, which are text, as a table of the file `path`.
+
+    The index of `frame` contains the row numbers, such as 5 or "5 of a.csv".
+    """
     rows = zip(frame.index, frame.to_numpy().tolist(), strict=True)
     return Table(path, list(frame.columns), [], rows)
 
@@ -149,6 +174,7 @@ def parse_table(content: bytes, path: TablePath) -> Table:
 
     Raises:
         SourceError: The content is not a table.
+        zipfile.BadZipFile: See `is_excel`.
     """
     if content.startswith(XLS):
         raise SourceError(
@@ -161,26 +187,61 @@ def parse_table(content: bytes, path: TablePath) -> Table:
     if is_excel(content) or content.startswith(PARQUET):
         frame, notes = _read_frame(content, path)
         columns = [_to_text(frame.iloc[:, i]) for i in range(frame.shape[1])]
-        rows = enumerate(zip(*columns, strict=True), 2)
-        return Table(path, [str(name).strip() for name in frame.columns], notes, rows)
+        rows = enumerate(zip(*filter(None, columns), strict=True), 2)
+        names, ignored = (
+            [
+                clean(str(name))
+                for name, column in zip(frame.columns, columns, strict=True)
+                if (column is None) == is_ignored
+            ]
+            for is_ignored in (False, True)
+        )
+        if ignored:
+            notes.append(
+                f"{path.name}: columns whose cells are neither text nor numbers are "
+                f"ignored: {join_first(ignored)}"
+            )
+        return Table(path, names, notes, rows, ignored=ignored)
     text, notes = _decode(content, path)
+    if "\n" not in text:  # the line ends of old versions of macOS
+        text = text.replace("\r", "\n")
     header, _, rest = text.partition("\n")
     delimiter = max(DELIMITERS, key=lambda mark: len(_split(header, mark)))
     skipped = 0
     if match := re.fullmatch(r"sep=(.)\s*", header):  # a line that Excel understands
         delimiter, text, skipped = match[1], rest, 1
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        names = [name.strip() for name in next(reader, [])]
-    except csv.Error as error:
-        raise SourceError(f"{path} is not a valid CSV file: {error}.") from error
+    lines = _read_rows(text, delimiter, path, skipped)
+    names = [clean(name) for name in next(lines, (0, ()))[1]]
     while names and not names[-1]:  # a separator at the end of each row
         names.pop()
-    return Table(path, names, notes, ((reader.line_num + skipped, row) for row in reader))
+    return Table(path, names, notes, lines)
+
+
+def _read_rows(text: str, delimiter: str, path: TablePath, skipped: int) -> Rows:
+    """Yields the rows of a CSV file; `skipped` is the number of lines before `text`.
+
+    Raises:
+        SourceError: The file is not valid CSV. The message names the first line of the row.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    number = skipped
+    try:
+        for row in reader:
+            number = reader.line_num + skipped
+            yield number, row
+    except csv.Error as error:
+        raise SourceError(
+            f"{path} is not a valid CSV file: {error}, in the row that begins in line "
+            f"{number + 1}. Close its quotation marks, and double those inside a cell."
+        ) from error
 
 
 def is_excel(content: bytes) -> bool:
-    """Returns whether the content of a file is that of an Excel workbook (.xlsx)."""
+    """Returns whether the content of a file is that of an Excel workbook (.xlsx).
+
+    Raises:
+        zipfile.BadZipFile: The content is a damaged zip archive.
+    """
     file = io.BytesIO(content)
     if not content.startswith(b"PK") or not zipfile.is_zipfile(file):
         return False
@@ -188,11 +249,16 @@ def is_excel(content: bytes) -> bool:
         return "xl/workbook.xml" in archive.namelist()
 
 
+def clean(text: str) -> str:
+    """Returns text in the Unicode form NFC, without whitespace around it."""
+    return compose(text.strip())
+
+
 def _decode(content: bytes, path: TablePath) -> tuple[str, list[str]]:
     if content.startswith(UTF_16):
         return content.decode("utf-16", errors="replace"), []
     start = content[:200]
-    for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):  # without a mark
+    for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):  # no byte order mark
         if start and not any(start[first::2]):
             return content.decode(encoding, errors="replace"), []
     try:
@@ -231,5 +297,19 @@ def _read_frame(content: bytes, path: TablePath) -> tuple[pd.DataFrame, list[str
         raise SourceError(f"{path} cannot be read: {error}. {SAVE_AS_CSV}") from error
 
 
-def _to_text(column: pd.Series) -> list[str]:
-    return ["" if pd.isna(value) else str(value) for value in column]
+def _to_text(column: pd.Series) -> list[str] | None:
+    """Returns the cells as text; None if one is a list, a struct or binary data.
+
+    Missing cells become "". Bytes that are valid UTF-8 are decoded, because some programs
+    write text to Parquet files as bytes; other bytes are binary data.
+    """
+    texts = []
+    for value in column:
+        if pd.api.types.is_list_like(value):
+            return None
+        try:
+            text = value.decode() if isinstance(value, bytes) else value
+        except UnicodeDecodeError:
+            return None
+        texts.append("" if pd.isna(text) else str(text))
+    return texts

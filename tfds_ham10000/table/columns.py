@@ -1,4 +1,4 @@
-"""The columns of a table: which column contains which field of a record."""
+"""The columns of a table: which column contains which field, such as the label."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ COLUMN_NAMES = {
     ),
     "image_type": ("image_type",),
 }
-"""The usual names of the column of each field, most specific first. Case, spaces, hyphens
-and underscores are ignored."""
+"""The usual names of the column of each field, in order of preference. Case, spaces,
+hyphens and underscores are ignored."""
 REQUIRED = ("image", "label")
 
 
@@ -58,14 +58,15 @@ def find_columns(
 
     Args:
         table: The table.
-        given: The columns that the user names, by field; "" if a field is to be left out.
+        given: The columns that the user or a published layout names, by field; "" if a
+            field is to be left out.
         required: The fields that the table must have.
         option: The flag that names columns, for messages; "" if there is none.
 
     Raises:
         OptionError: `given` has an unknown field or a column that the table lacks.
         SourceError: No column of a required field is found, or the column of a field
-            occurs twice.
+            occurs several times.
     """
     names, path = table.names, table.path
     columns: dict[str, str] = {}
@@ -82,7 +83,8 @@ def find_columns(
             continue
         if names.count(candidates[0]) > 1:
             raise SourceError(
-                f"{path}: the column {candidates[0]!r} occurs twice. Rename one of them."
+                f"{path}: the column {candidates[0]!r} occurs several times. Expected one "
+                "column of this name: rename or delete the others."
             )
         columns[field] = candidates[0]
         if candidates[1:]:
@@ -107,7 +109,7 @@ def find_columns(
 
 
 def _check_given(table: Table, given: Mapping[str, str]) -> None:
-    """Raises an OptionError if a field or column that the user names does not exist."""
+    """Raises an OptionError if a field or column in `given` does not exist."""
     for field, name in given.items():
         if field not in COLUMN_NAMES:
             raise OptionError(

@@ -34,7 +34,7 @@ ABSOLUTE = re.compile(r"([A-Za-z]:)?/")
 
 
 class StoredImage(Protocol):
-    """An image in a file of arrays."""
+    """An image in an HDF5 file or in an array."""
 
     @property
     def num_bytes(self) -> int:
@@ -42,7 +42,11 @@ class StoredImage(Protocol):
         ...
 
     def read(self) -> bytes:
-        """Returns the bytes of an image file. This method is thread-safe."""
+        """Returns the bytes of an image file. This method is thread-safe.
+
+        Raises:
+            SourceError: The file cannot be read.
+        """
         ...
 
 
@@ -88,18 +92,19 @@ class TableImages(ImageFiles):
         """Lists the images at any depth of a directory, and of the archives in it.
 
         An archive is a zip archive, or an HDF5 file with one dataset per image: the bytes
-        of the image file as a scalar, as in ISIC 2024, or as an array of uint8. If an image
-        file has the same name, the dataset is ignored. `skipped` contains the files that
-        are neither images nor archives.
+        of the image file as a scalar, as in ISIC 2024, or as an array of uint8. `skipped`
+        is that of `ImageFiles`, without these archives.
 
         Args:
             folder: The directory.
-            stored: Further images, by name.
+            stored: Further images, by name. These images, and those in HDF5 files, are
+                ignored if an image file in a directory or zip archive has the same name,
+                whatever its directory, suffix and case.
             other: Regular expression of the names, without a suffix and ignoring case, of
                 images that do not count as `unused`, such as masks.
 
         Raises:
-            SourceError: An archive cannot be read.
+            SourceError: An archive cannot be read, or has two files with the same path.
         """
         super().__init__()
         self._inside = ImageFiles([folder], make_id=str)
@@ -129,7 +134,7 @@ class TableImages(ImageFiles):
 
     @property
     def unused(self) -> list[str]:
-        """The sorted paths of the images that no cell names."""
+        """The sorted paths of images that `select` did not assign, except `other` ones."""
         unused = self._keys().difference(self._key_of.values())
         if self._other is not None:
             unused = {key for key in unused if not self._other.fullmatch(_stem(key))}
@@ -141,13 +146,15 @@ class TableImages(ImageFiles):
         return sorted(key for key, count in counts.items() if count > 1)
 
     def relative(self, cells: pd.Series) -> tuple[pd.Series, list[str]]:
-        """Returns absolute paths without the directories that only another computer has.
+        """Shortens absolute paths, such as those of another computer, to match the images.
 
-        Cells are returned as they are if any of them is not an absolute path, or if no
-        image has one of the first names.
+        The first directories, as far as all paths have them in common, are removed one by
+        one, until one of the first 100 paths matches an image. The cells are unchanged if
+        one of them is not an absolute path, or if none of these 100 paths matches.
 
         Returns:
-            The cells, and a note on the directories that are ignored.
+            The cells; and a list that is empty, or contains a note on the removed
+            directories.
         """
         paths = cells.str.replace("\\", "/")
         if not paths.str.match(ABSOLUTE).all():
@@ -167,8 +174,8 @@ class TableImages(ImageFiles):
     def select(self, cells: Iterable[str]) -> dict[str, list[str]]:
         """Finds the image of each cell; `image_id_of(cell)` becomes its image_id.
 
-        A cell is the name of a file, or the end of its path. The suffix may be missing, and
-        case is ignored.
+        A cell is the name of a file, or the end of its path. Case and the suffix of an
+        image are ignored, unless several images match and some of them match exactly.
 
         Returns:
             The paths of the matching images, for each cell that does not match exactly one.
@@ -186,7 +193,7 @@ class TableImages(ImageFiles):
         return problems
 
     def size(self, image_id: str) -> int:
-        """Returns the size of an image file in bytes."""
+        """Returns the size of an image in bytes; 0 if its file cannot be read."""
         key = self._key_of[image_id]
         if key in self._arrays:
             return self._arrays[key].num_bytes
@@ -196,13 +203,14 @@ class TableImages(ImageFiles):
         """Returns the bytes of an image file. This method is thread-safe.
 
         Raises:
-            SourceError: The file is larger than 30 MB or cannot be read.
+            SourceError: The image is larger than 30 MB, is a pipe or device, or cannot be
+                read.
         """
         key = self._key_of[image_id]
         if key not in self._arrays:
             return self._inside.read(key)
-        if self._arrays[key].num_bytes > MAX_BYTES:
-            raise SourceError(f"more than {MAX_BYTES} bytes")
+        if (size := self._arrays[key].num_bytes) > MAX_BYTES:
+            raise SourceError(f"{size} bytes, expected at most {MAX_BYTES} bytes")
         return self._arrays[key].read()
 
     def _find(self, cell: str) -> list[str]:
@@ -224,7 +232,10 @@ class TableImages(ImageFiles):
 
 
 def image_id_of(cell: str) -> str:
-    """Returns the path in a cell, with forward slashes and without an image suffix."""
+    """Returns the path in a cell, with forward slashes and without an image suffix.
+
+    Dots and slashes at the beginning, as in `../images/a.jpg`, are removed.
+    """
     path = cell.replace("\\", "/").lstrip("./")
     stem, dot, suffix = path.rpartition(".")
     return stem if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES else path

@@ -1,4 +1,8 @@
-"""Reading the published tables, which may be in a zip archive or in a directory."""
+"""Reading the tables of HAM10000 and of the ISIC challenges 2018 and 2019.
+
+A table may be in a zip archive or in a directory. `one_hot_label` is also used for other
+published datasets.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +35,9 @@ def read_rows(path: Path, *columns: Sequence[str]) -> list[Row]:
         columns: Alternative sets of required columns. Rows also contain other columns.
 
     Raises:
-        SourceError: The table cannot be read, no set of columns is complete, or a row has
-            too many cells.
+        SourceError: The table cannot be read, a directory or archive does not have exactly
+            one .csv file, no set of columns is complete, or the rows are invalid (see
+            `Table.select`).
     """
     try:
         table = parse_table(_read_content(path), path)

@@ -1,8 +1,8 @@
-"""Reading the user's own table: one row per image, with a label and optional columns.
+"""Reading a table, the user's own or a published one: one row per image, with a label.
 
-The steps are: find the table (`find_table`) or recognize a published dataset
-(`tfds_ham10000.published`), read the cells (`cells`), find the columns (`columns`) and the
-images (`images`), and convert the values (`values`, `labels`).
+The steps are: recognize a published dataset (`tfds_ham10000.published`) or find the user's
+table (`find_table`), find the columns (`columns`), read their cells (`cells`), convert the
+values (`labels`, `values`), and find the image of each row (`images`).
 """
 
 from __future__ import annotations
@@ -30,19 +30,24 @@ from tfds_ham10000.table.options import TableOptions
 from tfds_ham10000.table.values import DERMOSCOPIC, PARSERS, parse_column, parse_id
 
 FIELD_OF = {"image": "image_id", "label": "dx", "site": "localization"}
-"""The field of `Record` for each column, unless they have the same name."""
+"""The field of `Record` for the fields of a table (`COLUMN_NAMES`) with another name."""
 TRAINING_SPLIT = "train"
 OWN_TABLE = TableLayout()
-"""A table that belongs to no published dataset."""
+"""The layout of a table that belongs to no published dataset."""
 
 
 def read_table_source(folder: Path, options: TableOptions) -> Source:
-    """Returns the images in a directory that a table in it lists, with their records.
+    """Returns the images in a directory that a table lists, with their records.
 
     Raises:
-        SourceError: The table, a value in it or an image is missing or invalid; rows of one
-            image or one lesion contradict each other.
-        OptionError: An option does not fit the table.
+        SourceError: The table or a value in it is missing or invalid, an archive of images
+            cannot be read, a row matches several images, or none (unless the layout permits
+            this), an image is in several rows, images of a lesion have different labels,
+            there are fewer than two classes, or the training split lacks a class.
+        OptionError: The table that an option names does not exist, an option does not fit
+            the table, or the directory contains several tables or published datasets of
+            which no option names one.
+        ValueError: See `Recognized.open`.
     """
     recognized = _recognize(folder, options)
     layout, table = recognized.layout, recognized.open()
@@ -87,8 +92,8 @@ def find_published(folder: Path, options: TableOptions) -> Recognized | None:
     """Returns the published dataset to which the table belongs, or None.
 
     Raises:
-        OptionError: The table of the options does not exist, or the directory contains
-            several published datasets.
+        OptionError: The table of the options does not exist; or the options name no table,
+            and the directory contains several published datasets.
     """
     path = None if options.table is None else find_table(folder, options.table)
     return recognize(folder, path)
@@ -104,6 +109,10 @@ def _recognize(folder: Path, options: TableOptions) -> Recognized:
 def find_table(folder: Path, name: str | None) -> Path:
     """Returns the path of the table: `name`, or the only table in a directory.
 
+    `name` is relative to `folder` or else to the working directory. Without `name`, tables
+    in subdirectories are considered only if there are none in `folder` itself, and files
+    such as README.txt do not count as tables.
+
     Raises:
         OptionError: The file `name` does not exist, or `name` is None and the directory
             contains several tables.
@@ -113,8 +122,9 @@ def find_table(folder: Path, name: str | None) -> Path:
         paths = [path for path in (folder / name, Path(name)) if path.is_file()]
         if not paths:
             raise OptionError(
-                f"--table {name}: the file does not exist in {folder}. Expected the path "
-                "of a table relative to --manual-dir."
+                f"--table {name}: the file does not exist in {folder} (--manual-dir) or in "
+                "the working directory. Expected the path of a table, relative to one of "
+                "them."
             )
         return paths[0]
     everywhere = [p for p in find_files(folder, TABLE_SUFFIXES).files if not _is_text(p)]
@@ -164,7 +174,10 @@ def _check_group_by(
 def _replace_cells(
     source: Source, frame: pd.DataFrame, layout: TableLayout, options: TableOptions
 ) -> pd.DataFrame:
-    """Returns the rows with the cells of a published table replaced by their meaning."""
+    """Replaces the cells of a published table, and drops the rows to leave out.
+
+    `TableLayout.cells` contains the replacements.
+    """
     for field, column in source.columns.items():
         meaning = layout.cells.get(column)
         if meaning is None or (field == "label" and options.label_map):
@@ -178,7 +191,7 @@ def _replace_cells(
 
 
 def _keep_dermoscopic(source: Source, frame: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows of dermatoscopic images, or all rows if there are none."""
+    """Returns the rows of images known to be dermatoscopic; all rows if there are none."""
     if "image_type" not in frame:
         return frame
     types = frame["image_type"]
@@ -211,7 +224,7 @@ def _class_names(values: pd.DataFrame, where: str) -> tuple[str, ...]:
     names = tuple(sorted(values["dx"].unique()))
     if len(names) < 2:
         raise SourceError(
-            f"{where}: expected at least two different labels. Received: "
+            f"{where}: expected images of at least two classes. Received: "
             f"{', '.join(names) or 'none'}."
         )
     return names
@@ -243,7 +256,11 @@ def _parse_values(
 
 
 def _unique_lesions(values: pd.DataFrame, source: Source) -> pd.Series:
-    """Returns the lesion_ids, with the patient_id where several patients have the same."""
+    """Returns the lesion_ids, with the patient_id in front of those that are ambiguous.
+
+    A lesion_id is ambiguous if several patients have it. It is not changed in rows without
+    a patient.
+    """
     known = values[(values["lesion_id"] != "") & (values["patient_id"] != "")]
     patients = known.groupby("lesion_id")["patient_id"].nunique()
     repeated = patients.index[patients > 1]
@@ -284,7 +301,7 @@ def _find_images(
     path: TablePath,
     layout: TableLayout,
 ) -> pd.DataFrame:
-    """Finds the image of each row, and returns the rows with their image_id."""
+    """Finds the image of each row, and returns the rows that have one, with image_ids."""
     cells = values["image_id"]
     image_ids = cells.map(image_id_of)
     rows_of = defaultdict(list)
@@ -329,14 +346,15 @@ def _find_images(
             )
         raise SourceError(
             f"{path}: {' '.join(texts)} Expected the name or the path of one image file "
-            "below --manual-dir in each row. Add the files, or delete the rows."
+            "below --manual-dir in each row. Add missing files, write the paths of files "
+            "that have the same name, or delete the rows."
             f"{layout.files and f' {layout.title} consists of {layout.files}.'}"
         )
     return values.assign(image_id=image_ids)[image_ids.isin(images.image_ids)]
 
 
 def _note_unused(images: TableImages, recognized: Recognized, source: Source) -> None:
-    """Adds notes on the images that are not in the table, and on other files."""
+    """Counts the images that are not in the table, and adds notes on unused files."""
     unused = images.unused
     if unused:
         source.excluded["not in the table"] += len(unused)

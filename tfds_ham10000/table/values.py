@@ -15,7 +15,10 @@ T = TypeVar("T")
 
 BIRTH_YEARS = range(1880, 2101)
 MISSING = frozenset(
-    ("", "unknown", "unk", "na", "n/a", "nan", "none", "null", "not known", "-", "?")
+    (
+        *("", "unknown", "unk", "na", "n/a", "n.a.", "nan", "none", "null", "not known"),
+        *("missing", "#n/a", "#na", "<na>", "nat", "-", "?"),
+    )
 )
 """Lower-case cells that mean that a value is not known."""
 SEXES = {
@@ -81,9 +84,10 @@ def parse_column(
 ) -> list[T]:
     """Returns `parse(cell)` for each cell of a column.
 
-    The index of `cells` is the row in the file. `parse` raises a KeyError or ValueError if
-    a cell is invalid. For the error message, `where` is the file, `expected` describes
-    valid cells, and `advice` says what else the user can do.
+    The index of `cells` contains the row numbers. `parse` raises a KeyError or ValueError
+    if a cell is invalid; the text of the first SourceError becomes part of the error
+    message. For this message, `where` names the table, `expected` describes valid cells,
+    and `advice` says what else the user can do.
 
     Raises:
         SourceError: A cell is invalid. The message names the first rows.
@@ -113,6 +117,7 @@ def parse_age(cell: str) -> float:
     """Returns an age in years; NaN for a missing value. "85+" is 85.
 
     Raises:
+        SourceError: The cell seems to be a year of birth.
         ValueError: The cell is not an age from 0 to `MAX_AGE`.
     """
     if cell.lower() in MISSING:
@@ -131,7 +136,8 @@ def parse_age(cell: str) -> float:
 def parse_word(vocabulary: Mapping[str, str]) -> Callable[[str], str]:
     """Returns a function that looks up a cell in `vocabulary`.
 
-    Case is ignored, and underscores count as spaces. A missing value gives "unknown".
+    Case is ignored, and underscores count as spaces. A missing value gives "unknown". The
+    function raises a SourceError for other words.
     """
 
     def parse(cell: str) -> str:

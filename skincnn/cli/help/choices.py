@@ -2,7 +2,7 @@
 
 The names are the keys of tables such as `STRATEGIES`. Importing the modules of the tables
 takes seconds, so their source is parsed instead. The phrase of a name is its `description`,
-the first line of the docstring of its function, or the comment above the entry.
+the first line of the docstring of its function, or the last comment above the entry.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ TABLES = {
 
 
 def choices(setting: str) -> dict[str, str]:
-    """Returns a phrase for each valid name of a setting; {} if it has no table."""
+    """Returns a phrase for each valid name of a setting; {} if there is no list of them.
+
+    Custom parts, and the names of the user's own datasets, are left out.
+    """
     if setting == "data.datasets":
         from tfds_ham10000.configs import CONFIGS
 
@@ -61,7 +64,12 @@ def _read_table(module: str, variable: str) -> Iterator[tuple[str, str]]:
 
 
 def _phrase(module: str, value: ast.expr) -> str:
-    """Returns the phrase of a function, or of a call with a function or a description."""
+    """Returns the phrase of an entry of a table, or "" if the entry has none.
+
+    `value` is the expression of the entry: a function, or a call such as
+    `Metric(function, description="...")`. The phrase of a call is its description, or that
+    of its first argument.
+    """
     if isinstance(value, ast.Name):
         function = _find(module, value.id)
         if isinstance(function, str):

@@ -1,6 +1,7 @@
 """Writes the completion script of bash and zsh.
 
-The script of `tyro` cannot be used: descriptions of several lines become words to complete.
+The completion script of `tyro` cannot be used: it offers the words of descriptions with
+several lines as completions.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def render() -> str:
 
 
 def _cases(patterns: dict[str, list[str]]) -> str:
-    """Returns the branches of a case statement, by the words to complete."""
+    """Returns the branches of a case statement; `patterns` are keyed by the completions."""
     return "\n".join(
         f'      {"|".join(f"{pattern!r}" for pattern in keys)}) words="{words}";;'
         for words, keys in patterns.items()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from skincnn.cli.help.text import name_commands, parse_arguments, program_name
+from skincnn.cli.help.text import parse_arguments
 from skincnn.lookup import look_up
 from skincnn.presets import ENSEMBLES, PRESETS
 
@@ -16,7 +16,7 @@ from skincnn.presets import ENSEMBLES, PRESETS
 class Arguments:
     """Lists the presets and ensembles of `skincnn train` with their costs and scores.
 
-    Each score names the folds on which it was measured, and the version of the code. A
+    Each measured score names the images, and states if the code was an earlier version. A
     published score is that of the report on which the preset is based.
 
     For example:
@@ -25,7 +25,7 @@ class Arguments:
     """
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Presets whose whole description is shown, such as the sources of their settings."""
+    """Presets whose whole description is shown, with the sources of their settings."""
 
 
 def command() -> None:
@@ -39,5 +39,5 @@ def command() -> None:
         if not arguments.names:
             summary, _, details = text.partition("\n")
             text = f"{summary}\n{details[max(0, details.find('Command:')) :]}"
-        lines = name_commands(text, program_name()).splitlines()
-        print("\n".join([name, *(f"  {line}".rstrip() for line in lines), ""]))
+        lines = [f"  {line}".rstrip() for line in text.splitlines()]
+        print("\n".join([name, *lines, ""]))

@@ -12,7 +12,6 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import tyro
@@ -30,7 +29,6 @@ MAX_LINES = 70
 """Number of lines of the help of a group above which names are listed without phrases."""
 INDENT = 30
 """Number of characters of the column with the flags and names."""
-SCRIPT = re.compile(r"(?:python )?scripts/(\w+)\.py")
 
 
 def parse_arguments(
@@ -47,6 +45,8 @@ def parse_arguments(
 
     Raises:
         ConfigError: The argument after --help is neither a group nor a flag.
+        SystemExit: --help was given, or a flag or a value is not valid; the help or an
+            error message was printed.
     """
     argv = sys.argv[1:] if argv is None else argv
     for index, argument in enumerate(argv):
@@ -54,7 +54,7 @@ def parse_arguments(
             topic = "".join(argv[index + 1 : index + 2])
             print(help_text(cls, topic, default))
             sys.exit()
-    arguments = tyro.cli(cls, prog=program_name(), args=argv, default=default)
+    arguments = tyro.cli(cls, prog=sys.argv[0], args=argv, default=default)
     return cast(T, arguments)
 
 
@@ -63,12 +63,12 @@ def help_text(
 ) -> str:
     """Returns the help of a command, or of the group of flags or the flag `topic`.
 
-    `program` is how the command is called, by default as this process was called. For the
-    other arguments and the errors, see `parse_arguments`.
+    `program` is the command, such as "skincnn train", by default that of this process. For
+    the other arguments and the errors, see `parse_arguments`.
     """
     flags = {flag.name: flag for flag in list_flags(cls, default)}
     groups = dict(list_groups(cls))
-    program = program or program_name()
+    program = program or sys.argv[0]
     if not topic:
         parts = _describe_command(cls, list(flags.values()), groups, program)
     elif topic in groups:
@@ -79,22 +79,9 @@ def help_text(
         if sum(part.count("\n") + 2 for part in parts) > MAX_LINES:
             parts[1:-1] = _name_lists(shown)
     else:
-        flag = _find_flag(flags, groups, topic.removeprefix("--"))
+        flag = _find_flag(flags, list(groups), topic.removeprefix("--"))
         parts = [_full_row(flag), *_name_tables([flag])]
-    return name_commands("\n\n".join(parts), program)
-
-
-def program_name() -> str:
-    """Returns how the command was called, such as "skincnn train"."""
-    path = sys.argv[0]
-    return path if path.startswith("skincnn") else f"python scripts/{Path(path).name}"
-
-
-def name_commands(text: str, program: str) -> str:
-    """Returns a text in which scripts/NAME.py is skincnn NAME, if that is `program`."""
-    if not program.startswith("skincnn"):
-        return text
-    return SCRIPT.sub(lambda match: f"skincnn {match[1].replace('_', '-')}", text)
+    return "\n\n".join(parts)
 
 
 def _describe_command(
@@ -139,12 +126,13 @@ def _name_lists(flags: Iterable[Flag]) -> Iterator[str]:
             yield textwrap.fill(text, _width(), subsequent_indent="  ")
 
 
-def _find_flag(flags: Mapping[str, Flag], groups: Iterable[str], topic: str) -> Flag:
+def _find_flag(flags: Mapping[str, Flag], groups: Sequence[str], topic: str) -> Flag:
     if topic in flags:
         return flags[topic]
+    others = f" or by one of: {', '.join(groups)}" if groups else ""
     raise ConfigError(
-        f"--help may be followed by a flag or by one of: {', '.join(groups)}. "
-        f"Received: {topic!r}.{suggest([*groups, *flags], topic)}"
+        f"--help may be followed by a flag{others}. Received: {topic!r}."
+        f"{suggest([*groups, *flags], topic)}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 
 import keras
@@ -59,10 +60,11 @@ from skincnn.inference.run_dir import RunInfo, read_run
 from skincnn.inference.scored_tables import record_scored
 from skincnn.lookup import suggest
 from skincnn.metrics.operating_points import find_targets
+from skincnn.write_errors import explain_write_errors
 
 OTHER_LABEL = "label"
 """Reason in `LEFT_OUT` of images whose label is not a class of the model. The other
-reasons are the kinds of overlap."""
+reasons are the kinds of overlap, which have priority."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +73,12 @@ class ExternalOptions:
 
     Attributes:
         dataset: Name of the built dataset.
-        label_map: A user's JSON file; see `read_user_map`.
-        prevalences: Prevalence by target, such as "melanoma", in addition to `PREVALENCES`.
-        skip_overlap_audit: Whether to score all images without comparing them with
-            the training and validation images.
+        label_map: A user's JSON file with the class of each label (see `read_user_map`);
+            None for the defaults.
+        prevalences: Prevalence by target, such as {"melanoma": 0.02}, at which to give PPV
+            and NPV in addition to `PREVALENCES`.
+        skip_overlap_audit: Whether to score the images without comparing them with the
+            training and validation images.
     """
 
     dataset: str
@@ -107,14 +111,20 @@ def evaluate_external(
     """Predicts all images of another dataset and scores them, without writing the result.
 
     The preprocessing, the calibration, the thresholds and the OOD limit are those of the
-    run. Images that overlap with the training and validation images are left out, as far
-    as the overlap audit finds them.
+    run. Images whose label is not a class of the model are not scored. Images that overlap
+    with the training and validation images are left out, as far as the overlap audit finds
+    them, unless it is skipped. For `data_dir` and `cache`, see `load_run`.
 
     Raises:
         ConfigError: The directory contains no evaluated run, a file is damaged, a label has
-            no class, or an option is not valid for this run.
+            no entry in the label map and no default, an option is not valid for this run, a
+            custom metric cannot be imported or fails, or the image cache cannot be written;
+            see also `load_model`, `read_user_map` and `open_training_images`.
         DataError: A dataset is missing or damaged, the training images are not those of the
-            run, or no images remain to be scored.
+            run, the model file or the validation table is damaged, or no images remain to
+            be scored.
+        OSError: The model file is not readable; see also `open_training_images` and
+            `find_overlap`.
     """
     info, config = read_run(workdir)
     run = read_choices(workdir, info, config.evaluate)
@@ -129,19 +139,18 @@ def evaluate_external(
     if not options.skip_overlap_audit:
         trained, splits = overlap.open_training_images(info, config, data_dir, workdir)
         seen = pd.concat([splits["train"], splits["val"]], ignore_index=True)
-        external, training = (
-            StoredImages(rows, images.iterate_files, images.synthetic)
-            for images, rows in ((dataset, table), (trained, seen))
-        )
-        kinds = overlap.find_overlap(external, training)
+        external = StoredImages(table, dataset.iterate_files, dataset.synthetic)
+        kinds = overlap.find_overlap(external, *overlap.by_origin(trained, seen))
         table[LEFT_OUT] = kinds.where(kinds != "", table[LEFT_OUT])
-        audit = summarize_overlap(table, splits["test"], info)
+        searched = not (info.synthetic or dataset.synthetic)
+        audit = summarize_overlap(table, splits["test"], searched=searched)
     if not (table[LEFT_OUT] == "").any():
         raise DataError(
             f"No image of {dataset.full_name} remains to be scored. Left out: "
-            f"{table[LEFT_OUT].value_counts().to_dict()}; {OTHER_LABEL!r} means that the "
-            "model has no such class, and the others are kinds of overlap with the "
-            "training and validation images. Use another dataset, or --label-map."
+            f"{table[LEFT_OUT].value_counts().to_dict()}; {OTHER_LABEL!r} counts images "
+            "whose label is not a class of the model, and the other numbers are those of "
+            "images that overlap with the training and validation images, by kind of "
+            "overlap. Use another dataset, or --label-map."
         )
     split = load_split(dataset, table, config, cache)
     predictions = predict_images(split, model, gaussian, info.class_names)
@@ -153,14 +162,20 @@ def write_external(workdir: Path, evaluation: ExternalEvaluation) -> None:
     """Writes predictions/external.<name>.csv and results/external.<name>.json.
 
     The table is also recorded as scored; see `record_scored`. Other files are kept.
+
+    Raises:
+        ConfigError: A file cannot be written.
     """
     result = evaluation.result
     name = external_name(result.name)
-    write_predictions(workdir, {name: evaluation.predictions})
-    scored = read_predictions(table_path(workdir, name))
-    position = record_scored(evaluation.folders, {name: scored})[name]
-    scores = result.scores.model_copy(update={"position": position})
-    write_results(workdir, {name: result.model_copy(update={"scores": scores})})
+    command = command_line("evaluate", workdir, "--external", result.name)
+    advice = f"Afterward, run: {command}"
+    with explain_write_errors(f"The evaluation of {workdir} on {result.name}", advice):
+        write_predictions(workdir, {name: evaluation.predictions})
+        scored = read_predictions(table_path(workdir, name))
+        position = record_scored(evaluation.folders, {name: scored})[name]
+        scores = result.scores.model_copy(update={"position": position})
+        write_results(workdir, {name: result.model_copy(update={"scores": scores})})
 
 
 def read_choices(workdir: Path, info: RunInfo, config: EvaluateConfig) -> RunChoices:
@@ -169,7 +184,8 @@ def read_choices(workdir: Path, info: RunInfo, config: EvaluateConfig) -> RunCho
     `config` contains the number of resamples and the confidence level.
 
     Raises:
-        ConfigError: The run was not evaluated, or the validation table has changed.
+        ConfigError: The run was not evaluated, a result is damaged, or the validation table
+            has changed.
         DataError: The validation table is missing or damaged.
     """
     result = read_result(workdir, "val", SplitResult)
@@ -194,15 +210,23 @@ def check_prevalences(prevalences: Mapping[str, float], info: RunInfo) -> None:
     """Checks that each prevalence is that of a target of the model and between 0 and 1.
 
     Raises:
-        ConfigError: The model does not have a target, or a prevalence is out of range.
+        ConfigError: `prevalences` is not a mapping, the model does not have one of the
+            targets, or a prevalence is not a number or is out of range.
     """
+    if not isinstance(prevalences, Mapping):
+        raise ConfigError(
+            "`prevalences` must contain a share by target, such as {'melanoma': 0.02}. "
+            f"Received: {prevalences!r}."
+        )
     targets = find_targets(info.class_names, info.declared)
     for name, prevalence in prevalences.items():
-        if name not in targets or not 0 < prevalence < 1:
+        is_share = isinstance(prevalence, Real) and 0 < prevalence < 1
+        if name not in targets or not is_share:
             raise ConfigError(
-                "--prevalence must be TARGET=SHARE, with a target of the model "
+                "A prevalence must be TARGET=SHARE, with a target of the model "
                 f"({', '.join(targets) or 'none'}) and a share between 0 and 1. Received: "
-                f"{name}={prevalence}.{suggest(targets, name)}"
+                f"{name}={prevalence}."
+                f"{'' if name in targets else suggest(targets, str(name))}"
             )
 
 
@@ -210,13 +234,13 @@ def open_external(name: str, config: Config, data_dir: Path | None) -> CombinedD
     """Returns the external dataset.
 
     Raises:
-        ConfigError: No dataset has this name, or the run was trained on this dataset.
-        DataError: The dataset has not been built.
+        ConfigError: The run was trained on this dataset; see also `open_datasets`.
+        DataError: The dataset has not been built, or is damaged.
     """
     if name in config.data.datasets:
         raise ConfigError(
-            f"--external {name} is a dataset that the run was trained on. Expected another "
-            "dataset. For other splits of this dataset, use --split."
+            f"{name} is a dataset that the run was trained on. Expected another dataset. "
+            "Other splits of this dataset can be evaluated by their names."
         )
     return open_datasets([name], data_dir)
 
@@ -224,12 +248,15 @@ def open_external(name: str, config: Config, data_dir: Path | None) -> CombinedD
 def read_images(
     dataset: CombinedDataset, info: RunInfo, user_map: Mapping[str, str | None]
 ) -> tuple[pd.DataFrame, LabelMap]:
-    """Returns the table of all images of a dataset, and the class of each label.
+    """Returns the table of all images of a dataset, and the class of each label in it.
 
-    `label` is the index of the class of the model, or -1 if it has no such class.
+    In the table, `label` is the index of the class of the model, or -1 if the label has no
+    class. `ORIGINAL_LABEL` and `LEFT_OUT` are additional columns.
 
     Raises:
-        ConfigError: A label has no class; see `find_label_map`.
+        ConfigError: A label has no entry in the user's map and no default; see
+            `find_label_map`.
+        DataError: The dataset is damaged.
     """
     table = dataset.read_table(dataset.split_sizes)
     names = np.array(dataset.class_names)
@@ -249,7 +276,7 @@ def read_images(
 def predict_images(
     split: Split, model: keras.Model, gaussian: FeatureGaussian, class_names: Sequence[str]
 ) -> pd.DataFrame:
-    """Returns the predictions table of all images, as it is read from its file.
+    """Returns the predictions table of all images, as if written and read again.
 
     For `model`, see `with_features`.
     """
@@ -267,7 +294,13 @@ def score_external(
     run: RunChoices,
     options: ExternalOptions,
 ) -> ExternalResult:
-    """Returns the result for a predictions table of all images of a dataset."""
+    """Returns the result for a predictions table of all images of a dataset.
+
+    `audit` is the result of the overlap audit; None if it was skipped.
+
+    Raises:
+        ConfigError: See `skincnn.evaluation.scoring.score_functions`.
+    """
     scored = predictions[predictions[LEFT_OUT] == ""].reset_index(drop=True)
     other = predictions[predictions[LEFT_OUT] == OTHER_LABEL]
     sample, thresholds = run.resample(scored), run.thresholds()
@@ -294,16 +327,19 @@ def score_external(
     )
 
 
-def summarize_overlap(table: pd.DataFrame, test: pd.DataFrame, info: RunInfo) -> Overlap:
+def summarize_overlap(
+    table: pd.DataFrame, test: pd.DataFrame, *, searched: bool
+) -> Overlap:
     """Returns the result of the audit for a table with the column `LEFT_OUT`.
 
-    `test` is the table of the test split of the run.
+    `test` is the table of the test split of the run. `searched` states whether the audit
+    searched for near-duplicates.
     """
     scored = table[table[LEFT_OUT] == ""]
     in_test = scored["sha256"].isin(test["sha256"]) | is_same_id(scored, test, IMAGE_ID)
     counts = {kind: int((table[LEFT_OUT] == kind).sum()) for kind in KINDS}
     return Overlap(
         counts={kind: count for kind, count in counts.items() if count},
-        searched=not info.synthetic,
+        searched=searched,
         num_test_images=int(in_test.sum()),
     )

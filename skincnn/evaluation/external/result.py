@@ -9,15 +9,15 @@ from skincnn.data.label_maps import LabelMap
 from skincnn.evaluation.results import FOLDER, SplitResult, read_result
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.predictive_values import PrevalenceScores
-from skincnn.records import Part, Record
+from skincnn.records import Part, Record, keep_named
 
 PREFIX = "external."
 GROUP = "group"
 KINDS = (*links.KINDS, GROUP)
-"""Kinds of overlap with the training images, in the order in which they are checked.
+"""Kinds of overlap with training or validation images, in the order of their checks.
 
-They are the kinds of links to a training image; group: in a group of the external dataset,
-such as a lesion, with an image that has a link."""
+They are the kinds of links to these images and, last, `GROUP`: the image is in the same
+group of the external dataset, such as a lesion, as a linked image."""
 REFERRAL = "referral"
 """`ChosenPrevalence.point` of the referral rule."""
 
@@ -28,8 +28,9 @@ class Overlap(Part):
     Attributes:
         counts: Number of images that were left out, by kind of overlap with the training
             and validation images, from `KINDS`.
-        searched: Whether near-duplicates were searched for. They are not if the run was
-            trained on synthetic images, which are all similar.
+        searched: Whether near-duplicates were searched for. This is False if all images of
+            the run, or all external images, are synthetic. If only some images of the run
+            are synthetic, the search leaves these out: all synthetic images are similar.
         num_test_images: Number of scored images that are also in the test split of the
             run, with the same published image_id or the same file.
     """
@@ -77,10 +78,11 @@ class ExternalResult(Record):
     Attributes:
         name: Name of the dataset, such as "isic2019".
         dataset: Full name of the TFDS dataset.
-        attribution: Source and license of the images; "" for the user's own images.
+        attribution: See `skincnn.data.characteristics.DatasetInfo`.
         num_images: Number of images of the dataset.
         overlap: Result of the overlap audit; None if it was skipped.
-        other_labels: Labels that are not classes of the model. Their images are not scored.
+        other_labels: Labels that are not classes of the model, without the images that the
+            overlap audit left out. None of their images are scored.
         scores: All scores, without the images of other labels and those that the overlap
             audit left out. The calibration map, the thresholds and the OOD limit are those
             of the run.
@@ -118,7 +120,8 @@ def read_external(workdir: Path) -> tuple[ExternalResult, ...]:
     Raises:
         ConfigError: A file is damaged or has another schema version.
     """
-    return tuple(
-        read_result(workdir, path.stem, ExternalResult)
+    results = {
+        path: read_result(workdir, path.stem, ExternalResult)
         for path in sorted((workdir / FOLDER).glob(f"{PREFIX}*.json"))
-    )
+    }
+    return tuple(keep_named(results, lambda result: external_name(result.name)).values())

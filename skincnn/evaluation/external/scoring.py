@@ -66,7 +66,11 @@ def score_images(
 ) -> SplitResult:
     """Returns the scores of images whose labels are classes of the model.
 
+    `name` and `stored_in` are the `split` and the `stored_in` of the result, and
     `thresholds` are those of the run.
+
+    Raises:
+        ConfigError: See `skincnn.evaluation.scoring.score_functions`.
     """
     tables = {"val": run.validation, name: sample.table}
     variant = InferenceVariant("", tables, run.cost)
@@ -104,7 +108,8 @@ def score_chosen_prevalences(
 ) -> tuple[ChosenPrevalence, ...]:
     """Returns the scores at the prevalence of each target, for each operating point.
 
-    For malignant lesions, the last row is that of the referral rule, if there is one.
+    Operating points without a threshold are left out. For malignant lesions, the last row
+    is that of the referral rule, if there is one.
     """
     y_true, y_prob = sample.arrays
     calibrated = choices.calibration_map.apply(y_prob)
@@ -139,7 +144,6 @@ def find_referred(sample: Resampled, choices: ValidationChoices) -> Flags | None
 
 
 def _share(sample: Resampled, images: Flags | None) -> Estimate | None:
-    """Returns the share of images with its interval."""
     if images is None:
         return None
     everything = np.ones(len(images), bool)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skincnn.data.characteristics import UNKNOWN
+from skincnn.data.characteristics import MANY_VALUES, UNKNOWN
 from skincnn.evaluation.results import (
     Outcomes,
     SplitResult,
@@ -13,7 +13,12 @@ from skincnn.evaluation.results import (
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.operating_points import HEADLINE_POINT
 from skincnn.metrics.predictive_values import PrevalenceScores
-from skincnn.reporting.labels import percent_interval, point_label, subgroup_label
+from skincnn.reporting.labels import (
+    ATTRIBUTE_LABELS,
+    percent_interval,
+    point_label,
+    subgroup_label,
+)
 
 COMPARED_ATTRIBUTES = {
     "ground truth by": "how the diagnosis was established",
@@ -40,10 +45,11 @@ def outcomes(
 def prevalence_scores(
     target: TargetScores, triage: TriageScores | None
 ) -> list[tuple[str, tuple[PrevalenceScores, ...]]]:
-    """Returns rows of how lesions are flagged and the scores at each prevalence.
+    """Returns rows: which lesions are flagged, and the scores at each prevalence.
 
-    The rows are those of `HEADLINE_POINT` and of the referral rule, if `triage` is given.
-    Rows without a threshold are left out.
+    The text on the flagged lesions completes the phrase "lesions that ...". There is a row
+    for `HEADLINE_POINT`, unless it has no threshold, and for the referral rule, if `triage`
+    is given.
     """
     point = target.operating_points[HEADLINE_POINT.key]
     how = f"reach the threshold for {HEADLINE_POINT.text}"
@@ -54,14 +60,14 @@ def prevalence_scores(
 
 
 def always_included(result: SplitResult) -> list[str]:
-    """Returns the classes in every prediction set, for lack of validation lesions."""
+    """Returns the classes in every prediction set: they have too few validation groups."""
     thresholds = result.prediction_sets.thresholds
     pairs = zip(result.class_names, thresholds, strict=True)
     return [name for name, threshold in pairs if threshold == 0]
 
 
 def below_coverage(result: SplitResult) -> list[str]:
-    """Returns the classes whose coverage is below the goal, with its whole interval."""
+    """Returns the classes whose coverage, with its whole interval, is below the goal."""
     sets = result.prediction_sets
     ends = {name: score.high for name, score in sets.covered.items()}
     return [name for name, end in ends.items() if end is not None and end < sets.coverage]
@@ -82,7 +88,7 @@ def describe_different_subgroups(result: SplitResult) -> str:
     """Returns for which of `COMPARED_ATTRIBUTES` the accuracy differs; "" for none.
 
     The accuracy differs if the intervals of the subgroups with the lowest and the highest
-    accuracy do not overlap.
+    accuracy do not overlap. Images for which the attribute is not known are ignored.
     """
     parts = []
     for attribute, text in COMPARED_ATTRIBUTES.items():
@@ -99,6 +105,24 @@ def describe_different_subgroups(result: SplitResult) -> str:
             continue
         parts.append(f"{text} ({_describe_accuracy(ordered[0], ordered[-1])})")
     return f"Accuracy differs by {' and by '.join(parts)}." if parts else ""
+
+
+def attributes_with_many_values(result: SplitResult) -> list[str]:
+    """Returns the attributes that have too many values for subgroups."""
+    attributes = result.characteristics.attributes
+    return [name for name, counts in attributes.items() if MANY_VALUES in counts]
+
+
+def describe_attributes_without_subgroups(result: SplitResult) -> str:
+    """Returns which attributes have too many values for subgroups; "" for none."""
+    names = attributes_with_many_values(result)
+    if not names:
+        return ""
+    labels = (ATTRIBUTE_LABELS.get(name, subgroup_label(name)) for name in names)
+    return (
+        f"There are no subgroups by {' and by '.join(labels)}, which "
+        f"{'has' if len(names) == 1 else 'have'} {MANY_VALUES}."
+    )
 
 
 def _describe_accuracy(*groups: SubgroupScores) -> str:

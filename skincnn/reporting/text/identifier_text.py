@@ -25,7 +25,12 @@ def describe_groups(result: SplitResult) -> str:
     counts = {"patient": known.with_patient, "lesion": known.with_lesion}
     single = ""
     if counts.get(known.unit, known.num_images) < known.num_images:
-        single = f" (or single images, where the {known.unit} is not known)"
+        others = "single images"
+        if known.unit == "patient" and known.with_lesion:
+            others = "lesions, or single images"
+            if known.with_lesion == known.num_images:
+                others = "lesions"
+        single = f" (or {others}, where the {known.unit} is not known)"
     return f"{result.num_groups:,} {units(result)}{single} with their near-duplicates"
 
 
@@ -48,6 +53,8 @@ def describe_identifiers(known: Identifiers) -> str:
         return f"{text[0].upper()}{text[1:]}: only near-duplicates are kept together."
     ignored = known.unit == "lesion" and known.with_patient
     by = f"{known.unit} (patients are ignored)" if ignored else known.unit
+    if known.unit == "patient" and known.with_patient < total and known.with_lesion:
+        by += " (by lesion, where the patient is not known)"
     return (
         f"{text[0].upper()}{text[1:]}: images are grouped by {by}, and near-duplicates are "
         "kept together."
@@ -63,7 +70,8 @@ def describe_counts(result: SplitResult) -> str:
 def count_images(images: int, lesions: int | None, patients: int | None = None) -> str:
     """Returns numbers as text, such as "1,001 images of 750 lesions of 600 patients".
 
-    Lesions that are not known (None) are stated, unless the number of patients is known.
+    None is an unknown number. An unknown number of lesions is mentioned only if the number
+    of patients is unknown, too.
     """
     text = f"{images:,} {'image' if images == 1 else 'images'}"
     if lesions is not None:
@@ -81,13 +89,19 @@ def count_or_unknown(count: int | None, noun: str) -> str:
 
 
 def describe_unseen(results: RunResults, *, is_split_by_image: bool) -> str:
-    """Returns what a cross-validation model was not trained on, such as "its lesion"."""
+    """Returns what the model that tests an image in cross-validation was not trained on.
+
+    The text is, for example, "its lesion", where "its" refers to the image.
+    """
     unit = "image" if is_split_by_image else results.info.identifiers.unit
     return "that image" if unit == "image" else f"its {unit}"
 
 
 def describe_overlap(leakage: LeakageAudit | SplitLeakage) -> tuple[str, str]:
-    """Returns two texts: the number of shared lesions, and of other shared units."""
+    """Returns two texts: the number of shared lesions, and of other shared units.
+
+    The other units are images, patients (if their number is known) and groups.
+    """
     lesions = count_or_unknown(leakage.num_shared_lesions, "lesions")
     counts = [f"{leakage.num_shared_images:,} images"]
     if leakage.num_shared_patients is not None:
@@ -98,13 +112,16 @@ def describe_overlap(leakage: LeakageAudit | SplitLeakage) -> tuple[str, str]:
 def describe_separation(results: RunResults) -> str:
     """Returns which lesions and patients the splits share, as far as they are known.
 
-    The splits have no leakage.
+    The text is true only for splits without leakage.
     """
     known, audit = results.info.identifiers, results.info.audit
     if results.info.synthetic:
         return "Training, validation and test share no lesion."
     total = known.num_images
-    if not known.with_lesion:
+    share_no_patient = known.with_patient == total and not audit.num_shared_patients
+    if not known.with_lesion and share_no_patient:
+        lesions = "Lesions are not known."
+    elif not known.with_lesion:
         lesions = (
             "Lesions are not known: images of one lesion can be in more than one split "
             "(training, validation, test), and the scores are then too high."
@@ -119,7 +136,7 @@ def describe_separation(results: RunResults) -> str:
             "Training, validation and test share no lesion, as far as the lesions are "
             "known."
         )
-    images = "Nearly identical images"
+    images = "Near-duplicates"
     if known.with_lesion:
         images = "Images that were recorded as different lesions but show the same one"
     search = _describe_search(results.info.near_duplicates)
@@ -132,8 +149,12 @@ def describe_separation(results: RunResults) -> str:
             f"Images are not grouped by patient: images of {audit.num_shared_patients:,} "
             "patients are in more than one split."
         )
-    elif known.with_patient == total:
+    elif share_no_patient:
         patients = "They share no patient."
+        if not known.with_lesion:
+            patients = (
+                "Training, validation and test share no patient, and therefore no lesion."
+            )
     elif known.with_patient:
         patients = (
             f"Patients are known for {known.with_patient:,} of {total:,} images; training, "

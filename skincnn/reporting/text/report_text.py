@@ -14,6 +14,7 @@ from skincnn.data.characteristics import (
     SUBGROUPS,
     UNKNOWN,
     Characteristics,
+    align_values,
 )
 from skincnn.evaluation.results import (
     ProbabilityBand,
@@ -57,10 +58,6 @@ from skincnn.reporting.text.training_text import (
 
 INTERVAL_METHOD = "score intervals with the variance of a bootstrap"
 COVERAGE = "The measured coverage of the intervals is in docs/coverage.md."
-SYNTHETIC = (
-    "SYNTHETIC images, rendered by code. The scores show that the software works; they say "
-    "nothing about skin lesions."
-)
 NO_MELANOMA = "No image shows melanoma, so the sensitivity for melanoma is unknown."
 OOD_NOTE = (
     "The photographs are 48 crops of two photographs from scikit-learn. Documents, noise, "
@@ -84,8 +81,10 @@ class MelanomaResult:
     """Results for the melanoma images of a split.
 
     Attributes:
+        num_lesions: Number of melanomas; None unless all of their lesion_ids are known.
         recall: Share of the images that are predicted as melanoma.
-        mistaken_for: Number of images predicted as each other class, in decreasing order.
+        mistaken_for: Number of images by predicted class, without classes of melanoma, in
+            decreasing order.
         rates: Rates at `HEADLINE_POINT`; empty without melanoma images or a threshold.
     """
 
@@ -97,34 +96,35 @@ class MelanomaResult:
 
     @property
     def num_missed(self) -> int:
-        """Number of images predicted as another class."""
+        """Number of images that are not predicted as melanoma."""
         return sum(self.mistaken_for.values())
 
     @property
     def num_detected(self) -> int | None:
-        """Number of images at or above the threshold; None without a threshold."""
+        """Number of images at or above the threshold; None if `rates` is empty."""
         sensitivity = self.rates["sensitivity"].value if self.rates else None
         return None if sensitivity is None else round(sensitivity * self.num_images)
 
 
 def find_melanoma(result: SplitResult) -> MelanomaResult | None:
     """Returns the melanoma results of a split, or None if no class is melanoma."""
-    names = result.class_names
     if "melanoma" not in result.targets:
         return None
-    index = names.index(result.targets["melanoma"].class_names[0])
-    row = dict(zip(names, result.confusion_matrix[index], strict=True))
-    del row[names[index]]
-    mistakes = Counter({other: count for other, count in row.items() if count})
-    scores = result.classes[names[index]]
-    rates = {}
-    if scores.num_images:
-        points = result.targets["melanoma"].operating_points
-        rates = points[HEADLINE_POINT.key].rates
+    target = result.targets["melanoma"]
+    rows = np.isin(result.class_names, target.class_names)
+    counts = np.array(result.confusion_matrix)[rows].sum(axis=0).tolist()
+    mistakes = Counter(
+        {
+            name: count
+            for name, count in zip(result.class_names, counts, strict=True)
+            if count and name not in target.class_names
+        }
+    )
+    rates = target.operating_points[HEADLINE_POINT.key].rates if target.num_images else {}
     return MelanomaResult(
-        num_images=scores.num_images,
-        num_lesions=scores.num_lesions,
-        recall=scores.scores["recall"],
+        num_images=target.num_images,
+        num_lesions=target.num_lesions,
+        recall=target.recall,
         mistaken_for=dict(mistakes.most_common()),
         rates=rates,
     )
@@ -133,7 +133,7 @@ def find_melanoma(result: SplitResult) -> MelanomaResult | None:
 def count_benign_predictions(result: SplitResult) -> tuple[int, int]:
     """Returns how many malignant images are predicted as benign, and how many there are.
 
-    Both are 0 if the malignancy of the classes is not known.
+    Both are 0 if there is no target "malignant".
     """
     names = result.targets["malignant"].class_names if "malignant" in result.targets else ()
     malignant = np.isin(result.class_names, names)
@@ -164,7 +164,7 @@ def outer_bands(target: TargetScores) -> list[ProbabilityBand]:
 
 
 def describe_scores(results: RunResults) -> str:
-    """Returns the task, the main scores, and a warning if the splits overlap."""
+    """Returns the task, the main scores, and how the splits are separated or overlap."""
     result = results.headline
     model = "Each model" if results.info.kind == "cross_validation" else "The model"
     accuracy = result.metrics["balanced_accuracy"]
@@ -185,8 +185,8 @@ def describe_scores(results: RunResults) -> str:
         sentences.append(NO_MELANOMA)
     else:
         sentences.append(
-            f"{melanoma.num_missed} of {melanoma.num_images} melanoma images are predicted "
-            "as another class."
+            f"{melanoma.num_missed} of {melanoma.num_images} melanoma images are not "
+            "predicted as melanoma."
         )
     if describe_different_subgroups(result):
         sentences.append(describe_different_subgroups(result))
@@ -194,8 +194,8 @@ def describe_scores(results: RunResults) -> str:
         sentences.append(describe_leakage(result))
     elif is_leaky(results):
         sentences.append(
-            "Training, validation and test share images, lesions or near-duplicates. Do "
-            "not trust these scores."
+            "Training, validation and test share images, lesions, patients or "
+            "near-duplicates. Do not trust these scores."
         )
     else:
         sentences.append(describe_separation(results))
@@ -209,10 +209,12 @@ def describe_intervals(results: RunResults) -> str:
     if result.targets:
         thresholds = (
             " The intervals of rates at an operating point also cover the choice of the "
-            "threshold on the validation split."
+            "threshold on the validation split, except "
+            f"{'for the referral rule, ' if result.triage else ''}in subgroups and on "
+            "corrupted images."
         )
     return (
-        f"Numbers in brackets are {100 * result.confidence:.0f} % confidence intervals "
+        f"Numbers in brackets are {100 * result.confidence:g} % confidence intervals "
         f"({INTERVAL_METHOD}: {result.num_bootstrap:,} resamples of the "
         f"{describe_groups(result)}). Intervals cover the sampling of {units(result)}, not "
         f"the variance between training runs.{thresholds} {COVERAGE}"
@@ -316,8 +318,8 @@ def baseline_columns(results: RunResults) -> dict[str, Characteristics]:
 def baseline_rows(results: RunResults) -> list[tuple[str, str, list[str]]]:
     """Returns the rows of the baseline table: characteristic, value, and a cell per split.
 
-    The columns are those of `baseline_columns`. Counts of images have their share of the
-    split in percent.
+    The columns are those of `baseline_columns`. The number of images with a diagnosis or
+    another characteristic is followed by their share of the split in percent.
     """
     columns = list(baseline_columns(results).values())
     rows = [
@@ -331,12 +333,13 @@ def baseline_rows(results: RunResults) -> list[tuple[str, str, list[str]]]:
             [_describe_age(column) for column in columns],
         ),
     ]
-    parts = {"diagnosis": [column.classes for column in columns]}
+    parts: dict[str, list[Mapping[str, int]]] = {}
+    parts["diagnosis"] = [column.classes for column in columns]
     for attribute in SUBGROUPS:
         if SUBGROUPS[attribute] == DATASET and len(results.info.datasets) == 1:
             continue
         label = ATTRIBUTE_LABELS.get(attribute, subgroup_label(attribute))
-        parts[label] = [column.attributes[attribute] for column in columns]
+        parts[label] = align_values([c.attributes[attribute] for c in columns])
     for name, counts in parts.items():
         values = dict.fromkeys(value for part in counts for value in part)
         values = dict.fromkeys([*(v for v in values if v != UNKNOWN), UNKNOWN])
@@ -370,7 +373,7 @@ def describe_split_boxes(results: RunResults) -> list[str]:
 
 
 def _count_units(count: int | None, column: Characteristics, unit: str) -> str:
-    """Returns the number of lesions or patients, or for how many images it is known."""
+    """Returns the number of lesions or patients, or of images for which it is not known."""
     if count is not None:
         return f"{count:,}"
     known = column.identifiers

@@ -11,6 +11,7 @@ from skincnn.reporting.labels import metric_label, split_label
 from skincnn.reporting.load import RunResults
 from skincnn.reporting.text.dataset_text import data_label
 from skincnn.reporting.text.identifier_text import PLURALS, count_images, describe_unseen
+from skincnn.training.stages import make_stages
 
 ONE_IMAGE = {
     "train": "training",
@@ -21,7 +22,11 @@ ONE_IMAGE = {
 
 
 def describe_training(results: RunResults) -> str:
-    """Returns a description of the training images and of the choice of the epoch."""
+    """Returns how the models were trained and how their epochs were chosen.
+
+    For an ensemble, the text only states which models are averaged, and on which images
+    the calibration and the thresholds were chosen.
+    """
     info, validation = results.info, results.splits["val"]
     count = len(info.members)
     if info.kind == "ensemble":
@@ -41,9 +46,9 @@ def describe_training(results: RunResults) -> str:
             f"{' to '.join(f'{size:,}' for size in ends)} images. After each pass through "
             "the training images (epoch), a model was scored on one further fold, and the "
             f"{_kept_version(results)} was kept; the remaining folds are the test split of "
-            "the model. Every image was tested once, by a model that was not trained on "
-            f"{unseen}, except those of fold {FINAL_TEST_FOLD}: this fold is kept for a "
-            "final test, and all models were trained on it."
+            "the model. Each test image was tested once, by a model that was not trained "
+            f"on {unseen}. Fold {FINAL_TEST_FOLD} is kept for a final test; all models "
+            "were trained on it."
         )
     data, audit = results.config.data, info.audit
     choice = f"The {_kept_version(results)}, {info.best_epoch}, was kept."
@@ -75,7 +80,7 @@ def _describe_teacher(results: RunResults) -> str:
     models = (
         "another model" if len(teacher.models) == 1 else f"{len(teacher.models)} models"
     )
-    unseen = "; each image was predicted only by models that were not trained on its group"
+    unseen = "; for each image, only models that were not trained on its group are averaged"
     return (
         " Besides the diagnoses, it was trained to reproduce the probabilities of "
         f"{models} for the training images (distillation, weight "
@@ -110,7 +115,7 @@ def _kept_version(results: RunResults) -> str:
 
 
 def _list_folds(folds: Sequence[int]) -> str:
-    """Returns "folds 0 to 7", or "folds 0, 1, 5" if the folds are not consecutive."""
+    """Returns "folds 0 to 7" for three or more consecutive folds, else "folds 0, 5"."""
     first, last = min(folds), max(folds)
     if sorted(folds) == [*range(first, last + 1)] and len(folds) > 2:
         return f"folds {first} to {last}"
@@ -122,10 +127,12 @@ def describe_augmentation(config: Config) -> str:
 
     Cached features allow no changes other than rotations and reflections.
     """
-    train, parts = config.train, ", ".join(config.augment.parts) or "none"
-    if config.augment.choose == "one":
+    train, augment = config.train, config.augment
+    parts = ", ".join(augment.parts) if augment.magnitude else ""
+    if parts and augment.choose == "one":
         parts = f"one of {parts}"
-    random = parts if config.augment.mix == "none" else f"{parts}, {config.augment.mix}"
+    mix = "" if augment.mix == "none" else augment.mix
+    random = ", ".join(filter(None, (parts, mix))) or "none"
     if train.cached_views == 0:
         return random
     cached = "none"
@@ -134,6 +141,11 @@ def describe_augmentation(config: Config) -> str:
     blocks = [stage.trainable_blocks for stage in train.stages]
     head_only = train.scenario == "linear_probe" or (blocks and not any(blocks))
     return cached if head_only else f"{random}; while only the head is trained: {cached}"
+
+
+def max_epochs(config: Config) -> int:
+    """Returns the number of epochs of all stages, without early stopping."""
+    return sum(stage.epochs for stage in make_stages(config))
 
 
 def describe_resizing(data: DataConfig) -> str:
@@ -148,7 +160,10 @@ def describe_resizing(data: DataConfig) -> str:
 
 
 def describe_cost(results: RunResults) -> str:
-    """Returns the number of parameters and the training time of all models."""
+    """Returns the number of parameters and the training time, with code and hardware.
+
+    Code and hardware are omitted if they are not known or differ between models.
+    """
     info = results.info
     hardware = describe_provenance(info.provenance)
     networks = {"ensemble": "Together, the networks have"}
@@ -162,31 +177,41 @@ def describe_cost(results: RunResults) -> str:
 
 
 def describe_selection(results: RunResults) -> str:
-    """Returns which part of the images was used, and whether this is the final test."""
+    """Returns which part of the images was used, and whether this is a final test.
+
+    The text is "" if all images of the folds were used, and this is not a final test.
+    """
     values = {config.data.one_image_per_lesion for config in results.configs}
     splits = [ONE_IMAGE[value] for value in ONE_IMAGE if value in values]
-    fractions = sorted({config.data.train_fraction for config in results.configs} - {1.0})
+    all_fractions = {config.data.train_fraction for config in results.configs}
+    fractions = sorted(all_fractions - {1.0})
     sentences = []
     if source := results.info.leave_out:
+        by_image = any(config.data.split_by == "image" for config in results.configs)
+        kept = "" if by_image else f", without those in fold {FINAL_TEST_FOLD}"
         sentences.append(
             f"The source {source} was left out: the model was neither trained nor "
             "validated on its images, nor on images of the same groups. The test split "
-            f"contains only images of {source}, without those in fold {FINAL_TEST_FOLD}."
+            f"contains only images of {source}{kept}."
         )
     if all(config.data.final_test for config in results.configs):
         sentences.append(
-            "This is the final test: no other run is tested on these images, except with a "
-            "split by image."
+            f"This is a final test: only final tests use fold {FINAL_TEST_FOLD} as the "
+            "test split, except with a split by image."
         )
     if any(config.data.single_image_lesions for config in results.configs):
         sentences.append("Validation and test contain only lesions with a single image.")
     if splits:
-        sentences.append(f"One image of each lesion was used in {'; '.join(splits)}.")
+        models = " of some of the models" if "none" in values else ""
+        sentences.append(
+            f"One image of each lesion was used in {'; '.join(splits)}{models}."
+        )
     if fractions:
+        models = " by some of the models" if 1.0 in all_fractions else ""
         shares = " and ".join(f"{100 * fraction:g} %" for fraction in fractions)
         sentences.append(
             f"Only {shares} of the training {PLURALS[results.info.identifiers.unit]}, with "
-            "their near-duplicates, were used."
+            f"their near-duplicates, were used{models}."
         )
     return " ".join(sentences)
 
@@ -205,7 +230,10 @@ def is_split_by_image(results: RunResults) -> bool:
 
 
 def is_leaky(results: RunResults) -> bool:
-    """Returns whether splits share images, lesions or near-duplicates."""
+    """Returns whether splits share images, lesions or groups of images.
+
+    The splits are those of the run, and the headline split; see `RunResults.leakage`.
+    """
     return any(
         count
         for audit in (results.info.audit, results.leakage)
@@ -218,7 +246,7 @@ def is_leaky(results: RunResults) -> bool:
 
 
 def describe_split_by_image(results: RunResults) -> str:
-    """Returns a warning for a split by image; "" for a split by lesion."""
+    """Returns a warning if `is_split_by_image`; "" otherwise."""
     if not is_split_by_image(results):
         return ""
     audit, known = results.info.audit, results.info.identifiers
@@ -233,8 +261,9 @@ def describe_split_by_image(results: RunResults) -> str:
         shown = f"at least {shown} (lesions are not known for all images)"
     if not parts:
         shown = (
-            f"{audit.num_shared_groups:,} groups of nearly identical images are in more "
-            "than one of training, validation and test, and lesions are not known"
+            f"{audit.num_shared_groups:,} groups of related images (of one patient, or "
+            "near-duplicates) are in more than one of training, validation and test, and "
+            "lesions are not known"
         )
     return (
         f"SPLIT BY IMAGE: {shown}. The scores are inflated and can be compared only with "
@@ -244,11 +273,15 @@ def describe_split_by_image(results: RunResults) -> str:
 
 
 def describe_leakage(result: SplitResult) -> str:
-    """Returns a warning for a split that was partly used in training; "" for others."""
+    """Returns a warning if a split overlaps with training or validation; "" otherwise.
+
+    Images overlap if they are the same, or of the same lesion or group; see `SplitLeakage`.
+    """
     if result.leakage is None or not result.leakage.num_leaky_images:
         return ""
     return (
         f"LEAKAGE: {result.leakage.num_leaky_images} of the {result.num_images} images of "
         f"the {split_label(result)} were used for training or validation, show the same "
-        "lesion as such an image, or are near-duplicates of one. Do not trust these scores."
+        "lesion or patient as such an image, or are near-duplicates of one. Do not trust "
+        "these scores."
     )

@@ -15,6 +15,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from skincnn.errors import ConfigError
 from skincnn.files import require_writable_folder
+from skincnn.paths import decode_names
 from skincnn.serving.images import MAX_BYTES
 from tfds_ham10000.image_files import (
     ARCHIVE_ERRORS,
@@ -61,13 +62,27 @@ class ImageFile(NamedTuple):
 
 
 def match(pattern: str) -> list[FileRef]:
-    """Returns references to the matching files, or one with a `problem` if none matches."""
-    refs = []
-    for name in list_files(pattern):
-        is_valid = printable(name) == name
-        problem = "" if is_valid else "unreadable: the file name is not valid UTF-8"
-        refs.append(FileRef(printable(name), problem))
+    """Returns references to the files that match a pattern; see `list_files`.
+
+    A reference has a `problem` if the name of the file is not valid UTF-8. If no file
+    matches, the result is one reference with the pattern as name and a `problem`.
+    """
+    refs = list(map(_refer, list_files(pattern)))
     return refs or [FileRef(pattern, "unreadable: no file matches this name or pattern")]
+
+
+def read_names(path: str) -> list[FileRef]:
+    """Returns references to the files that a text file lists; see `decode_names`.
+
+    Spaces around a name are removed. A reference has a `problem` if the name is not valid
+    UTF-8.
+
+    Raises:
+        OSError, ValueError: The text file cannot be read.
+    """
+    with FileSystems.open(path) as file:
+        content = b"".join(iter(file.readline, b""))  # `read` can return only a part
+    return [_refer(name.strip()) for name in decode_names(content)]
 
 
 def list_files(pattern: str, limit: int | None = None) -> list[str]:
@@ -76,9 +91,14 @@ def list_files(pattern: str, limit: int | None = None) -> list[str]:
     Args:
         pattern: Path of an image, a ZIP archive, or a directory (remote directories must
             end in /), which is searched recursively for images, see
-            `tfds_ham10000.image_files.find_files`; or a pattern, in which ** matches any
-            number of directories.
-        limit: Maximum number of files to return for a pattern; None for all.
+            `tfds_ham10000.image_files.find_files`; or a name with wildcards: * matches any
+            text without slashes, ** also text with slashes. a/**.jpg matches a/x.jpg and
+            a/b/x.jpg, but a/**/*.jpg matches only the latter.
+        limit: Maximum number of files for a name with wildcards, None for all; ignored for
+            directories.
+
+    Raises:
+        OSError, ValueError: The file system cannot be read or is not supported.
     """
     if Path(pattern).is_dir():
         return list(map(str, find_files(Path(pattern)).files))
@@ -95,7 +115,8 @@ def list_files(pattern: str, limit: int | None = None) -> list[str]:
 def list_members(ref: FileRef) -> Iterator[FileRef]:
     """Yields references to the images in an archive; yields any other reference as is.
 
-    Each reference contains at most `MEMBERS_PER_REF` images.
+    Each reference contains at most `MEMBERS_PER_REF` images. For an archive that cannot be
+    read or contains no images, yields one reference to the archive with a `problem`.
     """
     if ref.problem or not ref.name.lower().endswith(".zip"):
         yield ref
@@ -117,7 +138,11 @@ def list_members(ref: FileRef) -> Iterator[FileRef]:
 
 
 def read(ref: FileRef) -> Iterator[ImageFile]:
-    """Yields each image of a reference."""
+    """Yields each image of a reference from `list_members`.
+
+    A reference to a whole ZIP archive would yield the archive as one file. For an image
+    that cannot be read, the content is the reason; see `ImageFile`.
+    """
     name, problem, members = ref
     if members:
         yield from _read_archive(name, members)
@@ -144,15 +169,15 @@ def require_images(patterns: Sequence[str], names: str | None) -> None:
     try:
         if any(list_files(pattern, 1) for pattern in patterns):
             return
-        if names is not None:
-            with FileSystems.open(names) as file:
-                if any(line.strip() for line in file):
-                    return
+        if names is not None and read_names(names):
+            return
     except (OSError, ValueError) as error:
-        raise ConfigError(f"The images cannot be listed: {error}") from error
+        text = "Check the names of the images and of the --names file."
+        raise ConfigError(f"The images cannot be listed: {error}. {text}") from error
     raise ConfigError(
-        f"Expected image files, patterns, directories with {', '.join(IMAGE_SUFFIXES)} "
-        f"files, or --names FILE. Received: {' '.join(patterns) or names or 'nothing'}."
+        "Expected image files, ZIP archives, patterns, directories with "
+        f"{', '.join(IMAGE_SUFFIXES)} files, or --names FILE. No image was found in: "
+        f"{' '.join(patterns) or names or 'the arguments'}."
     )
 
 
@@ -160,8 +185,8 @@ def require_empty(output: str, prefixes: Sequence[str]) -> None:
     """Checks that the directory `output`, if it exists, contains no files <prefix>-*.
 
     Raises:
-        ConfigError: `output` contains predictions, cannot be listed, contains a wildcard
-            character in its path, or is not a writable directory.
+        ConfigError: `output` contains such files, cannot be listed, is not a writable
+            directory, or its path contains a wildcard character.
     """
     if set("*?[") & set(output):
         # Beam would interpret the names of its temporary and output files as patterns.
@@ -175,14 +200,19 @@ def require_empty(output: str, prefixes: Sequence[str]) -> None:
             for name in _match(FileSystems.join(output, f"{prefix}-*"), 1)
         ]
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"The --output directory {output} cannot be listed: {error}"
-        ) from error
+        text = f"The --output directory {output} cannot be listed: {error}"
+        raise ConfigError(f"{text}. Use another --output.") from error
     if paths:
         raise ConfigError(
             f"--output must be a directory without predictions. Received: {output}, which "
             f"contains {paths[0]}. Use another --output, or remove these files."
         )
+
+
+def _refer(name: str) -> FileRef:
+    is_valid = printable(name) == name
+    problem = "" if is_valid else "unreadable: the file name is not valid UTF-8"
+    return FileRef(printable(name), problem)
 
 
 def _read(open_file: Callable[[], IO[bytes]]) -> bytes | str:
@@ -195,7 +225,6 @@ def _read(open_file: Callable[[], IO[bytes]]) -> bytes | str:
 
 
 def _read_archive(name: str, members: Sequence[tuple[int, str]]) -> Iterator[ImageFile]:
-    """Yields the given images of an archive."""
     with contextlib.ExitStack() as stack:
         try:
             archive = zipfile.ZipFile(stack.enter_context(_open(name)))

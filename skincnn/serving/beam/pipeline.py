@@ -2,9 +2,6 @@
 
 File names are listed and distributed over the workers. Each worker reads and predicts
 images in the same process, so that no image is sent from one worker to another.
-
-References:
-    Apache Beam, About Beam ML, https://beam.apache.org/documentation/ml/about-ml/.
 """
 
 from __future__ import annotations
@@ -38,6 +35,7 @@ from skincnn.serving.beam import io
 from skincnn.serving.images import OK
 from skincnn.serving.predictor import Predictor, load_predictor, predict_files
 from skincnn.startup import own_settings
+from tfds_ham10000.records import SourceError
 
 Format = Literal["csv", "jsonl"]
 PREDICTIONS, UNREADABLE_FILES = "predictions", "unreadable"
@@ -82,7 +80,12 @@ class ImageHandler(ModelHandler[io.ImageFile, str | UnreadableFile, LoadedModel]
 
     @own_settings()
     def load_model(self) -> LoadedModel:
-        """Loads the clinical metadata, and the model after verifying its hashes."""
+        """Loads the clinical metadata, and the model after verifying its hashes.
+
+        Raises:
+            ConfigError, DataError, SourceError: See `load_predictor` and
+                `tables.read_clinical_metadata`.
+        """
         table = tables.read_clinical_metadata(self.clinical_metadata)
         return LoadedModel(load_predictor(self.model), table)
 
@@ -153,13 +156,13 @@ def run(
         flags: Flags of Beam. Without --runner, the pipeline runs on this machine.
 
     Returns:
-        Number of predicted images (`PREDICTIONS`) and of unreadable files
-        (`UNREADABLE_FILES`).
+        Number of predicted images (`PREDICTIONS`), of files that could not be read or
+        predicted (`UNREADABLE_FILES`), and of images without clinical metadata
+        (`WITHOUT_METADATA`; 0 without a table).
 
     Raises:
-        ConfigError: Beam rejects the flags, or a worker cannot load the model or the
-            clinical metadata.
-        DataError: A file of the model has changed.
+        ConfigError: Beam rejects the flags; see also `ImageHandler.load_model`.
+        DataError, SourceError: See `ImageHandler.load_model`.
         RuntimeError: The pipeline was stopped, or a worker failed.
     """
     pipeline, is_local = _create_pipeline(flags)
@@ -198,10 +201,8 @@ def find_images(
     if names is not None:
         listed = (
             pipeline
-            | "ReadNames" >> beam.io.ReadFromText(names)
-            | "Strip" >> beam.Map(str.strip)
-            | "IsName" >> beam.Filter(bool)
-            | "Refer" >> beam.Map(io.FileRef)
+            | "ListNames" >> beam.Create([names])
+            | "ReadNames" >> beam.FlatMap(io.read_names)
         )
         refs = (refs, listed) | beam.Flatten()
     files = refs | "DistributeFiles" >> beam.Reshuffle()
@@ -253,7 +254,7 @@ def _find_user_error(error: BaseException) -> BaseException | None:
     """Returns the interruption or user error that caused an error of Beam, or None."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, KeyboardInterrupt | ConfigError | DataError):
+        if isinstance(cause, KeyboardInterrupt | ConfigError | DataError | SourceError):
             return cause
         cause = cause.__cause__ or cause.__context__
     return None

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +14,24 @@ from starlette.staticfiles import StaticFiles
 
 from skincnn import __version__
 from skincnn.clinical_metadata import CLINICAL_COLUMNS
-from skincnn.errors import DataError
 from skincnn.reporting.templates import encode_png
 from skincnn.serving.images import OK
-from skincnn.serving.web.batching import Batcher, ClinicalMetadata
+from skincnn.serving.web.batching import Batcher
 from skincnn.serving.web.form import (
     IMAGES_FIELD,
     MEDIA_TYPE,
     Form,
     RequestLimits,
     discard_body,
+    parse_clinical_metadata,
 )
-from skincnn.serving.web.guard import Guard, problem_response
-from skincnn.serving.web.metrics import ServiceMetrics
-from skincnn.serving.web.model import ServedModel, parse_clinical_metadata
+from skincnn.serving.web.guard import Guard, ServiceMetrics, problem_response
+from skincnn.serving.web.model import ServedModel
 from skincnn.serving.web.schemas import (
     ImagePrediction,
     ModelInfo,
     PredictResponse,
     Problem,
-    Status,
     to_predictions,
 )
 
@@ -47,31 +42,27 @@ PAGE_PATHS = ("/", "/page.css", "/page.js", "/icon.svg")
 """The paths of the web page and its files."""
 DESCRIPTION = """Predicts classes of skin lesions in dermatoscopic images. **Not a medical
 device.** Images are decoded in memory and not stored. Errors are `Problem` objects."""
+PROBLEMS = (401, 403, 408, 413, 415, 422, 429, 500, 503)
+"""Status codes of errors in the OpenAPI description of every path."""
 router = APIRouter()
 
 
 class Service:
     """The model with everything that the requests share.
 
+    The methods raise an `HTTPException` if a request cannot be handled.
+
     Attributes:
         stopping: Whether the server received a signal to stop. It then completes requests
             in progress.
     """
 
-    def __init__(self, model: ServedModel, metrics: ServiceMetrics):
+    def __init__(self, model: ServedModel):
         self.model = model
-        self.metrics = metrics
+        self.metrics = ServiceMetrics()
         self.limits = RequestLimits()
-        self.batcher = Batcher(model.predictor.predict, metrics.batches.observe)
+        self.batcher = Batcher(model.predictor.predict, self.metrics.batches.observe)
         self.stopping = False
-        self._explaining = ThreadPoolExecutor(1, "explain")
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Processes requests in the `with` block."""
-        with self._explaining:
-            async with self.batcher.running():
-                yield
 
     def require_ready(self) -> None:
         """Raises the error 503 if the server is stopping."""
@@ -80,7 +71,7 @@ class Service:
 
     async def predict(self, form: Form) -> tuple[ImagePrediction, ...]:
         """Returns the predictions for the images of a request."""
-        metadata = clinical_metadata(form)
+        metadata = parse_clinical_metadata(form.fields)
         outputs = await self.batcher.predict(form.contents, metadata)
         return to_predictions(form.names, outputs, self.model.predictor.rule)
 
@@ -88,7 +79,11 @@ class Service:
         """Returns the model input of an image beside its Grad-CAM overlay, as PNG."""
         explainer = self.model.explainer
         if explainer is None:
-            raise HTTPException(404, "Grad-CAM requires a run directory as MODEL.")
+            raise HTTPException(
+                404,
+                "Grad-CAM is not available: the server was started with neither a run "
+                "directory nor its model.keras, or the model does not support Grad-CAM.",
+            )
         (prediction,) = await self.predict(form)
         if prediction.status != OK:
             raise HTTPException(422, prediction.status)
@@ -99,22 +94,15 @@ class Service:
                 f"`{CLASS_FIELD}` must be one of {', '.join(explainer.class_names)}. "
                 f"Received: {name[:100]!r}.",
             )
-        metadata = pd.DataFrame([clinical_metadata(form)])
+        metadata = pd.DataFrame([parse_clinical_metadata(form.fields)])
 
         def draw() -> bytes:
             (pair,) = explainer.explain(form.contents, [name], metadata)
             assert pair is not None, "the class is given"
             return encode_png(pair)
 
-        return await asyncio.get_running_loop().run_in_executor(self._explaining, draw)
-
-
-def clinical_metadata(form: Form) -> ClinicalMetadata:
-    """Returns the clinical metadata in a request; see `parse_clinical_metadata`."""
-    try:
-        return parse_clinical_metadata(form.fields)
-    except DataError as error:
-        raise HTTPException(422, str(error)) from error
+        run = asyncio.get_running_loop().run_in_executor
+        return await run(self.batcher.executor, draw)
 
 
 def build_app(model: ServedModel, token: str = "") -> FastAPI:
@@ -122,22 +110,22 @@ def build_app(model: ServedModel, token: str = "") -> FastAPI:
 
     Args:
         model: The model that predicts the images.
-        token: The token that requests must contain; "" if only this computer can send
-            requests.
+        token: The token that requests must contain (see `Guard`); "" if only this computer
+            can send requests.
     """
-    metrics = ServiceMetrics()
-    service = Service(model, metrics)
-    metrics.in_progress.set_function(lambda: service.limits.num_requests)
+    service = Service(model)
     app = FastAPI(
         title="skincnn",
         version=__version__,
         description=DESCRIPTION,
+        responses={code: {"model": Problem} for code in PROBLEMS},
         docs_url=None,  # These pages load scripts from other sites.
         redoc_url=None,
-        lifespan=lambda _: service.running(),
+        redirect_slashes=False,  # Many clients drop the body of a redirected request.
+        lifespan=lambda _: service.batcher.running(),
     )
     app.state.service = service
-    app.add_middleware(Guard, token=token, metrics=metrics)
+    app.add_middleware(Guard, token=token, metrics=service.metrics)
     app.add_exception_handler(HTTPException, _report_problem)
     app.add_exception_handler(TimeoutError, _report_timeout)
     app.include_router(router)
@@ -161,17 +149,13 @@ def _form_schema(*fields: str, many: bool) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    code: {"model": Problem} for code in (401, 403, 408, 413, 415, 422, 429, 500, 503)
-}
-
-
-@router.post("/v1/predict", responses=PROBLEMS, openapi_extra=_form_schema(many=True))
+@router.post("/v1/predict", openapi_extra=_form_schema(many=True))
 async def predict(request: Request) -> PredictResponse:
     """Predicts one or more images.
 
     An unreadable file has a status other than "ok" and does not affect the other files. The
-    clinical metadata apply to all images of the request.
+    clinical metadata apply to all images of the request. A model that uses images only
+    rejects requests with clinical metadata.
     """
     service: Service = request.app.state.service
     service.require_ready()
@@ -186,7 +170,7 @@ async def predict(request: Request) -> PredictResponse:
 @router.post(
     "/v1/explain",
     response_class=Response,
-    responses={200: {"content": {"image/png": {}}}, 404: {"model": Problem}, **PROBLEMS},
+    responses={200: {"content": {"image/png": {}}}, 404: {"model": Problem}},
     openapi_extra=_form_schema(CLASS_FIELD, many=False),
 )
 async def explain(request: Request) -> Response:
@@ -211,16 +195,16 @@ async def describe_model(request: Request) -> ModelInfo:
 
 
 @router.get("/healthz")
-async def report_health() -> Status:
-    """Returns whether the process is running."""
-    return Status()
+async def report_health() -> dict[str, str]:
+    """Returns "ok" while the process is running."""
+    return {"status": "ok"}
 
 
-@router.get("/readyz", responses={503: {"model": Problem}})
-async def report_readiness(request: Request) -> Status:
+@router.get("/readyz")
+async def report_readiness(request: Request) -> dict[str, str]:
     """Returns "ok" if the server accepts requests, or the error 503 if it is stopping."""
     request.app.state.service.require_ready()
-    return Status()
+    return {"status": "ok"}
 
 
 @router.get("/metrics", response_class=Response)

@@ -6,11 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pandas as pd
 
-from skincnn.serving.prefetch import NUM_IN_FLIGHT
 from skincnn.serving.saved_model import Predict, Predictions
 
 ClinicalMetadata = dict[str, float | str]
@@ -27,17 +26,19 @@ class _Job:
 
     contents: Sequence[bytes]
     clinical_metadata: ClinicalMetadata
-    predictions: asyncio.Future[Predictions] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
+    predictions: asyncio.Future[Predictions]
 
 
 class Batcher:
-    """Predicts the images of concurrent requests in batches, in background threads.
+    """Predicts the images of concurrent requests in batches, in a background thread.
 
-    As in `serving.prefetch`, `NUM_IN_FLIGHT` batches are predicted at a time, so that one
-    is decoded while the network predicts another. Meanwhile, requests wait for the next
-    batch. The number of waiting requests is limited by `form.RequestLimits`.
+    One batch is predicted at a time, on all cores; with two at a time, the throughput was
+    lower. Meanwhile, requests wait for the next batch. The number of waiting requests is
+    limited by `form.RequestLimits`.
+
+    Attributes:
+        executor: Runs the predictions in one thread, and can also run other computations of
+            the model.
     """
 
     def __init__(self, predict: Predict, observe: Callable[[int], None]):
@@ -45,19 +46,17 @@ class Batcher:
         self._predict = predict
         self._observe = observe
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
-        self._collecting = asyncio.Lock()
+        self.executor = ThreadPoolExecutor(1, "predict")
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Predicts jobs in the `with` block; jobs that wait at its end are dropped."""
-        with ThreadPoolExecutor(NUM_IN_FLIGHT, "predict") as executor:
-            start = asyncio.create_task
-            workers = [start(self._work(executor)) for _ in range(NUM_IN_FLIGHT)]
+        """Predicts jobs in the block; jobs that still wait at its end are dropped."""
+        with self.executor:
+            worker = asyncio.create_task(self._work())
             try:
                 yield
             finally:
-                for worker in workers:
-                    worker.cancel()
+                worker.cancel()
 
     async def predict(
         self, contents: Sequence[bytes], clinical_metadata: ClinicalMetadata
@@ -67,18 +66,17 @@ class Batcher:
         The clinical metadata apply to all of its images. An exception of the model is
         raised for all requests of the batch.
         """
-        job = _Job(contents, clinical_metadata)
+        future = asyncio.get_running_loop().create_future()
+        job = _Job(contents, clinical_metadata, future)
         self._jobs.put_nowait(job)
         return await job.predictions
 
-    async def _work(self, executor: ThreadPoolExecutor) -> None:
+    async def _work(self) -> None:
         while True:
-            # One worker at a time, so that two idle workers do not split the requests.
-            async with self._collecting:
-                jobs = await self._collect()
+            jobs = await self._collect()
             run = asyncio.get_running_loop().run_in_executor
             try:
-                parts = await run(executor, self._predict_jobs, jobs)
+                parts = await run(self.executor, self._predict_jobs, jobs)
             except Exception as error:
                 for job in jobs:
                     if not job.predictions.done():
@@ -97,7 +95,6 @@ class Batcher:
         return [job for job in jobs if not job.predictions.done()]
 
     def _predict_jobs(self, jobs: Sequence[_Job]) -> list[Predictions]:
-        """Returns the predictions of each job."""
         if not jobs:
             return []
         contents = [content for job in jobs for content in job.contents]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 
 from starlette.datastructures import FormData, UploadFile
@@ -12,14 +12,17 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from skincnn.clinical_metadata import CLINICAL_COLUMNS, FIELDS
 from skincnn.serving.images import MAX_BYTES
+from skincnn.serving.web.batching import ClinicalMetadata
+from tfds_ham10000.table.values import PARSERS
 
 MAX_IMAGES = 32
 """Maximum number of images in a request."""
 MAX_REQUEST_BYTES = 100_000_000
 """Maximum size of a request. The size of each image is limited to `MAX_BYTES`."""
 MAX_TOTAL_BYTES = 400_000_000
-"""Maximum size of all requests that are processed at a time."""
+"""Maximum total size of the requests that are processed at a time."""
 MAX_REQUESTS = 64
 """Maximum number of requests that are processed at a time."""
 MAX_FIELDS = 10
@@ -27,11 +30,12 @@ MAX_FIELD_BYTES = 1000
 READ_SECONDS = 60
 """Maximum time for receiving a request."""
 IMAGES_FIELD = "images"
+AS_FILES = f"files, with curl: -F {IMAGES_FIELD}=@FILE"
 MEDIA_TYPE = "multipart/form-data"
 
 
 async def discard_body(request: Request) -> None:
-    """Receives the rest of the body of a request, but at most `MAX_REQUEST_BYTES`.
+    """Receives the rest of a body, up to `MAX_REQUEST_BYTES` and for `READ_SECONDS`.
 
     Most clients read the response only after they have sent the whole body.
     """
@@ -47,12 +51,9 @@ async def discard_body(request: Request) -> None:
 
 @dataclass(frozen=True)
 class Form:
-    """The content of a request.
+    """The names and contents of the image files of a request, and its other form fields.
 
-    Attributes:
-        names: File name of each image, as sent by the client.
-        contents: Content of each image file.
-        fields: Other form fields by name.
+    `fields` contains the text of each field by name.
     """
 
     names: list[str]
@@ -72,11 +73,6 @@ class RequestLimits:
     def __init__(self) -> None:
         self._sizes: dict[Request, int] = {}
 
-    @property
-    def num_requests(self) -> int:
-        """The number of requests that are being received or processed."""
-        return len(self._sizes)
-
     @contextlib.asynccontextmanager
     async def read(
         self, request: Request, fields: Collection[str], max_images: int = MAX_IMAGES
@@ -89,7 +85,7 @@ class RequestLimits:
         Raises:
             HTTPException: 400 (the client disconnected), 408, 413, 415, 422 or 429.
         """
-        if self.num_requests >= MAX_REQUESTS:
+        if len(self._sizes) >= MAX_REQUESTS:
             raise too_many_requests()
         self._sizes[request] = 0
         try:
@@ -105,7 +101,8 @@ class RequestLimits:
     async def _parse(self, request: Request, max_images: int) -> FormData:
         content_type = request.headers.get("content-type", "")
         if content_type.partition(";")[0].strip().lower() != MEDIA_TYPE:
-            raise HTTPException(415, f"The content type must be {MEDIA_TYPE}.")
+            text = f"The content type must be {MEDIA_TYPE}."
+            raise HTTPException(415, f"{text} Received: {content_type[:100]!r}.")
         parser = MemoryParser(
             request.headers,
             self._receive(request),
@@ -122,7 +119,13 @@ class RequestLimits:
         except ClientDisconnect as error:
             raise HTTPException(400, "The client disconnected.") from error
         except MultiPartException as error:
-            raise HTTPException(422, error.message) from error
+            text = error.message
+            if text.startswith("Part exceeded maximum size"):
+                text = (
+                    f"A text field must have at most {MAX_FIELD_BYTES} bytes. Send "
+                    f"`{IMAGES_FIELD}` as {AS_FILES}"
+                )
+            raise HTTPException(422, text) from error
 
     async def _receive(self, request: Request) -> AsyncGenerator[bytes, None]:
         async for part in request.stream():
@@ -158,12 +161,36 @@ async def to_form(data: FormData, fields: Collection[str]) -> Form:
         elif name in fields and isinstance(value, str) and name not in form.fields:
             form.fields[name] = value
         else:
-            allowed = f"`{IMAGES_FIELD}` (files)" + "".join(f", `{one}`" for one in fields)
+            texts = "".join(f", `{one}` (text)" for one in fields)
+            kind = "a file" if isinstance(value, UploadFile) else "text"
+            again = " again" if name in form.fields else ""
             raise HTTPException(
                 422,
-                f"The form fields must be {allowed}; all except `{IMAGES_FIELD}` at most "
-                f"once. Received: {name[:100]!r}.",
+                f"The form fields must be `{IMAGES_FIELD}` ({AS_FILES}){texts}; all except "
+                f"`{IMAGES_FIELD}` at most once. Received: {kind} in the field "
+                f"{name[:100]!r}{again}.",
             )
     if not form.contents:
         raise HTTPException(422, f"Send at least one file in the field `{IMAGES_FIELD}`.")
     return form
+
+
+def parse_clinical_metadata(fields: Mapping[str, str]) -> ClinicalMetadata:
+    """Returns a value for each of `CLINICAL_COLUMNS` from form fields.
+
+    Missing and empty fields mean unknown.
+
+    Raises:
+        HTTPException: 422; the age is not in 0..120, or the sex or localization is not a
+            valid word.
+    """
+    row: ClinicalMetadata = {}
+    for name in CLINICAL_COLUMNS:
+        parse, expected = PARSERS[FIELDS[name]]
+        text = fields.get(name, "").strip()
+        try:
+            row[name] = parse(text)
+        except ValueError as error:
+            message = f"The field {name} must be {expected}. Received: {text!r}."
+            raise HTTPException(422, message) from error
+    return row

@@ -1,4 +1,4 @@
-"""Restricts who may send requests, and what a browser may do with the responses."""
+"""Access control of the service, headers for browsers, and metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import time
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from skincnn.serving.web.form import discard_body
-from skincnn.serving.web.metrics import ServiceMetrics
 from skincnn.serving.web.schemas import Problem
 
 HEADERS = {
@@ -31,16 +31,50 @@ HEADERS = {
 """Headers of each response: the page loads nothing from other sites, and browsers store
 no response."""
 PROTECTED = ("/v1/", "/metrics")
-"""Paths that require the token. The page and the health checks contain no secrets."""
+"""Beginnings of the paths that require the token. The page and the health checks contain no
+secrets."""
+HEALTH_CHECKS = ("/healthz", "/readyz")
+"""Paths that also proxies and HTTP/1.0 clients without the header `Host` may request."""
 KNOWN_PATHS = ("/", "/v1/predict", "/v1/explain", "/v1/model", "/metrics", "/openapi.json")
+"""Paths that the metrics count separately; all others are counted as "other"."""
+
+
+class ServiceMetrics(CollectorRegistry):
+    """Metrics of the server: requests and their times, images, batches, CPU and memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        ProcessCollector(registry=self)
+        self.requests = Counter(
+            "skincnn_requests", "Requests.", ["path", "status"], registry=self
+        )
+        self.seconds = Histogram(
+            "skincnn_request_seconds",
+            "Time from the headers of a request to the end of its response.",
+            ["path"],
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+            registry=self,
+        )
+        self.images = Counter(
+            "skincnn_images",
+            "Images by the reason for their referral decision.",
+            ["reason"],
+            registry=self,
+        )
+        self.batches = Histogram(
+            "skincnn_batch_images",
+            "Images that were predicted together.",
+            buckets=(1, 2, 4, 8, 16, 32, 64),
+            registry=self,
+        )
 
 
 class Guard:
     """ASGI middleware that checks access, adds `HEADERS` and counts requests.
 
     With a token, requests to `PROTECTED` paths must contain the token (RFC 6750). Without a
-    token, all requests must name a loopback address as host, which prevents DNS rebinding,
-    and must not come from another web page.
+    token, all requests except `HEALTH_CHECKS` must name a loopback address as host, which
+    prevents DNS rebinding, and must not come from another web page.
     """
 
     def __init__(self, app: ASGIApp, token: str, metrics: ServiceMetrics):
@@ -80,10 +114,11 @@ class Guard:
             if scope["path"].startswith(PROTECTED) and not self._has_token(headers):
                 response = problem_response(
                     401,
-                    "Send the token of the server: Authorization: Bearer TOKEN.",
+                    "Send the token of the server in the header "
+                    "Authorization: Bearer TOKEN.",
                     {"WWW-Authenticate": "Bearer"},
                 )
-        elif not is_local_request(headers):
+        elif scope["path"] not in HEALTH_CHECKS and not is_local_request(headers):
             text = "Requests to this server must come from its own page or a local program."
             response = problem_response(403, text)
         if response is not self._app:
@@ -120,7 +155,7 @@ def is_local_request(headers: Headers) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Returns whether a host is "localhost" or an address of this computer only."""
+    """Returns whether a host is "localhost" or a loopback address, such as 127.0.0.1."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -7,25 +7,17 @@ from collections.abc import Sequence
 from typing import Literal
 
 from skincnn import __version__
-from skincnn.metrics.bootstrap import Estimate
+from skincnn.classes import LesionClass
+from skincnn.evaluation.results import SplitResult
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.records import Part
-from skincnn.serving.decision import (
-    Prediction,
-    Reason,
-    explain_decision,
-    find_reason,
-)
+from skincnn.serving.decision import Prediction, Reason, explain_decision, find_reason
 from skincnn.serving.images import OK
 from skincnn.serving.saved_model import Predictions
 
 
 class Problem(Part):
-    """An error, as application/problem+json.
-
-    References:
-        RFC 9457, Problem Details for HTTP APIs.
-    """
+    """An error, as application/problem+json (RFC 9457)."""
 
     type: Literal["about:blank"] = "about:blank"
     title: str
@@ -39,7 +31,7 @@ class ModelVersion(Part):
     Attributes:
         name: Name of the file or directory that is served.
         version: Version of the SavedModel in its directory; "" for other models.
-        format: "saved_model", "keras" or a key of `RUNTIMES`.
+        format: "keras" for model.keras, or a format of `skincnn export`, such as "litert".
         sha256: SHA-256 of the model.keras of each network.
         skincnn: Version of this package.
     """
@@ -52,7 +44,10 @@ class ModelVersion(Part):
 
 
 class ImagePrediction(Part):
-    """The prediction for an image. The numbers of an unreadable file are None.
+    """The prediction for an image.
+
+    For an unreadable file, the numbers, `probabilities` and `predicted_class` are None, and
+    `prediction_set` is empty.
 
     Attributes:
         file: Name of the file, as received.
@@ -60,15 +55,17 @@ class ImagePrediction(Part):
         probabilities: Calibrated probability by class name.
         predicted_class: Class with the highest probability before calibration.
         prediction_set: Classes in the prediction set.
-        malignant_probability: Sum of the probabilities of the malignant classes; None if
-            they are not known.
-        refer: Whether a dermatologist should examine the lesion; None if the malignant
-            classes are not known.
-        reason: The reason for this decision.
-        explanation: The decision and its reason as a sentence.
+        malignant_probability: Sum of the probabilities of the malignant classes; None
+            unless it is known for each class whether it is malignant, and there are classes
+            of both kinds.
+        refer: Whether a dermatologist should examine the lesion; None for a model without
+            `malignant_probability`.
+        reason: The reason for the referral decision.
+        explanation: The referral decision and its reason as a sentence.
         out_of_distribution: Whether the distance exceeds the OOD limit; None if OOD
             detection is switched off, and for an unreadable file.
-        ood_distance: Distance of the features from those of the validation images.
+        ood_distance: Distance of the features from those of the validation images; None for
+            an export without OOD distances.
     """
 
     file: str
@@ -92,40 +89,11 @@ class PredictResponse(Part):
     not_a_medical_device: Literal[True] = True
 
 
-class ClassInfo(Part):
-    """A class; `malignant` is None if this is unknown."""
-
-    name: str
-    full_name: str
-    malignant: bool | None
-
-
-class ModelScores(Part):
-    """Scores of the model on its test split, with confidence intervals.
-
-    Attributes:
-        stored_in: The part of the dataset that contains the images, such as "folds 8, 9".
-        balanced_accuracy: Balanced accuracy.
-        melanoma_sensitivity: Share of the melanoma images above the threshold for 90 %
-            specificity; None without melanoma or a threshold.
-        melanoma_referred: Share of the melanoma images that are referred; None without
-            melanoma or referral rule.
-        referred: Share of all images that are referred; None without a referral rule.
-        confidence: Confidence level of the intervals, 0..1.
-    """
-
-    dataset: str
-    stored_in: str
-    num_images: int
-    balanced_accuracy: Estimate
-    melanoma_sensitivity: Estimate | None
-    melanoma_referred: Estimate | None
-    referred: Estimate | None
-    confidence: float
-
-
 class ClinicalFields(Part):
-    """Valid values of the form fields for clinical metadata; all may be omitted."""
+    """Values of the form fields for clinical metadata, all of which may be omitted.
+
+    Ages are 0 to `max_age` years. Synonyms of the listed words are valid, too.
+    """
 
     max_age: int
     sex: tuple[str, ...]
@@ -142,13 +110,15 @@ class ModelInfo(Part):
         clinical_metadata: The form fields; None for a model that uses images only.
         grad_cam: Whether /v1/explain is available.
         max_images: Maximum number of images in a request.
-        synthetic: Whether the model was trained on synthetic images.
-        scores: Scores of the model; None unless a run directory is served.
-        model_card: The model card in Markdown; "" unless a run directory is served.
+        synthetic: Whether all training images are synthetic.
+        dataset: Full names of the TFDS datasets of the run; "" if there are no scores.
+        scores: Result of the test split; None unless the directory of a run or an ensemble,
+            or model.keras, is served.
+        model_card: The model card of the run in Markdown; "" if there is none.
     """
 
     model: ModelVersion
-    classes: tuple[ClassInfo, ...]
+    classes: tuple[LesionClass, ...]
     rule: DecisionRule
     rule_text: str
     image_size: int
@@ -156,15 +126,10 @@ class ModelInfo(Part):
     grad_cam: bool
     max_images: int
     synthetic: bool
-    scores: ModelScores | None
+    dataset: str
+    scores: SplitResult | None
     model_card: str
     not_a_medical_device: Literal[True] = True
-
-
-class Status(Part):
-    """The state of the service."""
-
-    status: Literal["ok"] = "ok"
 
 
 def to_predictions(

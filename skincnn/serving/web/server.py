@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
-import importlib.util
+import re
 import socket
 import sys
 from types import FrameType
-from typing import TYPE_CHECKING
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from skincnn.errors import ConfigError
-from skincnn.interruption import StopRequest
+from skincnn.interruption import StopRequest, prepare_to_stop
+from skincnn.serving.web.guard import is_loopback
 
-if TYPE_CHECKING:
-    import uvicorn
-    from fastapi import FastAPI
-
-PACKAGES = ("fastapi", "httptools", "prometheus_client", "python_multipart", "uvicorn")
 MIN_TOKEN_LENGTH = 16
 MAX_CONNECTIONS = 512
 """Maximum number of open connections; further ones get the status 503."""
 PORT_ERRORS = (errno.EADDRINUSE, errno.EACCES)
 """Error numbers of a port that another program uses, or that only root may use."""
+HEADER_SECONDS = 10
+"""Maximum time from the start of a connection, or from the previous response, until the
+headers of a request are complete."""
 DRAIN_SECONDS = 150
 """Maximum time for completing the requests in progress after a signal."""
 EXPOSED = (
@@ -31,29 +34,20 @@ EXPOSED = (
 )
 
 
-def check_requirements() -> None:
-    """Raises a `ConfigError` if the packages of the extra `serve` are not installed."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"The server requires {', '.join(missing)}. Install: pip install -e .[serve]"
-        )
-
-
 def check_token(listener: socket.socket, token: str) -> str:
     """Returns a warning about what is exposed to other computers; "" if nothing is.
 
     Raises:
         ConfigError: Other computers can reach the server without a token, or the token is
-            too short.
+            not valid.
     """
-    from skincnn.serving.web.guard import is_loopback
-
     host = listener.getsockname()[0]
-    if token and len(token) < MIN_TOKEN_LENGTH:
+    valid = re.findall("[!-~]", token)  # those that all clients send in the same way
+    if token and not MIN_TOKEN_LENGTH <= len(valid) == len(token):
         raise ConfigError(
-            f"--token must have at least {MIN_TOKEN_LENGTH} characters. Received: "
-            f"{len(token)} characters. Generate one: openssl rand -hex 32"
+            "--token (or the environment variable SKINCNN_TOKEN) must be at least "
+            f"{MIN_TOKEN_LENGTH} ASCII characters without spaces. Received: {len(token)} "
+            f"characters, {len(valid)} of them valid. Generate one: openssl rand -hex 32"
         )
     if is_loopback(host):
         return ""
@@ -78,10 +72,11 @@ def bind(host: str, port: int) -> socket.socket:
         raise ConfigError(f"--port must be in 0..65535. Received: {port}.")
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        # asyncio sends without delay (TCP_NODELAY) only if the socket names the protocol.
         family, kind, protocol, _, address = addresses[0]
         listener = socket.socket(family, kind, protocol)
         try:
-            if sys.platform != "win32":  # where it allows two servers on one port
+            if sys.platform != "win32":  # Windows would let two servers share the port
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
         except OSError:
@@ -98,15 +93,43 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+class Protocol(HttpToolsProtocol):
+    """Closes connections whose client sends no request within `HEADER_SECONDS`.
+
+    In uvicorn, clients that send nothing, or incomplete headers, keep their connections,
+    and could thus use up the maximum number of connections.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Starts the timer."""
+        super().connection_made(transport)
+        self._start_timer()
+
+    def on_headers_complete(self) -> None:
+        """Stops the timer, because the request is complete except for its body."""
+        self._timer.cancel()
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """Starts the timer for the next request."""
+        super().on_response_complete()
+        if self.cycle.response_complete:  # no other request was received meanwhile
+            self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stops the timer."""
+        super().connection_lost(exc)
+        self._timer.cancel()
+
+    def _start_timer(self) -> None:
+        self._timer = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+
 def make_server(app: FastAPI) -> uvicorn.Server:
     """Returns a server for an application from `build_app`.
 
     Environment variables, such as those of proxies, have no effect.
     """
-    import uvicorn
-
-    from skincnn.serving.web.protocol import Protocol
-
     config = uvicorn.Config(
         app,
         http=Protocol,
@@ -130,18 +153,27 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
     After the signal, requests in progress are completed.
 
     Raises:
-        Terminated, KeyboardInterrupt: SIGTERM or Ctrl-C stopped the server.
+        Terminated, KeyboardInterrupt: A signal of `TERMINATION`, or Ctrl-C, stopped the
+            server.
     """
     server = make_server(app)
-    stop, handle_exit = StopRequest(), server.handle_exit
-
-    def record_signal(number: int, frame: FrameType | None) -> None:
-        stop.signal = number
-        app.state.service.stopping = True
-        handle_exit(number, frame)
-
-    server.handle_exit = record_signal
-    server.run([listener])
-    # uvicorn usually raises the signal again, but sometimes returns instead.
+    with _Stop(app, server) as stop:
+        server.run([listener])
     if stop.requested:
         stop.exit()
+
+
+class _Stop(StopRequest):
+    """Stops a server after a signal, when the requests in progress are completed."""
+
+    def __init__(self, app: FastAPI, server: uvicorn.Server):
+        super().__init__()
+        self._app, self._stop_server = app, server.handle_exit
+        # uvicorn itself handles only SIGINT and SIGTERM, and later raises them again.
+        server.handle_exit = self._record
+
+    def _record(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        prepare_to_stop()
+        self._app.state.service.stopping = True
+        self._stop_server(number, frame)

@@ -19,14 +19,8 @@ async function request(path, form) {
   throw Object.assign(error, { status: response.status });
 }
 
-// Prevents a line break before the percent sign.
-function setText(target, text) {
-  target.textContent = text.replaceAll(" %", "\u00a0%");
-  return target;
-}
-
 function element(tag, text, properties = {}) {
-  return Object.assign(setText(document.createElement(tag), text), properties);
+  return Object.assign(document.createElement(tag), { textContent: text, ...properties });
 }
 
 function setOptions(select, values, texts = values) {
@@ -90,16 +84,17 @@ function describeScores(scores) {
     const range = low === null ? "no interval" : `${percent(low, 0)} to ${percent(high, 0)}`;
     return `${percent(value, 0)} (${range})`;
   };
-  const level = percent(scores.confidence, 0);
-  const texts = [`Balanced accuracy (share of correctly predicted images in a class, averaged over the classes): ${interval(scores.balanced_accuracy)}.`];
-  if (scores.melanoma_sensitivity) {
-    texts.push(`Melanoma sensitivity at the threshold for 90 % specificity: ${interval(scores.melanoma_sensitivity)}.`);
+  const { confidence, metrics, targets, triage } = scores;
+  const texts = [`Balanced accuracy (share of correctly predicted images in a class, averaged over the classes): ${interval(metrics.balanced_accuracy)}.`];
+  const sensitivity = targets.melanoma?.operating_points["specificity=0.90"]?.rates.sensitivity;
+  if (sensitivity) texts.push(`Melanoma sensitivity at the threshold for 90 % specificity: ${interval(sensitivity)}.`);
+  // An export can have another operating point than the evaluation, or no OOD detection.
+  const isOfModel = triage && triage.operating_point === model.rule.operating_point
+    && (triage.max_distance === null) === (model.rule.max_distance === null);
+  if (isOfModel && triage.melanoma_referred) {
+    texts.push(`The model refers ${interval(triage.melanoma_referred)} of the melanoma images and ${interval(triage.referred)} of all images.`);
   }
-  if (scores.melanoma_referred) {
-    texts.push(`It refers ${interval(scores.melanoma_referred)} of the melanoma images and `
-      + `${interval(scores.referred)} of all images.`);
-  }
-  texts.push(`These scores are from ${scores.num_images} test images (${scores.dataset}, ${scores.stored_in}), with ${level} `
+  texts.push(`These scores are from ${scores.num_images} test images (${model.dataset}, ${scores.stored_in}), with ${percent(confidence, 0)} `
     + "confidence intervals. Images from another clinic can give lower scores.");
   return texts;
 }
@@ -130,7 +125,7 @@ function show(prediction, file, metadata) {
   const article = find("#prediction").content.cloneNode(true).firstElementChild;
   find(".file", article).textContent = prediction.file;
   const decision = find(".decision", article);
-  setText(decision, prediction.explanation);
+  decision.textContent = prediction.explanation;
   decision.classList.add(prediction.out_of_distribution || prediction.refer === null ? "warn" : prediction.refer ? "refer" : "keep");
   if (prediction.probabilities === null) {
     find(".readable", article).replaceChildren(element("p", `File: ${prediction.status}.`));
@@ -143,7 +138,7 @@ function show(prediction, file, metadata) {
     text += ` ${fullName(rows[0][0])} has a higher probability (${percent(rows[0][1])}). The predicted class has the highest `
       + "score of the model. The probabilities also take into account how often each diagnosis occurred among the validation images.";
   }
-  setText(find(".class", article), text);
+  find(".class", article).textContent = text;
   const names = prediction.prediction_set.map(fullName).join(", ");
   const none = "no class; the image is unlike most validation images of every class";
   find(".set", article).textContent = `Prediction set: ${names || none}. For about 90 of 100 images of each diagnosis, `
