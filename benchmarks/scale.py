@@ -86,7 +86,7 @@ def audit(setting: Setting) -> Iterator[Result]:
 
 
 def evaluation(setting: Setting) -> Iterator[Result]:
-    """Measures the scores of predictions for all images, with their intervals."""
+    """Measures the computation of scores and intervals from predictions of all images."""
     name = f"evaluation, {setting.num_resamples} resamples"
     yield from _limits(name, *in_new_process(_timed, _evaluate, setting))
 

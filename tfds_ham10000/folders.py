@@ -125,7 +125,7 @@ def _advice(folder: Path, found: Found) -> str:
 
 
 def _require_different(folder: Path) -> None:
-    """Checks that no two class directories have the same name in the form NFC."""
+    """Checks that no two class directories have the same name in the Unicode form NFC."""
     paths: dict[str, Path] = {}
     for path in _subfolders(folder):
         other = paths.setdefault(_name(path), path)

@@ -146,8 +146,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         Raises:
             SourceError: The source files are missing, incomplete, invalid or damaged, too
                 many images are invalid (see `on_bad_image`), the download failed, or there
-                are too few groups for training, validation and testing. It is an
-                `OptionError` if an option is required or does not fit the files.
+                are too few groups for training, validation and testing. The error is an
+                `OptionError` if an option is missing, is invalid or does not fit the files.
             ValueError: `folds_isic2018.csv` was modified.
             AssertionError: The config requires a manual directory, but none is given, or
                 the directory does not exist or is empty.

@@ -264,7 +264,7 @@ class CombinedDataset:
         ]
         across = [
             (a, b, c, d)
-            for a, b, c, d in self.links.contradictions
+            for a, b, c, d in self.links.label_conflicts
             if (first := find_class(a, c)) and (second := find_class(b, d))
             if first != second
         ]

@@ -1,4 +1,4 @@
-"""For how many images the lesion and the patient are known, and how images are grouped."""
+"""Numbers of images with a known lesion and a known patient, and the grouping of images."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ID_COLUMNS = {"lesion": "lesion_id", "patient": "patient_id"}
 
 
 class Identifiers(Part):
-    """For how many images of a table the lesion and the patient are known.
+    """The numbers of images with a known lesion and with a known patient, and the grouping.
 
     Attributes:
         unit: What the images are grouped by: "patient" if any patient is known and all
             images of each patient are in one group; otherwise "lesion" if any lesion is
-            known; otherwise "image". An image without such an ID is only grouped with the
-            other images of its lesion, if the lesion is known, and with detected
-            near-duplicates.
+            known; otherwise "image". An image whose patient or lesion is not known is
+            grouped only with the other images of its lesion, if the lesion is known, and
+            with detected near-duplicates.
     """
 
     num_images: int
@@ -32,7 +32,7 @@ class Identifiers(Part):
 
 
 def find_identifiers(table: pd.DataFrame) -> Identifiers:
-    """Returns for how many images of a table the lesion and the patient are known.
+    """Counts the images of a table with a known lesion and with a known patient.
 
     The table has the columns lesion_id and group_id, and may have patient_id.
     """

@@ -92,13 +92,13 @@ class Links(Record):
             in the dataset.
         copies: Images in folds that are left out because an earlier dataset contains a
             copy: the image_id of that copy, by the image_id of the image left out.
-        contradictions: Copies and near-duplicates whose labels have different names: two
+        label_conflicts: Copies and near-duplicates whose labels have different names: two
             image_ids, and their labels.
     """
 
     groups: dict[str, MergedGroup] = Field(default={})
     copies: dict[str, str] = Field(default={})
-    contradictions: tuple[tuple[str, str, str, str], ...] = ()
+    label_conflicts: tuple[tuple[str, str, str, str], ...] = ()
 
 
 def published_ids(ids: pd.Series[str]) -> pd.Series[str]:
@@ -148,14 +148,14 @@ def find_links(datasets: Sequence[StoredImages]) -> pd.DataFrame:
 
 
 def merge_groups(tables: Sequence[pd.DataFrame], links: pd.DataFrame) -> Links:
-    """Returns the merged groups, the copies and the contradictions of several datasets.
+    """Merges the groups that `links` connects, and lists copies and conflicting labels.
 
     A merged group is in the lowest of the folds of its images, so that no image of fold 0,
     which is kept for the final test, gets into another fold.
 
     Args:
-        tables: The images of each dataset, with the columns image_id and group_id (which
-            differ between datasets), `fold` (a number, or NaN in official splits) and
+        tables: The images of each dataset, with the columns image_id and group_id (no ID
+            occurs in two datasets), `fold` (a number, or NaN in official splits) and
             `label` (the name of the label).
         links: See `find_links`.
     """
@@ -185,7 +185,7 @@ def merge_groups(tables: Sequence[pd.DataFrame], links: pd.DataFrame) -> Links:
             for name, merged in merged_of.items()
         },
         copies=dict(links[is_copy][["second", "first"]][::-1].to_numpy().tolist()),
-        contradictions=tuple(dict.fromkeys(rows)),
+        label_conflicts=tuple(dict.fromkeys(rows)),
     )
 
 

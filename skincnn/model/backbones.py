@@ -231,10 +231,10 @@ BACKBONES = {
 
 
 def find_backbone(name: str) -> Backbone:
-    """Returns the backbone with this name in `BACKBONES`, of KerasHub, or a custom one.
+    """Returns the backbone with this name: from `BACKBONES`, from KerasHub, or custom.
 
-    `keras_hub:PRESET` is an image backbone of KerasHub with the scaling of its preset; see
-    `keras_hub_backbone`.
+    `keras_hub:PRESET` is an image backbone from KerasHub. Its inputs are normalized as in
+    the preset; see `keras_hub_backbone`.
 
     A custom backbone is a function, `package.module:function`. It returns a functional or
     sequential `keras.Model` that maps images in 0..255, [batch, height, width, 3] of any

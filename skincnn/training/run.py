@@ -158,11 +158,11 @@ def check_workdir(
     """Checks that a run can be written to `workdir`, without changing the directory.
 
     Raises:
-        ConfigError: `workdir` is not a writable directory, or has files with the names of
-            those of a run but contains no run (see `find_kind`) or no config.json;
-            `workdir` contains a run, and neither `overwrite` nor `resume` is set; the run
-            to resume has a different configuration or a damaged config.json; or `overwrite`
-            and `resume` are both set.
+        ConfigError: `workdir` is not a writable directory; it contains files that a run
+            would overwrite, but no run (see `find_kind`); it contains a run without a
+            config.json; it contains a run, and neither `overwrite` nor `resume` is set; the
+            run to resume has a different configuration or a damaged config.json; or
+            `overwrite` and `resume` are both set.
     """
     require_writable_folder(workdir, "--workdir")
     if overwrite and resume:

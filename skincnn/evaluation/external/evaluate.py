@@ -239,8 +239,9 @@ def open_external(name: str, config: Config, data_dir: Path | None) -> CombinedD
     """
     if name in config.data.datasets:
         raise ConfigError(
-            f"{name} is a dataset that the run was trained on. Expected another dataset. "
-            "Other splits of this dataset can be evaluated by their names."
+            f"{name} is a dataset that the run was trained on. Expected a dataset that was "
+            "not used for training. To evaluate another split of this dataset, use --split "
+            "(in Python: splits) instead of --external."
         )
     return open_datasets([name], data_dir)
 

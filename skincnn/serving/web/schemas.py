@@ -30,7 +30,8 @@ class ModelVersion(Part):
 
     Attributes:
         name: Name of the file or directory that is served.
-        version: Version of the SavedModel in its directory; "" for other models.
+        version: Version of the SavedModel: the name of its directory, such as "1". "" if
+            this name is not a number, and for other formats.
         format: "keras" for model.keras, or a format of `skincnn export`, such as "litert".
         sha256: SHA-256 of the model.keras of each network.
         skincnn: Version of this package.
