@@ -171,8 +171,8 @@ def test_fast_commands_run(run: Run, tmp_path: Path, no_figures: None) -> None:
         (tmp_path / f"images/{number}.jpg").write_bytes(jpeg(number))
 
     def place(argument: str) -> Path | str:
-        if re.fullmatch(r"runs/\w+(/export/skincnn)?", argument):
-            return workdir / "/".join(argument.split("/")[2:])
+        if argument == "RUN" or re.fullmatch(r"runs/\w+(/export/\w+)?", argument):
+            return workdir / ("export/skincnn" if "/export/" in argument else "")
         return tmp_path / argument if re.search(r"/$|\.csv$", argument) else argument
 
     ran = []
