@@ -26,6 +26,8 @@ from source_files import make_rows, write_dataverse
 from skincnn.cli import common
 
 ROOT = Path(__file__).parents[1]
+Run = tuple[Path, "subprocess.CompletedProcess[str]"]
+"""The run directory and the output of a training run; see `run`."""
 Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 common.load_tensorflow()
@@ -164,9 +166,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def run(
-    tmp_path_factory: pytest.TempPathFactory, data_dir: Path
-) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def run(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Run:
     """The run directory and the output of `scripts/train.py` on demo_tiny."""
 
     def train(path: Path) -> None:

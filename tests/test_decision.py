@@ -7,16 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from web_models import RULE
+from web_models import RULE, make_outputs
 
 from skincnn.config import DataConfig
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.serving.decision import explain_rule, percent
-from skincnn.serving.images import OK, UNREADABLE
 from skincnn.serving.postprocessing import postprocess
 from skincnn.serving.predictor import Predictor, predict_files
 from skincnn.serving.saved_model import Predictions
@@ -30,22 +28,8 @@ BENIGN = {"class_names": ("nv", "bkl"), "threshold": None}
 def predict(
     malignant: float, distance: float, rule: DecisionRule, **changes: Any
 ) -> ImagePrediction:
-    """Returns a prediction of two classes with the decisions of the rule.
-
-    The file is unreadable if the probability is NaN. `changes` are changes of the outputs.
-    """
-    probabilities = np.array([[malignant, 1 - malignant]])
-    is_readable = not np.isnan(malignant)
-    refer, ood = rule.decide(probabilities, np.array([distance]))
-    outputs = {
-        "status": [(OK if is_readable else UNREADABLE).encode()],
-        "probabilities": probabilities.astype(np.float32),
-        "predicted_class": [b"one"],
-        "in_prediction_set": probabilities > 0.1,
-        "ood_distance": [distance],
-        "out_of_distribution": ood,
-        "refer": refer | (not is_readable),
-    }
+    """Returns a prediction from `make_outputs`, whose outputs are replaced by `changes`."""
+    outputs = make_outputs([malignant], [distance], rule)
     (prediction,) = to_predictions(["a.jpg"], {**outputs, **changes}, rule)
     return prediction
 
@@ -59,12 +43,12 @@ def predict(
         (0.2999, 0.1, {}, "below_threshold", "30.0 %, just below the referral threshold"),
         (0.2, 0.9, {}, "out_of_distribution", "differs strongly from the images for which"),
         (0.5, 0.9, {}, "out_of_distribution", "differs strongly from the images for which"),
-        (np.nan, 0.1, {}, "unreadable", "not a readable image"),
+        (0, 0.1, {}, "unreadable", "not a readable image"),
         (0.5, 0.1, {"threshold": None}, "no_threshold", "has no referral threshold"),
-        (np.nan, 0.1, {"threshold": None}, "unreadable", "not a readable image"),
+        (0, 0.1, {"threshold": None}, "unreadable", "not a readable image"),
         (0.5, 0.1, UNKNOWN, "no_target", "it is not known which classes are malignant"),
         (0.5, 0.9, UNKNOWN, "out_of_distribution", "differs strongly"),
-        (np.nan, 0.1, UNKNOWN, "unreadable", "not a readable image"),
+        (0, 0.1, UNKNOWN, "unreadable", "not a readable image"),
         (0.5, 0.1, BENIGN, "no_target", "all of its classes are benign"),
     ],
 )

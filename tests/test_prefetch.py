@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from web_models import make_model, predict_lengths
+from web_models import make_model
 
-from skincnn.serving.predictor import Predictions
 from skincnn.serving.prefetch import predict_batches
 
 
@@ -26,14 +25,13 @@ def test_later_batches_are_predicted_meanwhile_and_follow_in_order(
 ) -> None:
     second = threading.Event()
 
-    def predict(contents: Sequence[bytes], metadata: pd.DataFrame) -> Predictions:
+    def wait(contents: Sequence[bytes], metadata: pd.DataFrame) -> None:
         if b"x" in contents:
             assert second.wait(10)  # The first batch finishes last.
         else:
             second.set()
-        return predict_lengths(contents, metadata)
 
-    batches = list(predict_batches(make_model(predict).predictor, paths, 3))
+    batches = list(predict_batches(make_model(wait).predictor, paths, 3))
     assert [len(batch.table) for batch in batches] == [3, 3, 1]
     table = pd.concat([batch.table for batch in batches])
     assert table["file"].tolist() == [str(path) for path in paths]
@@ -45,12 +43,11 @@ def test_later_batches_are_predicted_meanwhile_and_follow_in_order(
 
 
 def test_an_error_follows_the_batches_before_it(paths: list[Path]) -> None:
-    def predict(contents: Sequence[bytes], metadata: pd.DataFrame) -> Predictions:
+    def fail(contents: Sequence[bytes], metadata: pd.DataFrame) -> None:
         if contents == [b"xxx"]:
             raise ValueError("in the third batch")
-        return predict_lengths(contents, metadata)
 
-    batches = predict_batches(make_model(predict).predictor, paths, 1)
+    batches = predict_batches(make_model(fail).predictor, paths, 1)
     assert [next(batches).contents for _ in range(2)] == [[b"x"], [b"xx"]]
     with pytest.raises(ValueError, match="in the third batch"):
         next(batches)

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from conftest import run_here
 from source_files import jpeg
-from web_models import RULE, make_model, predict_lengths
+from web_models import RULE, make_model
 
 from skincnn.serving.decision import explain_rule
-from skincnn.serving.saved_model import Predictions
 
 
 @pytest.fixture
 def received(monkeypatch: pytest.MonkeyPatch) -> list[dict[Hashable, object]]:
     """The clinical metadata that predict.py passes to a model without a network."""
     rows: list[dict[Hashable, object]] = []
-
-    def predict(contents: Sequence[bytes], metadata: pd.DataFrame) -> Predictions:
-        rows.extend(metadata.to_dict("records"))
-        return predict_lengths([b"x"] * len(contents), metadata)
-
-    model = make_model(predict, clinical_metadata=True).predictor
-    monkeypatch.setattr("skincnn.serving.predictor.load_predictor", lambda path: model)
+    model = make_model(
+        lambda _, metadata: rows.extend(metadata.to_dict("records")), clinical_metadata=True
+    )
+    load = "skincnn.serving.predictor.load_predictor"
+    monkeypatch.setattr(load, lambda path: model.predictor)
     return rows
 
 

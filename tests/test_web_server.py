@@ -11,8 +11,9 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from typing import Any
 import psutil
 import pytest
 import requests
-from conftest import ROOT, jpeg, run_here
-from web_models import make_model, predict_lengths, serve_in_thread
+from conftest import ROOT, Run, jpeg, run_here
+from web_models import TOKEN, URL, make_model, serve_in_thread
 
 from skincnn.errors import ConfigError, Terminated
 from skincnn.interruption import TERMINATION
@@ -29,10 +30,9 @@ from skincnn.serving import web
 from skincnn.serving.web import server as web_server
 from skincnn.serving.web.app import build_app
 
-Run = tuple[Path, "subprocess.CompletedProcess[str]"]
-TOKEN = "0123456789abcdef"
-URL = "http://127.0.0.1:8000"
 PREDICTION = re.compile(r"melanoma malignant (< |> )?[\d.]+ %")
+PART = b'--b\r\nContent-Disposition: form-data; name="images"; filename="x.jpg"\r\n\r\n'
+"""The headers of an image in a request from `head`."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +40,28 @@ class Server:
     """A running scripts/serve.py; `errors` is the file of its error messages."""
 
     process: subprocess.Popen[str]
-    url: str
+    port: int
     errors: Path
 
     @property
-    def address(self) -> tuple[str, int]:
-        host, port = self.url.removeprefix("http://").split(":")
-        return host, int(port)
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
-    def predict(self, *contents: bytes) -> list[dict[str, Any]]:
-        files = [("images", (f"{i}.jpg", content)) for i, content in enumerate(contents)]
-        response = requests.post(f"{self.url}/v1/predict", files=files, timeout=60)
+    def predict(self, content: bytes) -> dict[str, Any]:
+        response = post(self.port, content)
         assert response.ok, response.text
-        predictions: list[dict[str, Any]] = response.json()["predictions"]
-        return predictions
+        (prediction,) = response.json()["predictions"]
+        return prediction
+
+
+def post(port: int, content: bytes) -> requests.Response:
+    """Requests the prediction of an image."""
+    files = {"images": ("x.jpg", content)}
+    return requests.post(f"http://127.0.0.1:{port}/v1/predict", files=files, timeout=60)
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +91,7 @@ def server(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
             assert process.stdout is not None
             line = process.stdout.readline()
             assert line.startswith("page  http://127.0.0.1:"), errors.read_text()
-            server = Server(process, line.split()[1], errors)
+            server = Server(process, int(line.split()[1].split(":")[-1]), errors)
             wait_until_ready(server)
             yield server
             check_drain(server)
@@ -96,35 +104,31 @@ def wait_until_ready(server: Server) -> None:
         with contextlib.suppress(OSError):
             if requests.get(f"{server.url}/readyz", timeout=10).ok:
                 return
-        threading.Event().wait(0.1)
+        time.sleep(0.1)
     raise AssertionError("not ready")
 
 
 def check_drain(server: Server) -> None:
     """Checks that SIGTERM completes the requests in progress before the server ends."""
-    body = (
-        b'--b\r\nContent-Disposition: form-data; name="images"; filename="x.jpg"\r\n\r\n'
-        + jpeg()
-        + b"\r\n--b--\r\n"
-    )
-    with socket.create_connection(server.address, timeout=60) as connection:
-        connection.sendall(head(server, len(body)) + body[:1000])
+    body = PART + jpeg() + b"\r\n--b--\r\n"
+    with connect(server.port) as connection:
+        connection.sendall(head(server.port, len(body)) + body[:1000])
         requests.get(f"{server.url}/healthz", timeout=60)  # The server has the request.
         server.process.send_signal(signal.SIGTERM)
         with contextlib.suppress(ConnectionError):  # refused or reset
             while True:  # until it no longer listens
-                socket.create_connection(server.address, timeout=10).close()
+                connect(server.port).close()
         connection.sendall(body[1000:])
         assert b"200 OK" in connection.recv(1000)
     assert server.process.wait(60) == 143
     assert server.errors.read_text() == "terminated\n"
 
 
-def head(server: Server, length: int) -> bytes:
+def head(port: int, length: int) -> bytes:
     """Returns the headers of a request for predictions."""
-    host, port = server.address
     return (
-        f"POST /v1/predict HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: {length}\r\n"
+        f"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+        f"Content-Length: {length}\r\n"
         "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
     ).encode()
 
@@ -170,31 +174,21 @@ def test_a_server_for_other_computers_says_what_it_exposes() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, *TERMINATION])
 def test_a_signal_completes_the_request_in_progress(number: int) -> None:
-    def predict(contents: Any, metadata: Any) -> Any:
-        os.kill(os.getpid(), number)
-        return predict_lengths(contents, metadata)
-
-    def post(port: int) -> None:
-        url, files = f"http://127.0.0.1:{port}/v1/predict", {"images": ("x.jpg", b"12345")}
-        responses.append(requests.post(url, files=files, timeout=60))
-
     def never_called(*_: object) -> None:
         raise AssertionError
 
-    responses: list[requests.Response] = []
-    app = build_app(make_model(predict))
+    app = build_app(make_model(lambda *_: os.kill(os.getpid(), number)))
     previous = signal.signal(number, never_called)
     with contextlib.ExitStack() as stack:
         stack.callback(signal.signal, number, previous)
         listener = stack.enter_context(web_server.bind("127.0.0.1", 0))
         listener.listen()
-        client = threading.Thread(target=post, args=[listener.getsockname()[1]])
-        client.start()
-        stack.callback(client.join)
+        client = stack.enter_context(ThreadPoolExecutor(1))
+        response = client.submit(post, listener.getsockname()[1], b"12345")
         with pytest.raises(KeyboardInterrupt) as caught:
             web_server.serve(app, listener)
     assert isinstance(caught.value, Terminated) == (number != signal.SIGINT)
-    assert responses[0].ok
+    assert response.result().ok
     assert app.state.service.stopping
 
 
@@ -222,25 +216,18 @@ def test_the_examples_of_the_guide_work(
 
 
 def test_the_server_survives_bad_clients(server: Server) -> None:
-    part = b'--b\r\nContent-Disposition: form-data; name="images"; filename="x"\r\n\r\n'
     for sent in (
         b"\x16\x03\x01 not HTTP\r\n\r\n",
         b"GET / HTTP/1.1\r\n" + b"X: " + b"x" * 100_000,
-        head(server, 20_000_000) + part + bytes(15_000_000),  # an interrupted upload
-        head(server, 10) + b"--b",
+        head(server.port, 20_000_000) + PART + bytes(15_000_000),  # an interrupted upload
+        head(server.port, 10) + b"--b",
     ):
-        with (
-            socket.create_connection(server.address, timeout=60) as connection,
-            contextlib.suppress(OSError),  # The server may close the connection.
-        ):
+        # The server may close the connection.
+        with connect(server.port) as connection, contextlib.suppress(OSError):
             connection.sendall(sent)
-    big = server.predict(b"not an image" * 2_000_000)
-    assert big[0]["reason"] == "unreadable"
-    response = requests.post(
-        f"{server.url}/v1/predict", files={"images": bytes(30_000_001)}, timeout=60
-    )
-    assert response.status_code == 413
-    assert server.predict(jpeg())[0]["status"] == "ok"
+    assert server.predict(b"not an image" * 2_000_000)["reason"] == "unreadable"
+    assert post(server.port, bytes(30_000_001)).status_code == 413
+    assert server.predict(jpeg())["status"] == "ok"
     listening = psutil.Process(server.process.pid).net_connections("inet")
     assert {one.laddr.ip for one in listening if one.status == "LISTEN"} == {"127.0.0.1"}
     assert server.errors.read_text() == ""
@@ -251,20 +238,14 @@ def test_clients_that_send_no_request_are_disconnected(
 ) -> None:
     monkeypatch.setattr(web_server, "HEADER_SECONDS", 0.5)
 
-    def predict(contents: Any, metadata: Any) -> Any:
-        threading.Event().wait(1)  # longer than the limit
-        return predict_lengths(contents, metadata)
-
+    model = make_model(lambda *_: time.sleep(1))  # longer than the limit
     request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
-    with serve_in_thread(make_model(predict)) as port, contextlib.ExitStack() as stack:
+    with serve_in_thread(model) as port, contextlib.ExitStack() as stack:
         clients = []
         for sent in (b"", request, request + b"\r\n" + request):
-            address = ("127.0.0.1", port)
-            client = stack.enter_context(socket.create_connection(address, timeout=60))
-            client.sendall(sent)
-            clients.append(client)
-        url, files = f"http://127.0.0.1:{port}/v1/predict", {"images": ("x.jpg", b"12345")}
-        assert requests.post(url, files=files, timeout=60).ok
+            clients.append(stack.enter_context(connect(port)))
+            clients[-1].sendall(sent)
+        assert post(port, b"12345").ok
         received = [b"".join(iter(lambda c=c: c.recv(1000), b"")) for c in clients]
     assert received[:2] == [b"", b""]
     assert received[2].startswith(b"HTTP/1.1 200 OK")
@@ -300,8 +281,7 @@ def test_the_page_in_a_browser(browser: Any, server: Server, tmp_path: Path) -> 
 
     (shown,) = choose(page, good)
     assert PREDICTION.search(shown)
-    (prediction,) = server.predict(good.read_bytes())
-    assert prediction["explanation"] in shown
+    assert server.predict(good.read_bytes())["explanation"] in shown
     # The demo data have few lesions of each class.
     assert "therefore in every set: actinic" in shown
     assert page.evaluate(fits)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from exports import make_rule
 
 from skincnn.config import DataConfig
+from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.serving.images import OK, UNREADABLE
 from skincnn.serving.predictor import Predictor
 from skincnn.serving.saved_model import Predictions
@@ -21,31 +22,51 @@ from skincnn.serving.web.schemas import ModelVersion
 from skincnn.serving.web.server import bind, make_server
 
 RULE = make_rule("mel", "nv", threshold=0.3, max_distance=0.6)
+TOKEN = "0123456789abcdef"
+URL = "http://127.0.0.1:8000"
 
 
-def predict_lengths(contents: Sequence[bytes], metadata: pd.DataFrame) -> Predictions:
-    """Predicts melanoma with a probability of 1 % per byte; an empty file is unreadable."""
-    assert len(metadata) == len(contents)
-    malignant = np.array([len(content) / 100 for content in contents])
+def make_outputs(
+    malignant: npt.ArrayLike, distances: npt.ArrayLike, rule: DecisionRule = RULE
+) -> Predictions:
+    """Returns the outputs for two classes, the first of which is malignant.
+
+    A file with the probability 0 is unreadable.
+    """
+    malignant, distances = np.asarray(malignant), np.asarray(distances)
     is_readable = malignant > 0
     probabilities = np.stack([malignant, 1 - malignant], axis=1)
-    refer, ood = RULE.decide(probabilities, malignant)
+    refer, ood = rule.decide(probabilities, distances)
+    referral = {"malignant_probability": malignant, "refer": refer | ~is_readable}
     return {
         "status": np.where(is_readable, OK, UNREADABLE).astype("S").astype(object),
         "probabilities": probabilities,
         "predicted_class": np.where(malignant > 0.5, b"mel", b"nv").astype(object),
-        "in_prediction_set": RULE.prediction_set(probabilities),
-        "malignant_probability": malignant,
-        "refer": refer | ~is_readable,
-        "ood_distance": malignant,
+        "in_prediction_set": rule.prediction_set(probabilities),
+        "ood_distance": distances,
         "out_of_distribution": ood,
+        **(referral if rule.target else {}),
     }
 
 
+def predict_lengths(contents: Sequence[bytes], metadata: pd.DataFrame) -> Predictions:
+    """Predicts melanoma with a probability of 1 % per byte, which is also the distance."""
+    assert len(metadata) == len(contents)
+    shares = [min(len(content) / 100, 1) for content in contents]
+    return make_outputs(shares, shares)
+
+
 def make_model(
-    predict: Callable[..., Any] = predict_lengths, *, clinical_metadata: bool = False
+    before: Callable[[Sequence[bytes], pd.DataFrame], object] = lambda *_: None,
+    *,
+    clinical_metadata: bool = False,
 ) -> ServedModel:
-    """Returns a model without a network."""
+    """Returns a model without a network, which calls `before` in each prediction."""
+
+    def predict(contents: Sequence[bytes], metadata: pd.DataFrame) -> Predictions:
+        before(contents, metadata)
+        return predict_lengths(contents, metadata)
+
     predictor = Predictor("keras", RULE, DataConfig(), False, clinical_metadata, predict)
     version = ModelVersion(name="x", version="", format="keras", sha256=("0",))
     info = describe_model(predictor, version, workdir=None, grad_cam=False)
