@@ -14,13 +14,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, run_here, run_script
+from conftest import ROOT, Run, run_here, run_script
 from source_files import jpeg
 
 from skincnn.errors import ConfigError
 from skincnn.serving.images import MAX_BYTES, OK, TOO_LARGE, UNREADABLE
 
-Run = tuple[Path, object]
 REASON = "needs Apache Beam: make test-beam"
 io = pytest.importorskip("skincnn.serving.beam.io", reason=REASON)
 pipeline = pytest.importorskip("skincnn.serving.beam.pipeline", reason=REASON)

@@ -7,14 +7,13 @@ import sys
 import time
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 import tensorflow as tf
-from conftest import ROOT, limited_file_size, run_here
+from conftest import ROOT, Run, limited_file_size, run_here
 from exports import make_rule, run_example
 from run_dirs import make_dataset, make_info
 
@@ -27,19 +26,19 @@ from skincnn.inference.predictions import arrays, read_predictions, table_path
 from skincnn.records import to_json
 from skincnn.reporting.parity_result import ParityResult, read_parity
 from skincnn.serving import conversion, export
-from skincnn.serving.export import ExportSpec, export_saved_model, read_rule
-from skincnn.serving.export_info import ExportInfo, info_path, read_export_info
-from skincnn.serving.parity import (
-    check_parity,
-    choose_images,
-    decide,
-    find_ood_fault,
+from skincnn.serving.export import (
+    ExportSpec,
+    export_saved_model,
+    list_versions,
+    read_rule,
 )
+from skincnn.serving.export_info import ExportInfo, info_path, read_export_info
+from skincnn.serving.network import RunNetwork
+from skincnn.serving.parity import check_parity, choose_images, decide, find_ood_fault
 from skincnn.serving.predictor import load_predictor
 from skincnn.serving.runtimes import RUNTIMES, Infer, Runtime
 
 pytestmark = pytest.mark.usefixtures("no_figures")
-Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 RULE = make_rule("a", "b", threshold=None)
 
 
@@ -54,10 +53,8 @@ def test_an_export_names_the_datasets_of_all_networks(tmp_path: Path) -> None:
     note = "The images are synthetic."
     demo = make_dataset("demo", synthetic=True, attribution=note)
     own = make_dataset("own", attribution="")
-    networks: Any = [
-        SimpleNamespace(
-            info=make_info(datasets=(dataset,)), config=Config(), logit_adjustment=None
-        )
+    networks = [
+        RunNetwork(None, Config(), make_info(datasets=(dataset,)))
         for dataset in (demo, make_dataset(), own)
     ]
     spec = ExportSpec(workdir=tmp_path)
@@ -317,24 +314,20 @@ def test_an_onnx_model_is_kept_if_another_format_is_rejected(
 def test_an_unsupported_export_is_rejected(
     workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = ExportSpec(workdir=workdir, operating_point="luck=0.80")
-    expected = "`operating_point` must be one of: specificity=0.90"
-    with pytest.raises(ConfigError, match=expected):
-        export_saved_model(spec, data_dir)
-    ensemble = ExportSpec(workdir=workdir, runs=(workdir, workdir))
-    with pytest.raises(ConfigError, match="contain one network"):
-        list(conversion.export(ensemble, ["onnx"], data_dir))
-    with pytest.raises(ConfigError, match=r"of random views\. Received: augment"):
-        export_saved_model(ExportSpec(workdir=workdir, tta="augment"), data_dir)
-    adjusted = ExportSpec(workdir=workdir, logit_adjustment=True)
-    with pytest.raises(ConfigError, match=r"skincnn evaluate .*run --logit-adjustment"):
-        export_saved_model(adjusted, data_dir)
-    with pytest.raises(ConfigError, match="cannot be read"):
-        export_saved_model(ExportSpec(workdir=workdir / "none"), data_dir)
     fake = Runtime("", print, print, print, None, ("no_such",))
     monkeypatch.setitem(RUNTIMES, "new", fake)
-    with pytest.raises(ConfigError, match=r"new requires no_such.*\[export\]"):
-        list(conversion.export(ExportSpec(workdir=workdir), ["new"], data_dir))
+    operating_point = "`operating_point` must be one of: specificity=0.90"
+    for name, changes, message in (
+        ("saved_model", {"operating_point": "luck=0.80"}, operating_point),
+        ("saved_model", {"tta": "augment"}, r"of random views\. Received: augment"),
+        ("saved_model", {"logit_adjustment": True}, "evaluate .*run --logit-adjustment"),
+        ("saved_model", {"workdir": workdir / "none"}, "cannot be read"),
+        ("onnx", {"runs": (workdir, workdir)}, "contain one network"),
+        ("new", {}, r"new requires no_such.*\[export\]"),
+    ):
+        spec = ExportSpec(**{"workdir": workdir, **changes})
+        with pytest.raises(ConfigError, match=message):
+            list(conversion.export(spec, [name], data_dir))
 
 
 def test_an_export_that_differs_gets_no_version(
@@ -368,9 +361,8 @@ def test_a_killed_export_is_never_served_and_concurrent_ones_get_different_versi
 ) -> None:
     """A model server loads any directory whose name is a number."""
     folder = workdir / "export/skincnn"
-    before = sorted(path.name for path in folder.iterdir() if path.name.isdigit())
-    script = [sys.executable, ROOT / "scripts/export.py", workdir, "--data-dir", data_dir]
-    command = [*map(str, script)]
+    before = list_versions(folder)
+    command = [sys.executable, ROOT / "scripts/export.py", workdir, "--data-dir", data_dir]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -379,13 +371,11 @@ def test_a_killed_export_is_never_served_and_concurrent_ones_get_different_versi
         time.sleep(0.01)
     process.kill()
     process.wait()
-    names = {path.name for path in folder.iterdir() if path.name.isdigit()}
-    assert sorted(names) == before
+    assert list_versions(folder) == before
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    paths = [process.communicate()[0].split()[-1] for process in both]
+    paths = {process.communicate()[0].split()[-1] for process in both}
     assert [process.returncode for process in both] == [0, 0]
-    new = {str(len(before) + number) for number in (1, 2)}
-    assert {Path(path).name for path in paths} == new
-    names = {path.name for path in folder.iterdir() if path.name.isdigit()}
-    assert names == {*before, *new}
+    new = [folder / str(len(before) + number) for number in (1, 2)]
+    assert paths == set(map(str, new))
+    assert list_versions(folder) == [*before, *new]
     assert parity_of(workdir, "saved_model").same_class == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_here
+from conftest import Run, run_here
 from PIL import Image
 from scipy.special import softmax
 from setups import flat_features
@@ -30,10 +29,9 @@ from skincnn.serving.network import with_variant
 from skincnn.serving.predictor import load_predictor
 
 pytestmark = pytest.mark.usefixtures("no_figures")
-Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 RNG = np.random.default_rng(0)
 PRIORS = np.array([0.9, 0.09, 0.01])
-VARIANT = "d4_adjusted"
+VARIANT, FLAGS = "d4_adjusted", ("--tta", "d4", "--logit-adjustment")
 
 
 def make_model(*, metadata: bool) -> keras.Model:
@@ -86,8 +84,7 @@ def workdir(run: Run, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) 
     """Returns a copy of the run, evaluated with all variants that can be exported."""
     folder = tmp_path_factory.mktemp("variants") / "run"
     workdir = Path(shutil.copytree(run[0], folder))
-    flags = ("--data-dir", data_dir, "--tta", "d4", "--logit-adjustment")
-    done = run_here("evaluate.py", workdir, *flags)
+    done = run_here("evaluate.py", workdir, "--data-dir", data_dir, *FLAGS)
     assert done.returncode == 0, done.stderr
     return workdir
 
@@ -96,9 +93,9 @@ def workdir(run: Run, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) 
 def test_variants_are_exported_and_served_as_evaluated(
     workdir: Path, data_dir: Path
 ) -> None:
-    flags = ("--data-dir", data_dir, "--tta", "d4", "--logit-adjustment")
     formats = ("saved_model", "onnx", "litert")
-    done = run_here("export.py", workdir, *flags, "--formats", *formats)
+    flags = ("--data-dir", data_dir, *FLAGS, "--formats", *formats)
+    done = run_here("export.py", workdir, *flags)
     assert done.returncode == 0, done.stderr
     result = read_result(workdir, f"test.{VARIANT}", SplitResult)
     assert result.logit_adjustment

@@ -5,7 +5,6 @@ import io
 import os
 import re
 import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -15,7 +14,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import jpeg, run_here
+from conftest import Run, jpeg, run_here
 from PIL import Image
 
 from skincnn.cli.predict import find_images
@@ -35,7 +34,6 @@ from skincnn.serving.prefetch import read_file
 from skincnn.serving.tables import select_clinical_metadata
 from tfds_ham10000 import image_files
 
-Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 NAMES = ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]
 PROBABILITIES = [f"probability_{name}" for name in NAMES]
 NO_IMAGE = "unreadable: not a JPEG/PNG/WEBP/BMP/GIF/TIFF file"

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import jpeg, run_here
+from conftest import Run, jpeg, run_here
 from exports import CONFIG, make_rule, with_distance
 from keras.src.applications import mobilenet
 from keras.src.backend import config as keras_config
@@ -37,7 +37,6 @@ from skincnn.serving.saved_model import write_saved_model
 from skincnn.training.devices import dtype_policy
 from skincnn.training.run import save_model
 
-Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 Change = Callable[[dict[str, Any]], object]
 RULE = make_rule(
     *(lesion.name for lesion in HAM10000),
@@ -52,9 +51,8 @@ def mixed_precision_classifier(
     """Returns a classifier with this dtype policy and logits far from 0."""
     with dtype_policy(policy):
         model = build_classifier(config, len(HAM10000), seed=1)
-    for layer in model.layers:
-        if layer.name == "logits":
-            layer.set_weights([30 * weights for weights in layer.get_weights()])
+    layer = model.get_layer("logits")
+    layer.set_weights([30 * weights for weights in layer.get_weights()])
     return model
 
 
