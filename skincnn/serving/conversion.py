@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import scipy.special
 import tensorflow as tf
 
 from skincnn.clinical_metadata import encode_clinical_metadata
@@ -15,7 +14,6 @@ from skincnn.errors import ConfigError
 from skincnn.files import replacing, sha256, write_text
 from skincnn.inference.predictions import DISTANCE, arrays, table_path
 from skincnn.metrics.decision_rule import DecisionRule
-from skincnn.metrics.sample import Floats
 from skincnn.records import to_json, write_record
 from skincnn.reporting.parity_result import write_parity
 from skincnn.serving import parity
@@ -29,11 +27,10 @@ from skincnn.serving.export import (
     read_rule,
 )
 from skincnn.serving.export_info import info_path
-from skincnn.serving.images import read_image
-from skincnn.serving.network import LOGITS, OOD_DISTANCE, RunNetwork
+from skincnn.serving.images import read_images
+from skincnn.serving.network import RunNetwork
+from skincnn.serving.predictor import predict_with
 from skincnn.serving.runtimes import (
-    BATCH_SIZE,
-    Infer,
     Inputs,
     Runtime,
     find_runtime,
@@ -80,23 +77,23 @@ def export(
         return
     rule = read_rule(spec)
     (network,) = load_networks(spec, rule)
-    table, inputs = _read_inputs(spec.predictions, network, data_dir)
-    calibration = _read_inputs(table_path(spec.workdir, "val"), network, data_dir)[1]
+    files = read_parity_images(spec.predictions, network, data_dir)
+    calibration = _read_calibration(spec, network, data_dir)
     for name, runtime in runtimes.items():
-        yield name, _convert(spec, name, runtime, network, rule, inputs, calibration, table)
+        yield name, _convert(spec, name, runtime, network, rule, calibration, *files)
 
 
-def _read_inputs(
-    predictions: Path, network: RunNetwork, data_dir: Path | None
-) -> tuple[pd.DataFrame, Inputs]:
-    """Returns rows from `read_parity_images`, and their inputs to the network."""
+def _read_calibration(
+    spec: ExportSpec, network: RunNetwork, data_dir: Path | None
+) -> Inputs:
+    """Returns inputs of the network for images of the validation split."""
+    predictions = table_path(spec.workdir, "val")
     contents, table = read_parity_images(predictions, network, data_dir)
-    data = network.config.data
-    images = [np.asarray(read_image(tf.constant(content), data)) for content in contents]
-    inputs = {"images": np.stack(images).astype(np.float32)}
+    images, _ = read_images(tf.constant(contents), network.config.data, converted=True)
+    inputs = {"images": np.asarray(images, np.float32)}
     if network.config.model.clinical_metadata:
         inputs["metadata"] = encode_clinical_metadata(table)
-    return table, inputs
+    return inputs
 
 
 def _convert(
@@ -105,25 +102,26 @@ def _convert(
     runtime: Runtime,
     network: RunNetwork,
     rule: DecisionRule,
-    inputs: Inputs,
     calibration: Inputs,
+    contents: list[bytes],
     table: pd.DataFrame,
 ) -> Path:
     """Exports a network to one format, checks the export, and returns its path."""
     path = spec.folder.with_name(f"{spec.name}{runtime.suffix}")
+    data, with_metadata = network.config.data, network.config.model.clinical_metadata
     with replacing(path) as temporary:
         with explain_write_errors(path, UNCHANGED):
-            size = network.config.data.image_size
-            model = with_fixed_size(network.model, size, rule.calibration_map)
+            model = with_fixed_size(network.model, data.image_size, rule.calibration_map)
             runtime.write(model, calibration, temporary)
         y_true, y_prob = arrays(table, rule.class_names)
         reference = parity.decide(y_prob, table[DISTANCE].to_numpy(), rule)
-        outputs = _predict(runtime.open(temporary), inputs)
-        export, export_rule = parity.decide(*outputs, rule), rule
+        infer = runtime.open(temporary)
+        predict = predict_with(infer, data, rule, clinical_metadata=with_metadata)
+        export, export_rule = parity.predict_files(predict, contents, table), rule
         fault = parity.find_ood_fault(reference, export, rule)
         if fault:
             export_rule = rule.model_copy(update={"max_distance": None})
-            export = parity.decide(*outputs, export_rule)
+            export = parity.decide(export.probabilities, export.distances, export_rule)
         info = describe_export(
             spec, [network], export_rule, format_name=format_name, ood_fault=fault
         )
@@ -146,20 +144,3 @@ def _convert(
     files = {path.name: sha256(path)}
     write_record(info_path(path), info.model_copy(update={"files": files}))
     return path
-
-
-def _predict(infer: Infer, inputs: Inputs) -> tuple[Floats, Floats | None]:
-    """Returns the probabilities before calibration, and the OOD distances.
-
-    The shapes are [num_images, num_classes] and [num_images]. The distances are None if the
-    file does not return them.
-    """
-    batches = [
-        infer({name: array[start : start + BATCH_SIZE] for name, array in inputs.items()})
-        for start in range(0, len(inputs["images"]), BATCH_SIZE)
-    ]
-    logits = np.concatenate([batch[LOGITS] for batch in batches]).astype(np.float64)
-    probabilities = np.asarray(scipy.special.softmax(logits, axis=1))
-    if OOD_DISTANCE not in batches[0]:
-        return probabilities, None
-    return probabilities, np.concatenate([batch[OOD_DISTANCE] for batch in batches])

@@ -55,8 +55,7 @@ from skincnn.serving.network import (
     use_clinical_metadata,
     with_variant,
 )
-from skincnn.serving.runtimes import BATCH_SIZE
-from skincnn.serving.saved_model import Predict, open_saved_model, write_saved_model
+from skincnn.serving.saved_model import open_saved_model, write_saved_model
 from skincnn.startup import KERAS_SETTINGS, set_keras
 from skincnn.write_errors import explain_write_errors
 
@@ -146,8 +145,9 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
         predict = open_saved_model(
             temporary, rule.class_names, clinical_metadata=with_metadata
         )
-        export = _serve(predict, contents, table)
-        files = _files(temporary)
+        export = parity.predict_files(predict, contents, table)
+        paths = sorted(path for path in temporary.rglob("*") if path.is_file())
+        files = {path.relative_to(temporary).as_posix(): path for path in paths}
         is_exact = all(map(_is_trained_on_cpu, networks))
         result = parity.check_parity(
             y_true,
@@ -157,12 +157,12 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
             format_name="saved_model",
             variant=spec.variant,
             ood_detection=rule.max_distance is not None,
-            num_bytes=sum((temporary / name).stat().st_size for name in files),
+            num_bytes=sum(path.stat().st_size for path in paths),
             tolerance=TOLERANCE if is_exact else DEVICE_TOLERANCE,
             distance_tolerance=DEVICE_TOLERANCE,
         )
         write_parity(spec.workdir, result)
-        hashes = {name: sha256(temporary / name) for name in files}
+        hashes = {name: sha256(path) for name, path in files.items()}
         info = describe_export(
             spec, networks, rule, format_name="saved_model", files=hashes
         )
@@ -173,11 +173,6 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
         return version
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _serve(predict: Predict, contents: list[bytes], table: pd.DataFrame) -> parity.Output:
-    parts = [slice(i, i + BATCH_SIZE) for i in range(0, len(table), BATCH_SIZE)]
-    return parity.served_output([predict(contents[p], table.iloc[p]) for p in parts])
 
 
 def read_rule(spec: ExportSpec) -> DecisionRule:
@@ -379,12 +374,6 @@ def _is_trained_on_cpu(network: RunNetwork) -> bool:
         device.backend == "tensorflow"
         and all(name.startswith("cpu") for name in device.devices)
     )
-
-
-def _files(saved_model: Path) -> list[str]:
-    """Returns the relative paths of the files of a SavedModel."""
-    paths = sorted(path for path in saved_model.rglob("*") if path.is_file())
-    return [path.relative_to(saved_model).as_posix() for path in paths]
 
 
 def _rename_to_next_version(temporary: Path, folder: Path) -> Path:

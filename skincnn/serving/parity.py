@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from skincnn.errors import DataError
 from skincnn.metrics.classification import balanced_accuracy
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.metrics.sample import Floats, Labels, Sample
 from skincnn.reporting.parity_result import ClassParity, ParityResult
+from skincnn.serving.saved_model import Predict
 
+BATCH_SIZE = 32
+"""Number of images per batch in the parity check."""
 NUM_IMAGES = 256
 """Maximum number of evenly spaced test images on which an export is checked."""
 MIN_PER_CLASS, MAX_PER_CLASS = 20, 100
@@ -31,13 +34,13 @@ class Output(NamedTuple):
 
     Attributes:
         probabilities: Uncalibrated probabilities [num_images, num_classes].
-        distances: OOD distances [num_images]; None if they were not computed.
+        distances: OOD distances [num_images]; NaN if they were not computed.
         refer: Referral decisions, bool [num_images]; arbitrary if the rule has no target.
         out_of_distribution: OOD decisions, bool [num_images].
     """
 
     probabilities: npt.NDArray[Any]
-    distances: npt.NDArray[Any] | None
+    distances: npt.NDArray[Any]
     refer: npt.NDArray[np.bool_]
     out_of_distribution: npt.NDArray[np.bool_]
 
@@ -59,21 +62,21 @@ def choose_images(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
 
 
 def decide(
-    probabilities: npt.NDArray[Any], distances: npt.NDArray[Any] | None, rule: DecisionRule
+    probabilities: npt.NDArray[Any], distances: npt.NDArray[Any], rule: DecisionRule
 ) -> Output:
     """Returns an `Output` with the decisions of `rule`, computed in float32 as in exports.
 
-    See `Output` for `probabilities` and `distances`. Without distances, the rule must have
-    no maximum distance.
+    See `Output` for `probabilities` and `distances`.
     """
     calibrated = rule.calibration_map.apply(probabilities).astype(np.float32)
-    compared = np.zeros(len(probabilities)) if distances is None else distances
-    decisions = rule.decide(calibrated, compared.astype(np.float32))
+    decisions = rule.decide(calibrated, distances.astype(np.float32))
     return Output(probabilities, distances, *decisions)
 
 
-def served_output(batches: Sequence[Mapping[str, npt.NDArray[Any]]]) -> Output:
-    """Returns the outputs of a SavedModel for several batches as one `Output`."""
+def predict_files(predict: Predict, contents: list[bytes], table: pd.DataFrame) -> Output:
+    """Returns the predictions of an export for files and their rows in a table."""
+    parts = [slice(i, i + BATCH_SIZE) for i in range(0, len(table), BATCH_SIZE)]
+    batches = [predict(contents[part], table.iloc[part]) for part in parts]
     outputs = {
         name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]
     }
@@ -187,7 +190,7 @@ def find_ood_fault(model: Output, export: Output, rule: DecisionRule) -> str:
 
 
 def _distance_difference(model: Output, export: Output, rule: DecisionRule) -> float | None:
-    if model.distances is None or export.distances is None or rule.max_distance is None:
+    if rule.max_distance is None:
         return None
     largest = np.abs(export.distances - model.distances).max()
     return float(largest / rule.max_distance)

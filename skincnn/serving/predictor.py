@@ -192,7 +192,7 @@ def _load_run(workdir: Path) -> Predictor:
         outputs = network.model(call_inputs, training=False)
         return {name: np.asarray(values) for name, values in outputs.items()}
 
-    predict = _predict_with(infer, data, rule, clinical_metadata=clinical_metadata)
+    predict = predict_with(infer, data, rule, clinical_metadata=clinical_metadata)
     predict_files = converting_files(predict)
     synthetic = network.info.synthetic
     return Predictor("keras", rule, data, synthetic, clinical_metadata, predict_files)
@@ -220,12 +220,12 @@ def _load_export(path: Path) -> Predictor:
                 f"version {PREPROCESSING_VERSION}. {EXPORT_AGAIN}"
             )
         infer = find_runtime(info.format).open(path)
-        predict = _predict_with(infer, data, rule, clinical_metadata=with_metadata)
+        predict = predict_with(infer, data, rule, clinical_metadata=with_metadata)
     predict_files = converting_files(predict)
     return Predictor(info.format, rule, data, info.synthetic, with_metadata, predict_files)
 
 
-def _predict_with(
+def predict_with(
     infer: Infer, data: DataConfig, rule: DecisionRule, *, clinical_metadata: bool
 ) -> Predict:
     """Returns a function that predicts files from `convert_file` with `infer`."""

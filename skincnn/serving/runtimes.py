@@ -35,8 +35,6 @@ does not return it; and from a LiteRT or ONNX file, calibrated `probabilities` [
 num_classes]."""
 Infer = Callable[[Inputs], Outputs]
 Write = Callable[[keras.Model, Inputs, Path], None]
-BATCH_SIZE = 32
-"""Number of images per batch in the parity check."""
 
 
 @dataclass(frozen=True)
