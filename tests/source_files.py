@@ -11,6 +11,7 @@ import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,8 +30,13 @@ SIZE = (40, 30)
 @functools.cache
 def jpeg(seed: int = 0, size: tuple[int, int] = SIZE) -> bytes:
     """Returns a small smooth image as a JPEG file."""
+    return encode(make_image(seed, size), "JPEG", quality=95)
+
+
+def encode(image: Image.Image, format: str, **options: Any) -> bytes:
+    """Returns an image as a file; see `PIL.Image.Image.save` for the options."""
     buffer = io.BytesIO()
-    make_image(seed, size).save(buffer, "JPEG", quality=95)
+    image.save(buffer, format, **options)
     return buffer.getvalue()
 
 

@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
-from source_files import SIZE, jpeg, make_image
+from source_files import SIZE, encode, jpeg, make_image
 
 from tfds_ham10000 import image_files
 from tfds_ham10000.image_decoding import CheckedImages, normalize, require_valid
@@ -23,12 +23,6 @@ from tfds_ham10000.image_files import ImageFiles
 from tfds_ham10000.records import SourceError
 
 Pixels = npt.NDArray[np.uint8]
-
-
-def encode(image: Image.Image, format: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
 
 
 def pixels(content: bytes) -> Pixels:

@@ -10,6 +10,7 @@ import psutil
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageCms, ImageOps
+from source_files import encode
 
 from skincnn.config import DataConfig
 from skincnn.data import preprocess
@@ -32,20 +33,12 @@ IMAGE = Image.fromarray(PIXELS)
 OTHER = Image.fromarray(255 - PIXELS)
 
 
-def encode(image: Image.Image, format_name: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format_name, **options)
-    return buffer.getvalue()
-
-
 def exif(value: int, order: str = "<") -> bytes:
     """Returns EXIF data with three tags; the second one is the orientation."""
-    entries = [(0x0100, 3, 1, 7), (0x0112, 3, 1, value), (0x0131, 3, 1, 9)]
-    tiff = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
-    tiff += struct.pack(f"{order}H", len(entries))
-    for entry in entries:
-        tiff += struct.pack(f"{order}HHIHxx", *entry)
-    return b"Exif\0\0" + tiff + struct.pack(f"{order}I", 0)
+    tags = Image.Exif()
+    tags.endian = order
+    tags.update({0x0100: 7, 0x0112: value, 0x0128: 2})
+    return tags.tobytes()
 
 
 FILES = {
@@ -84,21 +77,18 @@ def gif_with_a_smaller_frame() -> bytes:
     return bytes(content)
 
 
-def profile(name: str) -> bytes:
-    """Returns an ICC profile: "sRGB", or a linear RGB profile in its place."""
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile(name)).tobytes()
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def linear_rgb() -> bytes:
     """Returns a profile of the primaries of sRGB with linear tone curves."""
-    content = profile("sRGB")
     tags = {}
-    for number in range(int.from_bytes(content[128:132])):
-        name, start, size = struct.unpack_from(">4sII", content, 132 + 12 * number)
+    for number in range(int.from_bytes(SRGB[128:132])):
+        name, start, size = struct.unpack_from(">4sII", SRGB, 132 + 12 * number)
         tags[name] = (start, size)
     start, size = tags[b"rTRC"]
     curve = b"curv" + bytes(8)  # no entries: the identity
-    return content[:start] + curve.ljust(size, b"\0") + content[start + size :]
+    return SRGB[:start] + curve.ljust(size, b"\0") + SRGB[start + size :]
 
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"/>'
@@ -113,7 +103,7 @@ CONVERTED = {
     "16-bit tiff": encode(Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257), "TIFF"),
     "oriented tiff": encode(IMAGE, "TIFF", tiffinfo={0x0112: 6}),
     "two pages": encode(IMAGE, "TIFF", save_all=True, append_images=[OTHER]),
-    "sRGB profile": encode(IMAGE, "JPEG", icc_profile=profile("sRGB")),
+    "sRGB profile": encode(IMAGE, "JPEG", icc_profile=SRGB),
     "linear jpeg": encode(IMAGE, "JPEG", icc_profile=linear_rgb()),
     "linear png": encode(IMAGE, "PNG", icc_profile=linear_rgb()),
     "linear palette png": encode(IMAGE.quantize(64), "PNG", icc_profile=linear_rgb()),
@@ -149,7 +139,7 @@ def test_colors_are_converted_to_srgb() -> None:
     with Image.open(io.BytesIO(stored)) as image:
         assert "icc_profile" not in image.info
         np.testing.assert_allclose(np.asarray(image)[0, 0], expected, atol=1)
-    content = encode(gray, "JPEG", icc_profile=profile("sRGB"))
+    content = encode(gray, "JPEG", icc_profile=SRGB)
     assert normalize(content) is content
 
 

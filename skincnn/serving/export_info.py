@@ -140,6 +140,5 @@ def render_usage(info: ExportInfo, name: str) -> str:
         rule_text=explain_rule(info.rule),
         name=name,
         regions="; ".join(f"{name}: {', '.join(sites)}" for name, sites in REGIONS.items()),
-        metadata=metadata,
         body=json.dumps({"instances": [row]}),
     )

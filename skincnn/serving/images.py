@@ -140,7 +140,7 @@ def num_pixels(content: tf.Tensor) -> tf.Tensor:
     whose first frame may be smaller than the image. A truncated header raises
     `tf.errors.InvalidArgumentError` for JPEG, and the result is arbitrary otherwise.
     """
-    header = _read_bytes(content, 0, HEADER_BYTES)
+    header = _read_bytes(content, HEADER_BYTES)
 
     def bmp() -> tf.Tensor:
         height = _little_endian(header, 22, 4)  # negative if rows are stored top to bottom
@@ -177,7 +177,7 @@ def exif_orientation(content: tf.Tensor) -> tf.Tensor:
     searched = tf.strings.join([tf.strings.substr(content, *end) for end in ends])
     after = [tf.strings.split(searched, tag, maxsplit=1)[1:] for tag in ORIENTATION_TAGS]
     value = tf.concat([*after, [b"\x01"]], axis=0)[0]
-    number = tf.cast(_read_bytes(value, 0, 1)[0], tf.int64)
+    number = tf.cast(_read_bytes(value, 1)[0], tf.int64)
     return tf.where((number >= 1) & (number <= 8), number, 1)
 
 
@@ -210,9 +210,9 @@ def _webp_pixels(header: tf.Tensor) -> tf.Tensor:
     return tf.where(_equals(header, b"VP8X", 12), extended, simple)
 
 
-def _read_bytes(content: tf.Tensor, offset: tf.Tensor | int, size: int) -> tf.Tensor:
-    """Returns `size` bytes from an offset of a file, uint8 [size], padded with zeros."""
-    data = tf.io.decode_raw(tf.strings.substr(content, offset, size), tf.uint8)
+def _read_bytes(content: tf.Tensor, size: int) -> tf.Tensor:
+    """Returns the first `size` bytes of a file, uint8 [size], padded with zeros."""
+    data = tf.io.decode_raw(tf.strings.substr(content, 0, size), tf.uint8)
     return tf.pad(data, [[0, size - tf.size(data)]])
 
 
@@ -220,11 +220,11 @@ def _equals(data: tf.Tensor, text: bytes, offset: int = 0) -> tf.Tensor:
     return tf.reduce_all(data[offset : offset + len(text)] == tuple(text))
 
 
-def _little_endian(data: tf.Tensor, offset: tf.Tensor | int, size: int) -> tf.Tensor:
+def _little_endian(data: tf.Tensor, offset: int, size: int) -> tf.Tensor:
     """Returns the unsigned little-endian integer in `size` bytes at an offset, int64."""
     digits = tf.cast(data[offset : offset + size], tf.int64)
     return tf.reduce_sum(digits * tf.constant([256**i for i in range(size)], tf.int64))
 
 
-def _big_endian(data: tf.Tensor, offset: tf.Tensor | int, size: int) -> tf.Tensor:
+def _big_endian(data: tf.Tensor, offset: int, size: int) -> tf.Tensor:
     return _little_endian(data[offset : offset + size][::-1], 0, size)

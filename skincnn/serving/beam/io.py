@@ -167,9 +167,8 @@ def require_images(patterns: Sequence[str], names: str | None) -> None:
         ConfigError: Neither is the case, or the files cannot be listed.
     """
     try:
-        if any(list_files(pattern, 1) for pattern in patterns):
-            return
-        if names is not None and read_names(names):
+        found = any(list_files(pattern, 1) for pattern in patterns)
+        if found or (names is not None and read_names(names)):
             return
     except (OSError, ValueError) as error:
         text = "Check the names of the images and of the --names file."

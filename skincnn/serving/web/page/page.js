@@ -23,8 +23,9 @@ function element(tag, text, properties = {}) {
   return Object.assign(document.createElement(tag), { textContent: text, ...properties });
 }
 
-function setOptions(select, values, texts = values) {
+function setOptions(select, selected, values, texts = values) {
   select.replaceChildren(...values.map((value, i) => element("option", texts[i], { value })));
+  select.value = selected;
 }
 
 // A share is never rounded to 0 % or 100 %, as in decision.py.
@@ -55,9 +56,7 @@ async function start() {
   if (fields) {
     find("[name=age]").max = fields.max_age;
     for (const name of ["sex", "localization"]) {
-      const select = find(`[name=${name}]`);
-      setOptions(select, fields[name]);
-      select.value = "unknown";
+      setOptions(find(`[name=${name}]`), "unknown", fields[name]);
     }
   }
   find("#clinical").hidden = !fields;
@@ -105,9 +104,7 @@ async function predict(files) {
     status.textContent = `Choose at most ${model.max_images} images at a time. Received: ${files.length}.`;
     return;
   }
-  const fields = new FormData(find("#upload"));
-  const form = new FormData();
-  for (const [name, value] of fields) if (value) form.append(name, value);
+  const form = new FormData(find("#upload"));
   const metadata = [...form];
   for (const file of files) form.append("images", file);
   status.textContent = `Predicting ${files.length === 1 ? "1 image" : `${files.length} images`} ...`;
@@ -178,16 +175,13 @@ function showClass([name, probability]) {
 function showExplanation(form, best, file, metadata) {
   form.hidden = !model.grad_cam;
   const select = find("select", form);
-  setOptions(select, model.classes.map((one) => one.name), model.classes.map((one) => one.full_name));
-  select.value = best;
+  setOptions(select, best, model.classes.map((one) => one.name), model.classes.map((one) => one.full_name));
   const figure = find("figure", form);
   const message = find("[role=status]", form);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    const body = new FormData();
-    for (const [name, value] of metadata) body.append(name, value);
-    body.append("class_name", select.value);
-    body.append("images", file);
+    const body = new FormData(form);
+    for (const [name, value] of [...metadata, ["images", file]]) body.append(name, value);
     message.textContent = "Drawing the heat map ...";
     try {
       const image = find("img", figure);
