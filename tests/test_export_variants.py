@@ -106,14 +106,9 @@ def test_variants_are_exported_and_served_as_evaluated(
     assert "# How to use `skincnn`\n" in (workdir / "export/README.md").read_text()
     usage = (workdir / f"export/README_skincnn_{VARIANT}.md").read_text()
     assert f"# How to use `skincnn_{VARIANT}`\n" in usage
-    dataset = open_datasets(["demo_tiny"], data_dir)
-    contents = dataset.read_files(table)
-    paths = [
-        workdir / f"export/skincnn_{VARIANT}",
-        *(workdir / f"export/skincnn_{VARIANT}.{suffix}" for suffix in ("onnx", "tflite")),
-    ]
-    for path in paths:
-        predictor = load_predictor(path)
+    contents = open_datasets(["demo_tiny"], data_dir).read_files(table)
+    for suffix in ("", ".onnx", ".tflite"):
+        predictor = load_predictor(workdir / f"export/skincnn_{VARIANT}{suffix}")
         # Calibration and thresholds are those of the variant.
         rule = predictor.rule
         assert rule.calibration_map == result.calibration_map

@@ -62,10 +62,14 @@ def images(workdir: Path, tmp_path_factory: pytest.TempPathFactory, data_dir: Pa
     return folder
 
 
-def stored(workdir: Path, image_ids: list[str]) -> np.ndarray:
+def stored(workdir: Path, image_ids: pd.Series) -> np.ndarray:
     """Returns the probabilities before calibration."""
     table = read_predictions(workdir / "predictions/test.csv").set_index("image_id")
     return arrays(table.loc[image_ids].reset_index(), NAMES)[1]
+
+
+def most_probable(y_prob: np.ndarray) -> list[str]:
+    return [NAMES[index] for index in y_prob.argmax(axis=1)]
 
 
 def read_test_result(workdir: Path) -> SplitResult:
@@ -93,11 +97,10 @@ def test_each_format_is_detected_and_reproduces_the_evaluation(
     table = predict_files(predictor, paths, list(map(read_file, paths)), metadata)
     readable = table[table["status"] == OK]
     assert len(readable) == 10
-    before = stored(workdir, list(readable["image_id"]))
+    before = stored(workdir, readable["image_id"])
     expected = read_test_result(workdir).calibration_map.apply(before)
     np.testing.assert_allclose(readable[PROBABILITIES].to_numpy(), expected, atol=1e-4)
-    predicted = [NAMES[index] for index in before.argmax(axis=1)]
-    assert predicted == list(readable["predicted_class"])
+    assert readable["predicted_class"].tolist() == most_probable(before)
     unreadable = table[table["status"] != OK].set_index("image_id")
     assert sorted(unreadable.index) == ["empty", "half", "text"]
     assert set(unreadable["status"]) == {NO_IMAGE, UNREADABLE}
@@ -124,12 +127,9 @@ def test_the_command_predicts_readable_files_and_lists_unreadable_ones(
     assert isic["image"].tolist() == readable["image_id"].tolist()
     # The challenge scores the class with the highest probability.
     challenge = isic[[name.upper() for name in NAMES]].to_numpy()
-    assert [NAMES[index] for index in challenge.argmax(axis=1)] == list(
-        readable["predicted_class"]
-    )
-    np.testing.assert_allclose(
-        challenge, stored(workdir, list(readable["image_id"])), atol=1e-4
-    )
+    assert readable["predicted_class"].tolist() == most_probable(challenge)
+    expected = stored(workdir, readable["image_id"])
+    np.testing.assert_allclose(challenge, expected, atol=1e-4)
     assert not list(tmp_path.glob(".tmp*"))
     # The decision for each readable in-distribution image follows from the printed rule.
     rule = load_predictor(workdir / path).rule
@@ -235,8 +235,7 @@ def test_an_export_of_another_model_is_not_used_for_a_run(
         (folder / "export/skincnn" / name).mkdir()
     assert load_predictor(folder).format == "saved_model"
     result = read_test_result(folder)
-    bias = (result.calibration_map.bias[0] + 0.01, *result.calibration_map.bias[1:])
-    changed = result.calibration_map.model_copy(update={"bias": bias})
+    changed = result.calibration_map.model_copy(update={"temperature": 9.0})
     updated = result.model_copy(update={"calibration_map": changed})
     write_record(result_path(folder, "test"), updated)
     predictor = load_predictor(folder)

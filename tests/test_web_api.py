@@ -53,23 +53,19 @@ def check_problem(response: Any, status: int, text: str) -> None:
 
 
 def test_predictions_are_those_of_the_predict_command(model: ServedModel) -> None:
-    contents = [jpeg(0), b"this is text", jpeg(1)]
-    paths = [Path("a <b>.jpg"), Path("text.jpg"), Path("c.png")]
+    images = {"a <b>.jpg": jpeg(0), "text.jpg": b"this is text", "c.png": jpeg(1)}
+    paths, contents = list(map(Path, images)), list(images.values())
     metadata = select_clinical_metadata(paths, None)
     expected = predict_files(model.predictor, paths, contents, metadata)
     with client_of(model) as client:
-        files = [
-            ("images", (str(path), content))
-            for path, content in zip(paths, contents, strict=True)
-        ]
+        files = [("images", image) for image in images.items()]
         response = client.post("/v1/predict", files=files).json()
     assert response["model"] == model.info.model.model_dump(mode="json")
     for row, prediction in zip(
         expected.to_dict("records"), response["predictions"], strict=True
     ):
-        assert prediction["file"] == row["file"]
-        assert prediction["status"] == row["status"]
-        assert prediction["refer"] == row["refer"]
+        for name in ("file", "status", "refer"):
+            assert prediction[name] == row[name]
         is_ood = row["out_of_distribution"]
         assert prediction["out_of_distribution"] is (None if is_ood is pd.NA else is_ood)
         assert (prediction["predicted_class"] or "") == row["predicted_class"]
@@ -285,9 +281,8 @@ def test_the_token_protects_the_api() -> None:
             for path in ("/v1/model", "/metrics", "/v1/x"):
                 response = client.get(path, headers=headers)
                 check_problem(response, 401, "Authorization: Bearer TOKEN")
-            assert (
-                client.post("/v1/predict", files=IMAGE, headers=headers).status_code == 401
-            )
+            response = client.post("/v1/predict", files=IMAGE, headers=headers)
+            assert response.status_code == 401
         for path in (*PAGE_PATHS, "/healthz", "/readyz", "/openapi.json"):
             assert client.get(path).is_success, path
 

@@ -57,9 +57,7 @@ def predict_lengths(contents: Sequence[bytes], metadata: pd.DataFrame) -> Predic
 
 
 def make_model(
-    before: Callable[[Sequence[bytes], pd.DataFrame], object] = lambda *_: None,
-    *,
-    clinical_metadata: bool = False,
+    before: Callable[..., object] = lambda *_: None, *, clinical_metadata: bool = False
 ) -> ServedModel:
     """Returns a model without a network, which calls `before` in each prediction."""
 

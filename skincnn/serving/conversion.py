@@ -117,7 +117,7 @@ def _convert(
         reference = parity.decide(y_prob, table[DISTANCE].to_numpy(), rule)
         infer = runtime.open(temporary)
         predict = predict_with(infer, data, rule, clinical_metadata=with_metadata)
-        export, export_rule = parity.predict_files(predict, contents, table), rule
+        export, export_rule = parity.predict_images(predict, contents, table), rule
         fault = parity.find_ood_fault(reference, export, rule)
         if fault:
             export_rule = rule.model_copy(update={"max_distance": None})

@@ -145,7 +145,7 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
         predict = open_saved_model(
             temporary, rule.class_names, clinical_metadata=with_metadata
         )
-        export = parity.predict_files(predict, contents, table)
+        export = parity.predict_images(predict, contents, table)
         paths = sorted(path for path in temporary.rglob("*") if path.is_file())
         files = {path.relative_to(temporary).as_posix(): path for path in paths}
         is_exact = all(map(_is_trained_on_cpu, networks))

@@ -73,8 +73,11 @@ def decide(
     return Output(probabilities, distances, *decisions)
 
 
-def predict_files(predict: Predict, contents: list[bytes], table: pd.DataFrame) -> Output:
-    """Returns the predictions of an export for files and their rows in a table."""
+def predict_images(predict: Predict, contents: list[bytes], table: pd.DataFrame) -> Output:
+    """Returns the predictions of an export for image files.
+
+    `table` contains the `CLINICAL_COLUMNS`, one row per file, if the export requires them.
+    """
     parts = [slice(i, i + BATCH_SIZE) for i in range(0, len(table), BATCH_SIZE)]
     batches = [predict(contents[part], table.iloc[part]) for part in parts]
     outputs = {
