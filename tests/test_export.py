@@ -317,10 +317,11 @@ def test_an_unsupported_export_is_rejected(
     fake = Runtime("", print, print, print, None, ("no_such",))
     monkeypatch.setitem(RUNTIMES, "new", fake)
     operating_point = "`operating_point` must be one of: specificity=0.90"
+    evaluate = r"skincnn evaluate .*run --logit-adjustment"
     for name, changes, message in (
         ("saved_model", {"operating_point": "luck=0.80"}, operating_point),
         ("saved_model", {"tta": "augment"}, r"of random views\. Received: augment"),
-        ("saved_model", {"logit_adjustment": True}, "evaluate .*run --logit-adjustment"),
+        ("saved_model", {"logit_adjustment": True}, evaluate),
         ("saved_model", {"workdir": workdir / "none"}, "cannot be read"),
         ("onnx", {"runs": (workdir, workdir)}, "contain one network"),
         ("new", {}, r"new requires no_such.*\[export\]"),
