@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -54,7 +55,7 @@ class DecisionRule(Part):
     @property
     def target(self) -> Target | None:
         """`TARGET`; None if it does not exist. Exports then have no output `refer`."""
-        return find_targets(self.class_names, self.declared).get(TARGET)
+        return _find_target(self.class_names, tuple(self.declared.items()))
 
     @property
     def always_in_set(self) -> tuple[str, ...]:
@@ -88,3 +89,10 @@ class DecisionRule(Part):
             return out_of_distribution, out_of_distribution
         malignant = sum(probabilities[:, index] for index in target.classes)
         return out_of_distribution | (malignant >= self.threshold), out_of_distribution
+
+
+@functools.lru_cache  # called several times for each served prediction
+def _find_target(
+    class_names: tuple[str, ...], declared: tuple[tuple[str, LesionClass], ...]
+) -> Target | None:
+    return find_targets(class_names, dict(declared)).get(TARGET)
