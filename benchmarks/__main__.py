@@ -1,6 +1,6 @@
 """Measures speed, memory, the coverage of intervals, and OOD detection.
 
-python -m benchmarks input|train|serve|scale|coverage|ood --help
+python -m benchmarks input|train|serve|startup|scale|coverage|ood --help
 """
 
 from __future__ import annotations
@@ -136,6 +136,31 @@ def measure_serve(
     )
 
 
+def measure_startup(
+    model: tyro.conf.Positional[Path],
+    output: Path = Path("runs/benchmark/startup.json"),
+) -> None:
+    """Measures the CPU time of `skincnn predict` for one image.
+
+    Args:
+        model: A run directory, its model.keras, or a SavedModel.
+        output: The JSON file for the results.
+
+    Raises:
+        ConfigError: The directory contains several models and no current one.
+    """
+    common.load_tensorflow()
+    from benchmarks import startup
+
+    _run(
+        startup.BENCHMARKS,
+        (),
+        lambda root: startup.prepare(model, root),
+        output,
+        model=str(model),
+    )
+
+
 def measure_scale(
     num_images: int = 400_000,
     num_resamples: int = 2000,
@@ -235,6 +260,7 @@ def command() -> None:
             "input": measure_input,
             "train": measure_train,
             "serve": measure_serve,
+            "startup": measure_startup,
             "scale": measure_scale,
             "coverage": measure_coverage,
             "ood": measure_ood,

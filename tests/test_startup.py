@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +11,10 @@ from conftest import ROOT
 from PIL import Image
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
-UNUSED = ("sklearn.cluster", "keras_tuner", "skincnn.training", "skincnn.reporting.plots")
+UNUSED = (
+    *("sklearn.cluster", "sklearn.covariance", "keras_tuner"),
+    *("skincnn.training", "skincnn.reporting.plots"),
+)
 """Modules that only other commands need."""
 
 
@@ -58,33 +59,15 @@ def test_api_prints_no_messages_of_tensorflow(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("", "")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", ["export/skincnn/1", "model.keras"])
-def test_prediction_costs_little_more_than_loading_the_model(
+def test_prediction_imports_no_modules_of_other_commands(
     model: str, run: Run, tmp_path: Path
 ) -> None:
-    """Importing TensorFlow and loading the model take most of the CPU time."""
-    path = run[0] / model
-    image = tmp_path / "image.jpg"
+    path, image = run[0] / model, tmp_path / "image.jpg"
     Image.new("RGB", (600, 450), (200, 150, 140)).save(image)
-    load = (
-        "import tensorflow as tf\n"
-        f"tf.saved_model.load({str(path)!r}).signatures['serving_default']"
-    )
-    if model == "model.keras":
-        load = f"import keras, skincnn.model.layers; keras.saving.load_model({str(path)!r})"
-    predict = (
+    done = run_python(
         f"import sys; sys.argv = ['skincnn predict', {str(path)!r}, {str(image)!r}]\n"
         "from skincnn.cli.predict import command; command()\n"
         f"print([x for x in {UNUSED} if x in sys.modules], file=sys.stderr)"
     )
-    ratios = []
-    for _ in range(5):  # alternately, because the speed of a shared machine varies
-        times = [resource.getrusage(resource.RUSAGE_CHILDREN)]
-        for code in (load, predict):
-            done = run_python(code)
-            times.append(resource.getrusage(resource.RUSAGE_CHILDREN))
-        assert done.stderr.endswith("[]\n")
-        cpu = [each.ru_utime + each.ru_stime for each in times]
-        ratios.append((cpu[2] - cpu[1]) / (cpu[1] - cpu[0]))
-    assert statistics.median(ratios) <= 1.3, ratios
+    assert done.stderr.endswith("[]\n")

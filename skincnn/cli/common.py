@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import gc
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +87,11 @@ def load_tensorflow(paths: Iterable[Path] = ()) -> None:
             raise ConfigError(
                 f"{path} does not exist. Expected a run directory or an export."
             )
+    is_imported = "tensorflow" in sys.modules
     startup.load_tensorflow()
     startup.set_keras(startup.KERAS_SETTINGS)
+    if not is_imported:
+        gc.freeze()  # the garbage collector would often search all objects of TensorFlow
 
 
 def parse(cls: type[Parsed], argv: Sequence[str], preset: str) -> tuple[str, Parsed]:

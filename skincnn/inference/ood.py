@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.covariance import ledoit_wolf
 
 from skincnn.clinical_metadata import UNKNOWN, encode_clinical_metadata
 from skincnn.commands import command_line
@@ -63,6 +62,8 @@ class BlockGaussian:
         The covariance of the standardized features is estimated as by Ledoit and Wolf, A
         well-conditioned estimator for large-dimensional covariance matrices (2004).
         """
+        from sklearn.covariance import ledoit_wolf  # not required for predictions
+
         values = np.asarray(features, np.float64)
         mean, std = values.mean(axis=0), values.std(axis=0)
         std = np.maximum(std, max(MIN_STD * std.max(), SMALLEST))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import re
 import socket
 import sys
@@ -158,8 +157,6 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
             server.
     """
     server = make_server(app)
-    gc.collect()
-    gc.freeze()  # the garbage collector would often search the modules of TensorFlow
     with _Stop(app, server) as stop:
         server.run([listener])
     if stop.requested:
