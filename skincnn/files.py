@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import stat
 import sys
@@ -43,12 +44,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     target = _link_target(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # The temporary file has the same suffixes, from which Keras infers the file format.
-    temporary = target.with_name(f".tmp-{os.getpid()}-{path.name}")
+    # The name is random, because processes in containers may have the same ID. The suffixes
+    # are those of the file, from which Keras infers the file format.
+    temporary = target.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
     existing = target.stat() if target.exists() else None
+    # The content of an existing file may be secret, also while it is written.
+    temporary.touch(0o666 if existing is None else 0o600, exist_ok=False)
     try:
-        if existing is not None:  # the content may be secret, also while it is written
-            temporary.touch(0o600)
         yield temporary
         if existing is not None:
             _set_permissions(temporary, existing)

@@ -341,6 +341,26 @@ def test_an_export_that_differs_gets_no_version(
     assert sorted((workdir / "export/skincnn").iterdir()) == before
 
 
+def test_processes_with_the_same_id_export_to_different_temporary_directories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers that share a volume may use the same process IDs."""
+    paths = []
+
+    def fail(networks: object, rule: object, path: Path) -> None:
+        paths.append(path)
+        raise OSError("disk full")
+
+    monkeypatch.setattr(export, "read_rule", lambda _: None)
+    monkeypatch.setattr(export, "load_networks", lambda *_: [])
+    monkeypatch.setattr(export, "write_saved_model", fail)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="disk full"):
+            export_saved_model(ExportSpec(workdir=tmp_path))
+    assert paths[0] != paths[1]
+    assert not any(path.exists() for path in paths)
+
+
 @pytest.mark.parametrize("name", ["saved_model", "onnx"])
 def test_a_full_disk_does_not_affect_previous_exports(
     name: str, workdir: Path, data_dir: Path

@@ -35,6 +35,19 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_processes_with_the_same_id_write_to_different_temporary_files(
+    tmp_path: Path,
+) -> None:
+    """Containers that share a volume may use the same process IDs."""
+    path = tmp_path / "report.json"
+    with replacing(path) as first, replacing(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+        assert first.read_text() == "first"
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_require_writable_file(tmp_path: Path) -> None:
     require_writable_file(tmp_path / "new/folder/a.csv", "--output")
     (tmp_path / "a.csv").touch()

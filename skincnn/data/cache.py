@@ -126,6 +126,7 @@ def _allocate(path: Path) -> None:
 def _remove_stale(folder: Path) -> None:
     """Removes the temporary files of killed processes: those more than a day old."""
     for path in folder.glob(".tmp-*"):
-        if time.time() - path.stat().st_mtime > STALE_SECONDS:
-            with contextlib.suppress(PermissionError):  # Windows: in use by a process
-                path.unlink(missing_ok=True)
+        # Another process may have renamed the file or, on Windows, may use it.
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                path.unlink()

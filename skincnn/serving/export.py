@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import multiprocessing
 import os
+import secrets
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -134,7 +135,9 @@ def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
         return _export_in_subprocess(spec, data_dir)
     networks = load_networks(spec, rule)
     spec.folder.mkdir(parents=True, exist_ok=True)
-    temporary = spec.folder / f".tmp-{os.getpid()}"
+    temporary = spec.folder / f".tmp-{secrets.token_hex(4)}"
+    with explain_write_errors(temporary, UNCHANGED):
+        temporary.mkdir()
     try:
         with explain_write_errors(temporary, UNCHANGED):
             write_saved_model(networks, rule, temporary)
