@@ -66,6 +66,31 @@ def test_auto_writes_a_file_if_the_images_do_not_fit_in_memory(
 
 
 @pytest.mark.parametrize(
+    ("prefix", "limit", "usage", "on_disk"),
+    [
+        ("memory.", ("max", "1000\n"), ("current", "900\n"), True),
+        ("memory.", ("max", "1300\n"), ("current", "1000\n"), False),
+        ("memory.", ("max", "max\n"), ("current", "900\n"), False),
+        ("memory/memory.", ("limit_in_bytes", "1000\n"), ("usage_in_bytes", "900\n"), True),
+    ],
+)
+def test_auto_obeys_the_memory_limit_of_a_container(
+    prefix: str,
+    limit: tuple[str, str],
+    usage: tuple[str, str],
+    on_disk: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cache, "CGROUP", tmp_path)
+    (tmp_path / "memory").mkdir()
+    for name, text in (limit, usage, ("stat", "anon 7\ninactive_file 100\n")):
+        (tmp_path / f"{prefix}{name}").write_text(text)
+    cached_images(tmp_path / "x.npy", SHAPE, Fill(), "auto")
+    assert (tmp_path / "x.npy").exists() == on_disk
+
+
+@pytest.mark.parametrize(
     "damage",
     ["empty", "truncated", "too long", "other shape", "other type", "not an array"],
 )

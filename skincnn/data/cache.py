@@ -6,6 +6,7 @@ import contextlib
 import math
 import mmap
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,17 @@ Cache = Literal["auto", "memory", "disk"]
 
 ALIGNMENT = 64
 """Memory alignment, in bytes, that TensorFlow requires to share an array."""
+CGROUP = Path("/sys/fs/cgroup")
+"""Directory of the limits of the container, on Linux."""
+CGROUP_MEMORY = (
+    ("memory.max", "memory.current", "memory.stat"),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+    ),
+)
+"""Files in `CGROUP`, in versions 2 and 1: the memory limit, the usage and its parts."""
 MEMORY_SHARE = 0.5
 """Share of the available memory above which "auto" caches images on disk."""
 STALE_SECONDS = 24 * 3600
@@ -46,8 +58,8 @@ def cached_images(
             on, except system errors, such as a full disk, while the cache file is written.
         cache: Where to keep the images. "memory": in memory. "disk": in the file, which
             is written if it is missing or damaged. "auto": in the file if it is complete or
-            if the images require more than half of the available memory; otherwise in
-            memory.
+            if the images require more than half of the available memory, which the limit
+            of a container reduces; otherwise in memory.
 
     Returns:
         uint8 array of `shape`, with aligned memory that TensorFlow can share. Changes to
@@ -62,7 +74,7 @@ def cached_images(
         images = _open(path, shape)
         if images is not None:
             return images
-        too_large = math.prod(shape) > MEMORY_SHARE * psutil.virtual_memory().available
+        too_large = math.prod(shape) > MEMORY_SHARE * _available_memory()
         if cache == "disk" or too_large:
             _write(path, shape, fill)
             return np.load(path, mmap_mode="c")
@@ -80,6 +92,20 @@ def empty_array(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any
     count = math.prod(shape)
     memory = mmap.mmap(-1, max(count * np.dtype(dtype).itemsize, 1))
     return np.frombuffer(memory, dtype, count).reshape(shape)
+
+
+def _available_memory() -> int:
+    """Returns the available memory in bytes, at most that of the container."""
+    available = int(psutil.virtual_memory().available)
+    for names in CGROUP_MEMORY:
+        # A ValueError means that there is no limit ("max").
+        with contextlib.suppress(OSError, ValueError):
+            limit, usage, parts = ((CGROUP / name).read_text() for name in names)
+            # The usage includes cached files, which the system drops if necessary.
+            cached = re.search(r"^inactive_file (\d+)$", parts, re.MULTILINE)
+            free = int(limit) - int(usage) + (int(cached[1]) if cached else 0)
+            available = min(available, free)
+    return available
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> Images | None:
