@@ -12,6 +12,16 @@ from typing import Any
 from tqdm import tqdm
 
 
+def is_terminal(stream: object) -> bool:
+    """Returns whether a standard stream is a terminal.
+
+    The stream may be None, as in a program without a console, or an object of the user
+    that has only some methods of a file.
+    """
+    isatty = getattr(stream, "isatty", None)
+    return isatty is not None and bool(isatty())
+
+
 class ProgressBar(tqdm):  # type: ignore[type-arg]  # tqdm is not generic at run time
     """A tqdm progress bar if standard error is a terminal.
 
@@ -21,7 +31,7 @@ class ProgressBar(tqdm):  # type: ignore[type-arg]  # tqdm is not generic at run
 
     def __init__(self, *args: Any, **kwargs: Any):
         self._started = time.monotonic()
-        self._as_line = not sys.stderr.isatty()
+        self._as_line = not is_terminal(sys.stderr)
         if self._as_line:
             kwargs["file"] = io.StringIO()  # discards the bar
         super().__init__(*args, **kwargs)
@@ -42,10 +52,10 @@ def logged_step(description: str) -> Iterator[None]:
     """
     started = time.monotonic()
     yield
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         _write_line(description, started)
 
 
 def _write_line(text: str, started: float) -> None:
     seconds = time.monotonic() - started
-    print(f"{text} in {seconds:.0f} s", file=sys.stderr, flush=True)
+    print(f"{text} in {seconds:.0f} s", file=sys.stderr)

@@ -30,6 +30,26 @@ def test_log_has_one_line_per_step(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(pattern.format(r" in \d+ s\n"), capsys.readouterr().err)
 
 
+class Tee:
+    """A user's stream, which has only some methods of a file."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+
+@pytest.mark.parametrize("stream", [None, Tee()])
+def test_a_stream_without_isatty_is_not_a_terminal(
+    stream: Tee | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    with logged_step("Building a dataset"):
+        assert sum(ProgressBar(range(3), desc="Reading images", unit="img")) == 3
+    assert stream is None or stream.text.count("\n") == 2
+
+
 def test_terminal_has_a_bar() -> None:
     reading, writing = pty.openpty()
     termios.tcsetwinsize(writing, (24, 80))

@@ -24,6 +24,7 @@ from skincnn.model.augment import Augmentation
 from skincnn.model.augmented import AugmentedClassifier
 from skincnn.model.classifier import block_of_variables, set_trainable
 from skincnn.model.mixing import Mixing
+from skincnn.progress import is_terminal
 from skincnn.training.callbacks import (
     SaveCheckpoint,
     UserCallbacks,
@@ -101,7 +102,8 @@ def fit(
     """
     checkpoints = setup.checkpoints(workdir)
     if verbose == "auto":
-        verbose = 1 if sys.stdout.isatty() else 2
+        # Keras cannot print in a program without a console.
+        verbose = 0 if sys.stdout is None else 1 if is_terminal(sys.stdout) else 2
     with setup.scope():
         checkpoint = checkpoints.load()
         progress = Progress() if checkpoint is None else checkpoint[0]
