@@ -88,6 +88,20 @@ def test_help_of_a_flag_has_its_whole_text_and_names(
     assert "--train.epochs 12" in show(capsys, "mobilenet_160", "--help", "train")
 
 
+def test_help_is_shown_without_the_source(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An installation may have only .pyc files."""
+
+    def fail(cls: object) -> str:
+        raise OSError("could not get source code")
+
+    monkeypatch.setattr("inspect.getsource", fail)
+    monkeypatch.setattr("skincnn.__file__", str(tmp_path / "skincnn/x.pyc"))
+    choices._read.cache_clear()
+    assert "--model.backbone TEXT" in show(capsys, "--help", "model.backbone")
+
+
 @pytest.mark.parametrize(
     ("topic", "nearest"), [("modl", "model"), ("model.bacbone", "model.backbone")]
 )

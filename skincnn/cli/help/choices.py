@@ -32,7 +32,8 @@ TABLES = {
 def choices(setting: str) -> dict[str, str]:
     """Returns a phrase for each valid name of a setting; {} if there is no list of them.
 
-    Custom parts, and the names of the user's own datasets, are left out.
+    Custom parts, and the names of the user's own datasets, are left out. The names in
+    tables are left out without the source, in an installation with only .pyc files.
     """
     if setting == "data.datasets":
         from tfds_ham10000.configs import CONFIGS
@@ -41,7 +42,10 @@ def choices(setting: str) -> dict[str, str]:
     if setting not in TABLES:
         return {}
     module, _, variable = TABLES[setting].partition(":")
-    return dict(_read_table(module, variable))
+    try:
+        return dict(_read_table(module, variable))
+    except FileNotFoundError:
+        return {}
 
 
 def _read_table(module: str, variable: str) -> Iterator[tuple[str, str]]:

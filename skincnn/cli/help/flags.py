@@ -135,12 +135,19 @@ def _to_text(value: Any) -> str:
 
 
 def _docs(cls: type[Any]) -> dict[str, str]:
-    """Returns the docstring of each field, which follows it in the source."""
+    """Returns the docstring of each field, which follows it in the source.
+
+    Without the source, in an installation with only .pyc files, there are no docstrings.
+    """
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if not dataclasses.is_dataclass(base):
             continue
-        [tree] = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        try:
+            source = inspect.getsource(base)
+        except OSError:
+            continue
+        [tree] = ast.parse(textwrap.dedent(source)).body
         assert isinstance(tree, ast.ClassDef)
         for field, text in zip(tree.body, tree.body[1:], strict=False):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
