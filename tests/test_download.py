@@ -23,6 +23,7 @@ from source_files import (
 
 from tfds_ham10000 import download
 from tfds_ham10000.download import FILES
+from tfds_ham10000.records import SourceError
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -151,6 +152,18 @@ def test_an_unavailable_network_is_reported(
     assert "HAM10000_images_part_1.zip cannot be downloaded" in done.stderr
     assert "--manual-dir DIR" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", download.CA_VARIABLES)
+def test_a_missing_file_of_certificates_is_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in download.CA_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(name, "/none.pem")
+    monkeypatch.setattr(download, "BASE_URL", "https://127.0.0.1:1")
+    with pytest.raises(SourceError, match=rf"{name} does not .*: /none\.pem\. Correct"):
+        download.fetch(tmp_path)
 
 
 @pytest.mark.usefixtures("server")

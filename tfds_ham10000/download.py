@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from tfds_ham10000.records import SourceError
 BASE_URL = "https://dataverse.harvard.edu/api/access/datafile"
 USER_AGENT = "Mozilla/5.0 (compatible; tfds_ham10000)"
 """Dataverse responds with 403 (Forbidden) to the default user agents of some libraries."""
+CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""Environment variables from which `requests` takes the TLS certificates, in this order."""
 MAX_RETRIES = 3
 TIMEOUT_SECONDS = 60
 BLOCK_SIZE = 1 << 20
@@ -139,7 +142,7 @@ def _fetch(session: requests.Session, file: RemoteFile, path: Path) -> Path:
         return path
     partial = path.with_suffix(".part")
     try:
-        with session.get(file.url, stream=True, timeout=TIMEOUT_SECONDS) as response:
+        with _get(session, file.url) as response:
             response.raise_for_status()
             size = int(response.headers.get("Content-Length", 0))
             with (
@@ -163,3 +166,18 @@ def _fetch(session: requests.Session, file: RemoteFile, path: Path) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def _get(session: requests.Session, url: str) -> requests.Response:
+    try:
+        return session.get(url, stream=True, timeout=TIMEOUT_SECONDS)
+    except requests.RequestException:
+        raise
+    except OSError as error:  # there is no file with TLS certificates
+        name = next(filter(os.environ.get, CA_VARIABLES), None)
+        if name is None:
+            raise requests.RequestException(error) from error
+        raise SourceError(
+            f"{url} cannot be downloaded, because the environment variable {name} does not "
+            f"name a file of TLS certificates: {os.environ[name]}. Correct or unset it."
+        ) from error
