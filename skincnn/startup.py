@@ -291,12 +291,11 @@ def _without_noise() -> Iterator[None]:
     All lines pass through another process, because TensorFlow may end this one: for
     example, it exits after it has printed that a flag in TF_XLA_FLAGS is unknown.
     """
-    if sys.stderr is None:  # a program without a console
+    process = _start_filter()
+    if process is None:
         yield
         return
-    sys.stderr.flush()
-    command = [sys.executable, "-I", "-S", "-c", _FILTER, NOISE]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0) as process:
+    with process:
         assert process.stdin is not None
         original = os.dup(2)
         os.dup2(process.stdin.fileno(), 2)
@@ -307,3 +306,23 @@ def _without_noise() -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(original, 2)
             os.close(original)
+
+
+def _start_filter() -> subprocess.Popen[bytes] | None:
+    """Starts the process that filters standard error; returns None if this is impossible.
+
+    A program that contains Python, such as a frozen application or uWSGI, is not started:
+    it would run itself instead of the filter.
+    """
+    name = os.path.basename(sys.executable or "").lower()
+    if getattr(sys, "frozen", False) or not name.startswith("python"):
+        return None
+    if sys.stderr is None:  # a program without a console
+        return None
+    sys.stderr.flush()
+    command = [sys.executable, "-I", "-S", "-c", _FILTER, NOISE]
+    try:
+        os.fstat(2)  # otherwise, a pipe of the process could become standard error
+        return subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0)
+    except OSError:
+        return None

@@ -71,3 +71,28 @@ def test_prediction_imports_no_modules_of_other_commands(
         f"print([x for x in {UNUSED} if x in sys.modules], file=sys.stderr)"
     )
     assert done.stderr.endswith("[]\n")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "sys.frozen = True",
+        "sys.executable = ''",
+        "sys.executable = None",
+        "sys.executable = '/usr/bin/uwsgi'",
+        "sys.executable = '/missing/python3'",
+        "os.close(2)",
+        "os.close(1); os.close(2)",
+    ],
+)
+def test_messages_are_not_filtered_if_python_cannot_be_started(code: str) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c"),
+            f"import os, sys; from skincnn import startup; {code}\n"
+            "with startup._without_noise():\n"
+            "    assert startup._start_filter() is None",
+        ],
+        **{"stderr": subprocess.DEVNULL, "timeout": 30},
+    )
+    assert done.returncode == 0
