@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator
 
 from skincnn.errors import ConfigError
@@ -60,6 +61,12 @@ NOISE = (
 )
 """Pattern of messages at the startup of TensorFlow and Keras that require no action.
 Those of Matplotlib, which Keras imports, concern its cache in the home directory."""
+LIBRARY_WARNINGS = (
+    "__array__ implementation doesn't accept a copy keyword",
+    r"(currentThread|getName)\(\) is deprecated",
+)
+"""Patterns of DeprecationWarnings of Keras and KerasTuner that require no action.
+They would end a program that raises warnings as errors. setup.cfg has the same patterns."""
 _lock = threading.Lock()
 _num_inside = 0
 """Number of blocks of `own_settings` that are being executed, in all threads."""
@@ -130,6 +137,8 @@ def load_tensorflow() -> None:
     _require_threads()
     _set_keras_home()
     _process = os.getpid()
+    for pattern in LIBRARY_WARNINGS:
+        warnings.filterwarnings("ignore", pattern, DeprecationWarning)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     with _without_noise():
         backend = _import_keras()

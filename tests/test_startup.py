@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import keras
 import pytest
 from conftest import ROOT
 from PIL import Image
+
+from skincnn import startup
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 UNUSED = (
@@ -96,3 +100,16 @@ def test_messages_are_not_filtered_if_python_cannot_be_started(code: str) -> Non
         **{"stderr": subprocess.DEVNULL, "timeout": 30},
     )
     assert done.returncode == 0
+
+
+def test_warnings_of_libraries_do_not_end_a_program_that_raises_warnings(
+    tmp_path: Path,
+) -> None:
+    setup = (ROOT / "setup.cfg").read_text()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        startup.load_tensorflow.__wrapped__()
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+        model.save_weights(tmp_path / "model.weights.h5")
+    for pattern in startup.LIBRARY_WARNINGS:
+        assert f"ignore:{pattern}:DeprecationWarning" in setup
