@@ -175,7 +175,8 @@ def own_settings() -> Iterator[None]:
     decorated with `own_settings`.
 
     Raises:
-        ConfigError: This process was forked after TensorFlow was loaded.
+        ConfigError: This process was forked after TensorFlow was loaded, or TensorFlow
+            does not execute eagerly.
     """
     global _num_inside, _restore
     if _process not in (None, os.getpid()):
@@ -183,6 +184,13 @@ def own_settings() -> Iterator[None]:
             "TensorFlow cannot run in a process that was forked after TensorFlow had been "
             'loaded. Start processes with the method "spawn", as in '
             'multiprocessing.get_context("spawn").Pool().'
+        )
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is not None and not tensorflow.executing_eagerly():
+        raise ConfigError(
+            "TensorFlow must execute eagerly. Remove tf.compat.v1.disable_eager_execution() "
+            "and tf.compat.v1.disable_v2_behavior() from the program, and call this "
+            "function outside tf.Graph and tf.function."
         )
     with _lock:
         if not _num_inside:

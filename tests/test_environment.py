@@ -20,6 +20,7 @@ import keras
 import matplotlib
 import numpy as np
 import pytest
+import tensorflow as tf
 import tyro
 from conftest import ROOT, run_here, run_script
 from PIL import Image
@@ -183,6 +184,15 @@ def test_a_forked_process_is_named(
     monkeypatch.setattr(os, "getpid", lambda: child)
     with pytest.raises(ConfigError, match=r'was forked .* method "spawn"'):
         opened.predict(np.zeros((40, 40, 3), np.uint8))
+
+
+def test_a_program_without_eager_execution_is_named() -> None:
+    with (
+        tf.Graph().as_default(),
+        pytest.raises(ConfigError, match=r"must execute eagerly\. Remove tf\.compat\.v1"),
+        startup.own_settings(),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("maximum", [1000, None])
