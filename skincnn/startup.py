@@ -188,9 +188,9 @@ def own_settings() -> Iterator[None]:
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is not None and not tensorflow.executing_eagerly():
         raise ConfigError(
-            "TensorFlow must execute eagerly. Remove tf.compat.v1.disable_eager_execution() "
-            "and tf.compat.v1.disable_v2_behavior() from the program, and call this "
-            "function outside tf.Graph and tf.function."
+            "TensorFlow must execute eagerly. Remove "
+            "tf.compat.v1.disable_eager_execution() and tf.compat.v1.disable_v2_behavior() "
+            "from the program, and call this function outside tf.Graph and tf.function."
         )
     with _lock:
         if not _num_inside:
