@@ -49,6 +49,16 @@ def test_decoding_and_resizing_agree_with_pillow(
     assert np.abs(actual - expected).max() <= 1
 
 
+def test_decoding_does_not_depend_on_operators_of_tensors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With tnp.experimental_enable_numpy_behavior(), text and bytes cannot be compared."""
+    content = jpeg(1, (80, 64))
+    monkeypatch.setattr(tf.Tensor, "__eq__", None)
+    image = preprocess.decode(tf.constant(content))
+    assert image.shape == (64, 80, 3)
+
+
 @pytest.mark.parametrize("size", [(200, 150), (600, 450), (71, 57)])
 def test_nearest_pixels_agree_with_pillow(size: tuple[int, int]) -> None:
     content = jpeg(1, size)

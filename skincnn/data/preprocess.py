@@ -47,7 +47,7 @@ def decode(content: tf.Tensor) -> tf.Tensor:
             those that `read_image` lists.
     """
     image = tf.cond(
-        tf.strings.substr(content, 0, 3) == b"\xff\xd8\xff",
+        tf.equal(tf.strings.substr(content, 0, 3), b"\xff\xd8\xff"),
         lambda: tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),
         # `decode_image` also reads JPEG, but does not offer the accurate inverse DCT.
         lambda: tf.io.decode_image(content, channels=3, expand_animations=False),
