@@ -22,6 +22,8 @@ from skincnn.write_errors import explain_write_errors
 NO_RENAME = (errno.EEXIST, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 """Error numbers of file systems that cannot replace a file by renaming, or cannot sync."""
+MARGIN = 2**22
+"""Number of bytes by which a file may exceed the size of the arrays in it."""
 
 CORRECT_OR_COPY = "Correct the permissions, or copy the run (cp -r) and use the copy."
 
@@ -64,6 +66,20 @@ def replacing(path: Path) -> Iterator[Path]:
             raise OSError(errno.ENOTSUP, text, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_space(path: Path, num_bytes: int) -> None:
+    """Checks the free space of a disk before a library writes `num_bytes` to `path`.
+
+    HDF5 prints messages and crashes if the disk becomes full while it writes a file.
+
+    Raises:
+        OSError: The disk is full, or the parent directory of `path` does not exist.
+    """
+    usage = shutil.disk_usage(path.parent)
+    # Some network drives report a total of 0.
+    if usage.total > 0 and usage.free < num_bytes + MARGIN:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 @contextlib.contextmanager

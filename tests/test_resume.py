@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -254,6 +255,17 @@ def validation(tmp_path: Path) -> Validation:
     callback = Validation(model, batches, np.arange(2), "accuracy", tmp_path, Progress())
     callback.set_model(model)
     return callback
+
+
+def test_a_full_disk_is_named_before_weights_are_written(
+    validation: Validation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HDF5 would crash."""
+    usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ConfigError, match=r"weights\.h5 could not be.*The disk is full.*"):
+        validation._save_weights(1)
+    assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_a_nan_loss_stops_training(validation: Validation) -> None:

@@ -18,13 +18,13 @@ import tensorflow as tf
 
 from skincnn.config import Config
 from skincnn.errors import ConfigError, DivergedError
-from skincnn.files import replacing, sha256, write_text
+from skincnn.files import replacing, require_space, sha256, write_text
 from skincnn.inference.predict import predict_probabilities
 from skincnn.interruption import StopRequest
 from skincnn.metrics.classification import Metric, find_metric
 from skincnn.metrics.sample import Sample
 from skincnn.parts import CustomPart, describe, find_custom, is_custom, locate
-from skincnn.training.checkpoints import Arrays, Progress, assign, weights_path
+from skincnn.training.checkpoints import Arrays, Progress, assign, num_bytes, weights_path
 from skincnn.write_errors import explain_write_errors
 
 RESUME = "Existing checkpoints are intact: resume the run with --resume."
@@ -140,6 +140,7 @@ class Validation(keras.callbacks.Callback):
     def _save_weights(self, epoch: int) -> None:
         path = weights_path(self.workdir / "checkpoints", epoch)
         with explain_write_errors(path, RESUME), replacing(path) as temporary:
+            require_space(temporary, num_bytes(self.classifier))
             self.classifier.save_weights(temporary)
         self.progress.best_epoch = epoch
         self.progress.best_sha256 = sha256(path)

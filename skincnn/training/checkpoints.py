@@ -197,6 +197,11 @@ def weights_path(folder: Path, epoch: int) -> Path:
     return folder / f"best-{epoch:05d}.weights.h5"
 
 
+def num_bytes(model: keras.Model) -> int:
+    """Returns the size of a model's variables in a file, in bytes."""
+    return sum(value.nbytes for value in model.get_weights())
+
+
 def versions(*backbones: str) -> dict[str, str]:
     """Returns the versions of Python and of the main packages for training, by name.
 

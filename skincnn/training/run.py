@@ -21,7 +21,14 @@ from skincnn.data.identifiers import find_identifiers
 from skincnn.data.leakage import LeakageAudit
 from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.errors import ConfigError
-from skincnn.files import remove, replacing, require_writable_folder, sha256, write_json
+from skincnn.files import (
+    remove,
+    replacing,
+    require_space,
+    require_writable_folder,
+    sha256,
+    write_json,
+)
 from skincnn.inference.provenance import provenance
 from skincnn.inference.recognition import find_kind
 from skincnn.inference.run_dir import (
@@ -36,7 +43,7 @@ from skincnn.inference.run_dir import (
 from skincnn.model.classifier import build_classifier
 from skincnn.records import write_record
 from skincnn.training.callbacks import RESUME
-from skincnn.training.checkpoints import describe_changes, versions
+from skincnn.training.checkpoints import describe_changes, num_bytes, versions
 from skincnn.training.devices import dtype_policy
 from skincnn.training.fitting import FitResult, fit
 from skincnn.training.setup import TrainingSetup, check, prepare
@@ -144,6 +151,7 @@ def save_model(config: Config, classifier: keras.Model, path: Path) -> None:
         replacing(path) as temporary,
         tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as folder,
     ):
+        require_space(temporary, 2 * num_bytes(model))  # the directory and the archive
         model.save(folder, zipped=False)
         with zipfile.ZipFile(temporary, "w") as archive:
             for file in sorted(Path(folder).rglob("*")):
