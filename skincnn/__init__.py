@@ -17,6 +17,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from skincnn import forks as forks  # observes forks from now on
+
 if TYPE_CHECKING:
     from skincnn import metrics
     from skincnn.api.compare import Comparison, compare

@@ -20,6 +20,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 
+from skincnn import forks
 from skincnn.errors import ConfigError
 from skincnn.paths import to_path
 from skincnn.write_errors import describe_cause
@@ -72,8 +73,6 @@ _num_inside = 0
 """Number of blocks of `own_settings` that are being executed, in all threads."""
 _restore = contextlib.ExitStack()
 """Restores the settings of the user when the last of these blocks ends."""
-_process: int | None = None
-"""ID of the process that loaded TensorFlow."""
 _FILTER = """
 import re, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -125,10 +124,11 @@ def load_tensorflow() -> None:
 
     Raises:
         ConfigError: TensorFlow or Keras cannot be imported, /proc is not mounted, the
-            system permits too few threads, KERAS_HOME cannot be used (see
+            system permits too few threads, this process was forked after TensorFlow was
+            initialized, KERAS_HOME cannot be used (see
             `skincnn.paths.to_path`), or the backend of Keras is none of `BACKENDS`.
     """
-    global _process
+    _require_unforked()
     if sys.platform == "linux" and not os.path.lexists(EXECUTABLE):
         raise ConfigError(
             f"TensorFlow requires the file system /proc: {EXECUTABLE} does not exist. "
@@ -136,7 +136,6 @@ def load_tensorflow() -> None:
         )
     _require_threads()
     _set_keras_home()
-    _process = os.getpid()
     for pattern in LIBRARY_WARNINGS:
         warnings.filterwarnings("ignore", pattern, DeprecationWarning)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
@@ -175,16 +174,11 @@ def own_settings() -> Iterator[None]:
     decorated with `own_settings`.
 
     Raises:
-        ConfigError: This process was forked after TensorFlow was loaded, or TensorFlow
-            does not execute eagerly.
+        ConfigError: This process was forked after TensorFlow was initialized, or
+            TensorFlow does not execute eagerly.
     """
     global _num_inside, _restore
-    if _process not in (None, os.getpid()):
-        raise ConfigError(
-            "TensorFlow cannot run in a process that was forked after TensorFlow had been "
-            'loaded. Start processes with the method "spawn", as in '
-            'multiprocessing.get_context("spawn").Pool().'
-        )
+    _require_unforked()
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is not None and not tensorflow.executing_eagerly():
         raise ConfigError(
@@ -221,6 +215,16 @@ def _apply_settings() -> contextlib.ExitStack:
             stack.enter_context(matplotlib.rc_context())
             matplotlib.rcdefaults()
         return stack.pop_all()
+
+
+def _require_unforked() -> None:
+    """Raises a `ConfigError` if TensorFlow would wait forever for threads of the parent."""
+    if forks.is_after_tensorflow:
+        raise ConfigError(
+            "TensorFlow cannot run in a process that was forked after TensorFlow had been "
+            'initialized. Start processes with the method "spawn", as in '
+            'multiprocessing.get_context("spawn").Pool().'
+        )
 
 
 def _require_threads() -> None:

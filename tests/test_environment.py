@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -175,15 +175,41 @@ def test_the_last_of_several_threads_restores_the_settings(other_settings: None)
     second.__exit__(None, None, None)
 
 
-def test_a_forked_process_is_named(
-    run: tuple[Path, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def code_in_child(function: Callable[[], object]) -> int:
+    """Returns 2 if the function raises a ConfigError in a forked process, otherwise 0."""
+    process = os.fork()
+    if process == 0:
+        try:
+            function()
+        except ConfigError as error:
+            os._exit(2 * ("was forked after TensorFlow" in str(error)))
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_is_named() -> None:
     """TensorFlow would wait forever for its threads."""
-    opened = skincnn.load(run[0])
-    child = os.getpid() + 1
-    monkeypatch.setattr(os, "getpid", lambda: child)
-    with pytest.raises(ConfigError, match=r'was forked .* method "spawn"'):
-        opened.predict(np.zeros((40, 40, 3), np.uint8))
+    assert code_in_child(startup.own_settings().__enter__) == 2
+    assert code_in_child(startup.load_tensorflow.__wrapped__) == 2
+
+
+def test_a_fork_of_a_program_that_initialized_tensorflow_itself_is_named() -> None:
+    code = (
+        "import os, sys, types\n"
+        "from skincnn import startup\n"
+        "context = types.SimpleNamespace(_initialized=True)\n"
+        "module = types.SimpleNamespace(_context=context)\n"
+        "sys.modules['tensorflow.python.eager.context'] = module\n"
+        "if os.fork():\n"
+        "    os.wait()\n"
+        "else:\n"
+        "    startup.load_tensorflow()"
+    )
+    assert (
+        "ConfigError: TensorFlow cannot run in a process that was" in run_code(code).stderr
+    )
 
 
 def test_a_program_without_eager_execution_is_named() -> None:
