@@ -12,12 +12,14 @@ LOWEST, HIGHEST = 0.93, 0.97
 
 
 def smallest_coverage(num_groups: int, rate: float) -> float:
-    """Returns the smallest coverage, of at least `LOWEST`, of intervals of a rate.
+    """Returns the smallest coverage >= `LOWEST` that an interval of a rate can have.
 
-    If each of `num_groups` groups has one image, the number of successes is binomial. The
-    ends of an interval do not decrease with this number, so the interval misses the rate
-    for all numbers up to one limit and for all numbers from another limit. The result is
-    the smallest coverage over all pairs of limits.
+    With few groups, only some coverages are possible. If each of `num_groups` groups has
+    one image, the number of successes is binomial with the true rate `rate`. The ends of an
+    interval do not decrease with this number, so the interval misses the true rate for all
+    numbers below a lower limit and for all numbers from an upper limit. The coverage is 1
+    minus the probability of these numbers. Pairs of limits with a coverage below `LOWEST`
+    are ignored; the result is the smallest coverage of the other pairs.
     """
     numbers = np.arange(num_groups + 1)
     few = scipy.stats.binom.cdf(numbers - 1, num_groups, rate)  # 0 for none
