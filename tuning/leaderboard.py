@@ -197,7 +197,7 @@ def importance(positions: dict[str, Positions], scores: Positions) -> dict[str, 
         hyperparameter affects the score.
 
     References:
-        Breiman, Random Forests (2001), Machine Learning 45.
+        Breiman (2001), Machine Learning 45, pages 5-32.
     """
     if len(scores) < MIN_FOR_IMPORTANCE or not positions:
         return {}
