@@ -26,5 +26,6 @@ exclude_patterns = ["_build", "jupyter_execute"]
 myst_heading_anchors = 3
 nb_execution_raise_on_error = True
 nb_execution_timeout = 900
+nb_merge_streams = True  # otherwise, the output of a command is divided at random
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

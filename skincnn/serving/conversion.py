@@ -108,16 +108,15 @@ def _convert(
 ) -> Path:
     """Exports a network to one format, checks the export, and returns its path."""
     path = spec.folder.with_name(f"{spec.name}{runtime.suffix}")
-    data, with_metadata = network.config.data, network.config.model.clinical_metadata
     with replacing(path) as temporary:
         with explain_write_errors(path, UNCHANGED):
-            model = with_fixed_size(network.model, data.image_size, rule.calibration_map)
+            size = network.config.data.image_size
+            model = with_fixed_size(network.model, size, rule.calibration_map)
             runtime.write(model, calibration, temporary)
         y_true, y_prob = arrays(table, rule.class_names)
         reference = parity.decide(y_prob, table[DISTANCE].to_numpy(), rule)
-        infer = runtime.open(temporary)
-        predict = predict_with(infer, data, rule, clinical_metadata=with_metadata)
-        export, export_rule = parity.predict_images(predict, contents, table), rule
+        export = _predict(runtime, temporary, network, rule, contents, table)
+        export_rule = rule
         fault = parity.find_ood_fault(reference, export, rule)
         if fault:
             export_rule = rule.model_copy(update={"max_distance": None})
@@ -144,3 +143,22 @@ def _convert(
     files = {path.name: sha256(path)}
     write_record(info_path(path), info.model_copy(update={"files": files}))
     return path
+
+
+def _predict(
+    runtime: Runtime,
+    path: Path,
+    network: RunNetwork,
+    rule: DecisionRule,
+    contents: list[bytes],
+    table: pd.DataFrame,
+) -> parity.Output:
+    """Predicts images with a file, which is closed when the function returns.
+
+    Windows cannot rename an open file.
+    """
+    config = network.config
+    with_metadata = config.model.clinical_metadata
+    infer = runtime.open(path)
+    predict = predict_with(infer, config.data, rule, clinical_metadata=with_metadata)
+    return parity.predict_images(predict, contents, table)
