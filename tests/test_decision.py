@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-import tensorflow as tf
 from web_models import RULE, make_outputs
 
 from skincnn.config import DataConfig
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.serving.decision import explain_rule, percent
-from skincnn.serving.postprocessing import postprocess
 from skincnn.serving.predictor import Predictor, predict_files
-from skincnn.serving.saved_model import Predictions
 from skincnn.serving.tables import to_lines
 from skincnn.serving.web.schemas import ImagePrediction, to_predictions
 
 UNKNOWN = {"class_names": ("one", "two"), "threshold": None}
+HALF = {"threshold": 0.5}  # float32 and its softmax are exact
 BENIGN = {"class_names": ("nv", "bkl"), "threshold": None}
 
 
@@ -38,7 +35,7 @@ def predict(
     ("malignant", "distance", "changes", "reason", "expected"),
     [
         (0.5, 0.1, {}, "malignant", "50.0 %, at or above the referral threshold of 30.0 %"),
-        (0.3, 0.1, {}, "malignant", "30.0 %, at or above the referral threshold of 30.0 %"),
+        (0.5, 0.1, HALF, "malignant", "50.0 %, at or above the referral threshold of 50.0"),
         (0.2, 0.1, {}, "below_threshold", "20.0 %, below the referral threshold of 30.0 %"),
         (0.2999, 0.1, {}, "below_threshold", "30.0 %, just below the referral threshold"),
         (0.2, 0.9, {}, "out_of_distribution", "differs strongly from the images for which"),
@@ -85,19 +82,12 @@ def test_nothing_is_said_about_ood_without_detection_and_for_unreadable_files(
     max_distance: float | None, expected: list[bool | None]
 ) -> None:
     rule = RULE.model_copy(update={"max_distance": max_distance})
-
-    def predict(contents: Sequence[bytes | str], metadata: pd.DataFrame) -> Predictions:
-        is_readable = tf.constant([isinstance(content, bytes) for content in contents])
-        distances = tf.constant([0.1, 0.9, 0.9])
-        outputs = postprocess([tf.zeros((3, 2))], [distances], is_readable, rule)
-        return {name: value.numpy() for name, value in outputs.items()}
-
-    predictor = Predictor("keras", rule, DataConfig(), False, False, predict)
-    names, contents = ["a", "b", "c"], [b"a", b"b", "unreadable: text"]
-    table = predict_files(predictor, list(map(Path, names)), contents, pd.DataFrame())
-    lines = list(map(json.loads, to_lines(table, as_json=True)))
+    outputs = make_outputs([0.5, 0.5, 0], [0.1, 0.9, 0.9], rule)
+    predictor = Predictor("keras", rule, DataConfig(), False, False, lambda *_: outputs)
+    names = ["a", "b", "c"]
+    table = predict_files(predictor, [*map(Path, names)], [b""] * 3, pd.DataFrame())
+    lines = map(json.loads, to_lines(table, as_json=True))
     assert [line["out_of_distribution"] for line in lines] == expected
-    outputs = predictor.predict(contents, pd.DataFrame())
     results = to_predictions(names, outputs, rule)
     assert [result.out_of_distribution for result in results] == expected
 

@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 from web_models import TOKEN, URL, make_model, predict_lengths
 
 from skincnn.serving.predictor import predict_files
-from skincnn.serving.tables import select_clinical_metadata
+from skincnn.serving.tables import select_clinical_metadata, to_lines
 from skincnn.serving.web import batching
 from skincnn.serving.web.app import PAGE_PATHS, build_app
 from skincnn.serving.web.model import ServedModel, load_served_model
@@ -61,19 +61,16 @@ def test_predictions_are_those_of_the_predict_command(model: ServedModel) -> Non
         files = [("images", image) for image in images.items()]
         response = client.post("/v1/predict", files=files).json()
     assert response["model"] == model.info.model.model_dump(mode="json")
-    for row, prediction in zip(
-        expected.to_dict("records"), response["predictions"], strict=True
-    ):
-        for name in ("file", "status", "refer"):
+    rows = map(json.loads, to_lines(expected, as_json=True))
+    names = model.predictor.rule.class_names
+    for row, prediction in zip(rows, response["predictions"], strict=True):
+        for name in ("file", "status", "refer", "out_of_distribution"):
             assert prediction[name] == row[name]
-        is_ood = row["out_of_distribution"]
-        assert prediction["out_of_distribution"] is (None if is_ood is pd.NA else is_ood)
         assert (prediction["predicted_class"] or "") == row["predicted_class"]
         assert "; ".join(prediction["prediction_set"]) == row["prediction_set"]
-        probabilities = prediction["probabilities"] or {}
-        for name in model.predictor.rule.class_names:
-            value = probabilities.get(name, np.nan)
-            np.testing.assert_allclose(value, row[f"probability_{name}"], rtol=1e-5)
+        if row["status"] == "ok":
+            probabilities = {name: row[f"probability_{name}"] for name in names}
+            assert prediction["probabilities"] == pytest.approx(probabilities, rel=1e-5)
     text = response["predictions"][1]
     assert text["status"].startswith("unreadable: ")
     assert (text["reason"], text["probabilities"]) == ("unreadable", None)
@@ -349,7 +346,7 @@ def test_concurrent_requests_are_predicted_in_batches() -> None:
         async with batcher.running():
             first = ask([1] * batching.BATCH_SIZE)
             await asyncio.to_thread(started.wait, 60)
-            waiting = [ask([n, n + 1]) for n in range(20)]
+            waiting = [ask([n, n + 1]) for n in range(1, 21)]
             canceled = ask([50])
             await asyncio.sleep(0)
             canceled.cancel()
@@ -357,8 +354,6 @@ def test_concurrent_requests_are_predicted_in_batches() -> None:
             return await asyncio.gather(first, *waiting)
 
     results = asyncio.run(run())[1:]
-    for n, result in enumerate(results):
-        np.testing.assert_allclose(
-            result["malignant_probability"], [n / 100, (n + 1) / 100]
-        )
+    for n, result in enumerate(results, 1):
+        np.testing.assert_allclose(100 * result["malignant_probability"], [n, n + 1], 1e-5)
     assert batches == [8] * 6

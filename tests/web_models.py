@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import tensorflow as tf
 from exports import make_rule
 
 from skincnn.config import DataConfig
 from skincnn.metrics.decision_rule import DecisionRule
-from skincnn.serving.images import OK, UNREADABLE
+from skincnn.serving.postprocessing import postprocess
 from skincnn.serving.predictor import Predictor
 from skincnn.serving.saved_model import Predictions
 from skincnn.serving.web.app import build_app
@@ -33,20 +34,12 @@ def make_outputs(
 
     A file with the probability 0 is unreadable.
     """
-    malignant, distances = np.asarray(malignant), np.asarray(distances)
-    is_readable = malignant > 0
-    probabilities = np.stack([malignant, 1 - malignant], axis=1)
-    refer, ood = rule.decide(probabilities, distances)
-    referral = {"malignant_probability": malignant, "refer": refer | ~is_readable}
-    return {
-        "status": np.where(is_readable, OK, UNREADABLE).astype("S").astype(object),
-        "probabilities": probabilities,
-        "predicted_class": np.where(malignant > 0.5, b"mel", b"nv").astype(object),
-        "in_prediction_set": rule.prediction_set(probabilities),
-        "ood_distance": distances,
-        "out_of_distribution": ood,
-        **(referral if rule.target else {}),
-    }
+    shares = np.asarray(malignant, np.float32)
+    with np.errstate(divide="ignore"):
+        logits = np.log(np.stack([shares, 1 - shares], axis=1))
+    distance = tf.constant(distances, tf.float32)
+    outputs = postprocess([tf.constant(logits)], [distance], shares > 0, rule)
+    return {name: value.numpy() for name, value in outputs.items()}
 
 
 def predict_lengths(contents: Sequence[bytes], metadata: pd.DataFrame) -> Predictions:
