@@ -81,10 +81,12 @@ def run_script(
     )
 
 
-def run_here(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def run_here(
+    name: str, *arguments: object, exit_code: int | None = None
+) -> subprocess.CompletedProcess[str]:
     """Runs a script in this process, to avoid importing TensorFlow again.
 
-    Unlike in `run_script`, warnings are errors.
+    Unlike in `run_script`, warnings are errors. Fails if the exit code is not `exit_code`.
     """
     before = sys.argv, signal.getsignal(signal.SIGTERM)
     sys.argv = [name, *map(str, arguments)]
@@ -108,6 +110,7 @@ def run_here(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         finally:
             sys.argv, handler = before
             signal.signal(signal.SIGTERM, handler)
+    assert exit_code in (None, int(code or 0)), err.getvalue()
     return subprocess.CompletedProcess(
         [name, *map(str, arguments)], int(code or 0), out.getvalue(), err.getvalue()
     )
