@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 from conftest import Run, jpeg, run_here
@@ -27,8 +28,7 @@ from skincnn.inference.run_dir import RUN_FILE
 from skincnn.metrics.calibration import CalibrationMap
 from skincnn.model.backbones import build_backbone
 from skincnn.model.classifier import POOLING_LAYER, build_classifier
-from skincnn.records import write_record
-from skincnn.serving.export_info import info_path, read_export_info
+from skincnn.serving.export_info import info_path
 from skincnn.serving.network import Network
 from skincnn.serving.postprocessing import postprocess
 from skincnn.serving.predictor import load_predictor
@@ -110,7 +110,6 @@ def test_conversions_of_a_mixed_precision_network_are_float32(
 
 @pytest.fixture
 def workdir(run: Run, tmp_path: Path) -> Path:
-    (tmp_path / "lesion.jpg").write_bytes(jpeg())
     return Path(shutil.copytree(run[0], tmp_path / "run"))
 
 
@@ -123,6 +122,7 @@ def rewrite(path: Path, change: Change) -> None:
 def run_all(workdir: Path, data_dir: Path) -> Iterator[subprocess.CompletedProcess[str]]:
     """Evaluates, exports, and predicts with the model of a run."""
     image = workdir.with_name("lesion.jpg")
+    image.write_bytes(jpeg())
     yield run_here("evaluate.py", workdir, "--data-dir", data_dir)
     yield run_here("export.py", workdir, "--data-dir", data_dir)
     yield run_here("predict.py", workdir / "model.keras", image)
@@ -136,17 +136,14 @@ def test_a_changed_config_does_not_change_the_preprocessing(
         assert done.returncode == 2, done.stderr
         assert "'crop_border': True" in done.stderr
         assert "train again with --overwrite" in done.stderr
-        assert "Traceback" not in done.stderr
 
 
 def test_another_order_of_classes_is_rejected(workdir: Path, data_dir: Path) -> None:
     """Otherwise the outputs would get the wrong names."""
     rewrite(workdir / RUN_FILE, lambda c: c["class_names"].reverse())
     retrain = "Use the --data-dir of the training run, or train again with --overwrite."
-    evaluate = f"Run: skincnn evaluate {workdir}"
-    for done, fix in zip(
-        run_all(workdir, data_dir), (retrain, evaluate, evaluate), strict=True
-    ):
+    fixes = [retrain, *[f"Run: skincnn evaluate {workdir}"] * 2]
+    for done, fix in zip(run_all(workdir, data_dir), fixes, strict=True):
         assert done.returncode == 3, done.stderr
         assert fix in done.stderr
         assert "has the classes akiec, bcc, bkl, df, mel, nv, vasc" in done.stderr
@@ -156,22 +153,17 @@ def test_another_order_of_classes_is_rejected(workdir: Path, data_dir: Path) -> 
 def test_another_number_of_classes_is_rejected(workdir: Path) -> None:
     for name in (RUN_FILE, "results/test.json"):
         rewrite(workdir / name, lambda c: c["class_names"].pop())
-    with pytest.raises(
-        DataError, match=r"was modified .* Expected one class for each of the 7"
-    ):
+    message = r"was modified .* Expected one class for each of the 7"
+    with pytest.raises(DataError, match=message):
         load_predictor(workdir / "model.keras")
 
 
 def test_an_export_with_another_order_of_classes_is_rejected(workdir: Path) -> None:
     exported = workdir / "export/skincnn/1"
-    image = workdir.with_name("lesion.jpg")
-    info = read_export_info(exported)
-    names = info.rule.class_names[::-1]
-    rule = info.rule.model_copy(update={"class_names": names})
-    write_record(info_path(exported), info.model_copy(update={"rule": rule}))
-    done = run_here("predict.py", exported, image)
-    assert done.returncode == 3, done.stderr
-    assert "has the classes akiec, bcc" in done.stderr
+    rewrite(info_path(exported), lambda info: info["rule"]["class_names"].reverse())
+    predictor = load_predictor(exported)
+    with pytest.raises(DataError, match="has the classes akiec, bcc"):
+        predictor.predict([jpeg()], pd.DataFrame())
 
 
 def test_a_converted_model_with_other_metadata_is_rejected(
@@ -179,14 +171,10 @@ def test_a_converted_model_with_other_metadata_is_rejected(
 ) -> None:
     path = tmp_path / "x.onnx"
     path.write_bytes(b"12345678")
-    info = read_export_info(workdir / "export/skincnn/1")
-    (preprocessing,) = info.preprocessing
-    updates = {
-        "format": "onnx",
-        "files": {"x.onnx": sha256(path)},
-        "preprocessing": (preprocessing.model_copy(update={"version": 0}),),
-    }
-    write_record(info_path(path), info.model_copy(update=updates))
+    shutil.copy(info_path(workdir / "export/skincnn/1"), info_path(path))
+    changes = {"format": "onnx", "files": {path.name: sha256(path)}}
+    rewrite(info_path(path), lambda info: info.update(changes))
+    rewrite(info_path(path), lambda info: info["preprocessing"][0].update(version=0))
     message = "for version 0 of the preprocessing. Expected version 1. Export the run again"
     with pytest.raises(ConfigError, match=message):
         load_predictor(path)
