@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, Run, run_here, run_script
@@ -46,11 +47,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read_csv(paths: Sequence[Path]) -> pd.DataFrame:
-    tables = [pd.read_csv(path, keep_default_na=False, na_values=[""]) for path in paths]
-    rows = pd.concat(tables).sort_values("file").reset_index(drop=True)
-    # The column has empty cells for unreadable files.
-    names = rows.columns.intersection(["out_of_distribution"])
-    return rows.astype(dict.fromkeys(names, "boolean"))
+    types = {"out_of_distribution": "boolean"}  # its cells are empty for unreadable files
+    tables = [
+        pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=types)
+        for path in paths
+    ]
+    return pd.concat(tables).sort_values("file").reset_index(drop=True)
 
 
 def read_output(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -106,22 +108,17 @@ def test_each_name_of_a_list_is_predicted_or_reported(
     listed = tmp_path / "names.txt"
     # As PowerShell writes it.
     listed.write_text("\n\n".join(map(str, names)), encoding="utf-16", newline="\r\n")
-    flags = ("--names", listed, "--output", tmp_path / "out", "--format", "jsonl")
-    done = run_here("batch_predict.py", model, *flags)
-    assert done.returncode == 3, done.stderr
+    output = tmp_path / "out"
+    flags = ("--names", listed, "--output", output, "--format", "jsonl")
+    run_here("batch_predict.py", model, *flags, exit_code=3)
     predictions, unreadable = (
-        [
-            json.loads(line)
-            for path in (tmp_path / "out").glob(f"{name}-*.jsonl")
-            for line in path.read_text(encoding="utf-8").splitlines()
-        ]
+        pd.concat(pd.read_json(path, lines=True) for path in output.glob(f"{name}-*.jsonl"))
         for name in ("predictions", "unreadable")
     )
-    assert sorted(row["file"] for row in predictions) == list(map(str, good))
-    first = predictions[0].items()
-    probabilities = [value for name, value in first if name.startswith("prob")]
-    assert sum(probabilities) == pytest.approx(1, abs=1e-5)
-    reasons = {row["file"]: row["status"] for row in unreadable}
+    assert sorted(predictions["file"]) == list(map(str, good))
+    probabilities = predictions.filter(like="probability_").sum(axis=1)
+    np.testing.assert_allclose(probabilities, 1, atol=1e-5)
+    reasons = unreadable.set_index("file")["status"].to_dict()
     assert sorted(reasons) == sorted(map(str, names[9:]))
     assert reasons[str(large)] == TOO_LARGE
     assert reasons[str(names[-3])] == "unreadable: No such file or directory"
@@ -143,8 +140,7 @@ def test_images_in_archives_are_predicted(
     with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
         archive.writestr("notes.txt", "not an image")
     flags = ("--output", tmp_path / "out", "--batch-size", 5)
-    done = run_here("batch_predict.py", model, tmp_path / "*.[zZ]*", *flags)
-    assert done.returncode == 3, done.stderr
+    run_here("batch_predict.py", model, tmp_path / "*.[zZ]*", *flags, exit_code=3)
     predictions, unreadable = read_output(tmp_path / "out")
     reasons = {
         Path(row.file).relative_to(tmp_path): row.status for row in unreadable.itertuples()
@@ -252,15 +248,6 @@ def test_processes_predict_in_parallel(model: Path, images: Path, tmp_path: Path
     assert_same(read_csv([tmp_path / "alone.csv"]), read_output(tmp_path / "many")[0])
 
 
-def test_arguments_that_beam_rejects_are_errors(
-    model: Path, images: Path, tmp_path: Path
-) -> None:
-    arguments = (model, images, "--output", tmp_path / "no", "--", "--runner", "None")
-    done = run_here("batch_predict.py", *arguments)
-    assert done.returncode == 2
-    assert "Beam rejects the arguments after --: Unexpected pipeline" in done.stderr
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -272,11 +259,9 @@ def test_arguments_that_beam_rejects_are_errors(
         (("{tmp}", "--output", "{tmp}/old"), "without predictions"),
         (("{tmp}", "--output", "{tmp}/blank.txt"), "must be a directory"),
         (("{tmp}", "--output", "{tmp}/[1]"), "must not contain"),
-        (
-            ("{tmp}", "--output", "no-such-system://x"),
-            "The --output directory no-such-system://x cannot be listed",
-        ),
+        (("{tmp}", "--output", "no-such-system://x"), "--output directory no-such-sys"),
         (("{tmp}", "--batch-size", "0"), "--batch-size must be >= 1"),
+        (("{tmp}/x.png", "--", "--runner", "None"), "Beam rejects the arguments after --"),
     ],
 )
 def test_invalid_arguments_are_rejected(
@@ -286,14 +271,12 @@ def test_invalid_arguments_are_rejected(
     (tmp_path / "old").mkdir()
     (tmp_path / "old/unreadable-00001-of-00003.jsonl").touch()
     (tmp_path / "blank.txt").write_text("\n \n")
-    if arguments[0] == "{tmp}":
-        (tmp_path / "x.jpg").touch()
+    (tmp_path / "x.png").touch()
     before = sorted(tmp_path.rglob("*"))
     filled = [argument.format(tmp=tmp_path) for argument in arguments]
     if "--output" not in filled:
-        filled += ["--output", str(tmp_path / "out")]
-    done = run_here("batch_predict.py", model, *filled)
-    assert done.returncode == 2, done.stderr
+        filled = ["--output", str(tmp_path / "out"), *filled]
+    done = run_here("batch_predict.py", model, *filled, exit_code=2)
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
