@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 from pathlib import Path
 from typing import Any
@@ -51,8 +49,8 @@ def run_example(usage: str, path: Path, image: np.ndarray) -> dict[str, float]:
     (code,) = (code for code in examples if path.name in code)
     file = path.parent / "x.png"
     Image.fromarray(image).save(file)
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        exec(code.replace(path.name, str(path)).replace("x.jpg", str(file)), {})
+    code = code.replace(path.name, str(path)).replace("x.jpg", str(file))
+    printed: list[dict[str, float]] = []
+    exec(code, {"print": printed.append})
     file.unlink()
-    printed = re.findall(r"'(\w+)': np.float32\((.*?)\)", out.getvalue())
-    return {name: float(value) for name, value in printed}
+    return printed[0]

@@ -35,7 +35,8 @@ from skincnn.serving.saved_model import decode_strings, write_saved_model
 NAMES = tuple(lesion.name for lesion in HAM10000)
 RULE = make_rule(*NAMES)
 MODEL = "skincnn_d4"
-PNG = tf.io.encode_png(np.full((40, 50, 3), 99, np.uint8)).numpy()
+IMAGE = np.full((40, 50, 3), 99, np.uint8)
+PNG = tf.io.encode_png(IMAGE).numpy()
 ROW = pd.DataFrame({"age": [50], "sex": ["female"], "localization": ["back"]})
 
 
@@ -87,15 +88,14 @@ def test_the_documented_examples_encode_the_clinical_metadata(
 ) -> None:
     runtime = RUNTIMES[name]
     path = tmp_path / f"{MODEL}{runtime.suffix}"
-    image = np.full((40, 50, 3), 99, np.uint8)
     inputs = {
-        "images": np.float32([image[:32, :32]]),
+        "images": np.float32([IMAGE[:32, :32]]),
         "metadata": encode_clinical_metadata(ROW),
     }
     model = with_fixed_size(network.model, 32, RULE.calibration_map)
     runtime.write(model, inputs, path)
     runtime.embed(path, to_json(info))
-    printed = run_example(render_usage(info, MODEL), path, image)
+    printed = run_example(render_usage(info, MODEL), path, IMAGE)
     assert list(printed) == list(NAMES)
     probabilities = model(inputs)["probabilities"][0]
     np.testing.assert_allclose(list(printed.values()), probabilities, atol=1e-5)

@@ -21,9 +21,7 @@ def paths(tmp_path: Path) -> list[Path]:
     return files
 
 
-def test_later_batches_are_predicted_meanwhile_and_follow_in_order(
-    paths: list[Path],
-) -> None:
+def test_batches_are_predicted_ahead_and_follow_in_order(paths: list[Path]) -> None:
     second = threading.Event()
 
     def wait(contents: Sequence[bytes], metadata: pd.DataFrame) -> None:

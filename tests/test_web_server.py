@@ -136,23 +136,19 @@ def head(port: int, length: int) -> bytes:
 def test_wrong_arguments_are_errors(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
-        done = run_here("serve.py", run[0], "--port", taken)
-    assert done.returncode == 2
-    assert f"--port {taken} is not available: Address already in use" in done.stderr
-    for flags, message in (
-        (("--port", 70000), "--port must be in 0..65535. Received: 70000."),
-        (("--host", "0.0.0.0"), "--host 0.0.0.0: other computers can reach this address"),
-        (("--host", "x.invalid"), "--host x.invalid --port 8000 is not available"),
-        (("--host", "é..b"), "this is not a valid name. Use an address of this computer"),
-        (("--host", "192.0.2.1"), "Use an address of this computer as --host"),
-        (("--port", 0, "--token", "xé\r\n"), "Received: 2 characters, 1 of them valid."),
-    ):
-        done = run_here("serve.py", run[0], *flags)
-        assert done.returncode == 2
-        assert message in done.stderr
+        for flags, message in (
+            (("--port", taken), f"--port {taken} is not available: Address already in use"),
+            (("--port", 70000), "--port must be in 0..65535. Received: 70000."),
+            (("--host", "0.0.0.0"), "--host 0.0.0.0: other computers can reach this"),
+            (("--host", "x.invalid"), "--host x.invalid --port 8000 is not available"),
+            (("--host", "é..b"), "this is not a valid name. Use an address of this"),
+            (("--host", "192.0.2.1"), "Use an address of this computer as --host"),
+            (("--port", 0, "--token", "xé\r\n"), "2 characters, 1 of them valid."),
+        ):
+            done = run_here("serve.py", run[0], *flags, exit_code=2)
+            assert message in done.stderr
     monkeypatch.setattr(web, "PACKAGES", ("uvicorn", "package_that_is_missing"))
-    done = run_here("serve.py", run[0])
-    assert done.returncode == 2
+    done = run_here("serve.py", run[0], exit_code=2)
     assert "requires package_that_is_missing. Install: pip install -e '.[ser" in done.stderr
 
 
