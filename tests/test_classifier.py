@@ -184,10 +184,12 @@ def test_metadata_affects_the_logits_and_is_dropped_for_half_of_the_images() -> 
 
 
 def test_a_mismatched_weights_file_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "other.weights.h5"
-    build_backbone("mobilenet_v2", 0.35, "none").save_weights(path)
-    with pytest.raises(ConfigError, match="do not match mobilenet"):
-        build_backbone("mobilenet", 0.25, str(path))
+    for other, width in (("mobilenet_v2", 0.35), ("mobilenet", 0.5)):
+        path = tmp_path / f"{other}.weights.h5"
+        build_backbone(other, width, "none").save_weights(path)
+        with pytest.raises(ConfigError, match="do not match mobilenet"):
+            build_backbone("mobilenet", 0.25, str(path))
+    path = tmp_path / "text.weights.h5"
     path.write_bytes(b"not a weights file")
     with pytest.raises(ConfigError, match="do not match"):
         build_backbone("mobilenet", 0.25, str(path))
