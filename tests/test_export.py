@@ -26,12 +26,7 @@ from skincnn.inference.predictions import arrays, read_predictions, table_path
 from skincnn.records import to_json
 from skincnn.reporting.parity_result import ParityResult, read_parity
 from skincnn.serving import conversion, export
-from skincnn.serving.export import (
-    ExportSpec,
-    export_saved_model,
-    list_versions,
-    read_rule,
-)
+from skincnn.serving.export import ExportSpec, export_saved_model, list_versions, read_rule
 from skincnn.serving.export_info import ExportInfo, info_path, read_export_info
 from skincnn.serving.network import RunNetwork
 from skincnn.serving.parity import check_parity, choose_images, decide, find_ood_fault
@@ -73,11 +68,6 @@ def test_an_export_names_the_datasets_of_all_networks(tmp_path: Path) -> None:
     assert alone.attribution == note
 
 
-def parity_of(workdir: Path, name: str) -> ParityResult:
-    (result,) = (one for one in read_parity(workdir) if one.name == name)
-    return result
-
-
 def measure(
     y_true: Any,
     before: np.ndarray,
@@ -110,7 +100,7 @@ def test_the_usage_describes_the_inputs_and_outputs(workdir: Path) -> None:
 
 def test_the_parity_of_the_saved_model_is_recorded(workdir: Path) -> None:
     """scripts/train.py compares its export with the predictions table."""
-    parity = parity_of(workdir, "saved_model")
+    parity = read_result(workdir, "export.saved_model", ParityResult)
     assert parity.largest_difference < 1e-5
     assert parity.same_class == parity.same_refer == 1
     # Whether detection is on in this run depends on the processor.
@@ -129,14 +119,14 @@ def test_the_parity_of_the_saved_model_is_recorded(workdir: Path) -> None:
 
 
 def test_a_litert_model_predicts_as_the_keras_model(workdir: Path, data_dir: Path) -> None:
-    done = run_here("export.py", workdir, "--data-dir", data_dir, "--formats", "litert")
-    assert done.returncode == 0, done.stderr
+    flags = ("--data-dir", data_dir, "--formats", "litert")
+    run_here("export.py", workdir, *flags, exit_code=0)
     check_converted(workdir, "litert")
 
 
 def check_converted(workdir: Path, name: str) -> None:
     """Checks that a converted model predicts as the Keras model does."""
-    parity = parity_of(workdir, name)
+    parity = read_result(workdir, f"export.{name}", ParityResult)
     assert parity.largest_difference < 1e-4
     assert parity.same_class == parity.same_refer == 1
     assert parity.same_out_of_distribution == 1
@@ -220,8 +210,7 @@ def test_distances_are_compared_only_for_ood_detection() -> None:
     assert measure(y_true, y_prob, y_prob, 0.01).largest_distance_difference == 0.005
 
 
-def test_a_run_whose_export_is_rejected_has_a_report(run: Run, tmp_path: Path) -> None:
-    workdir = Path(shutil.copytree(run[0], tmp_path / "run"))
+def test_a_run_whose_export_is_rejected_has_a_report(workdir: Path) -> None:
     names = ("report.html", "README.md")
     for name in names:
         (workdir / name).unlink()
@@ -275,7 +264,7 @@ def test_ood_detection_is_switched_off_if_the_distances_differ(
     assert info.rule == rule.model_copy(update={"max_distance": None})
     assert info.ood_off.startswith("its distances differ")
     assert path.read_text() == info.ood_off
-    parity = parity_of(workdir, "shifted")
+    parity = read_result(workdir, "export.shifted", ParityResult)
     assert not parity.ood_detection
     is_far = (table["distance"] > limit).to_numpy()
     assert parity.same_out_of_distribution == pytest.approx(1 - is_far.mean())
@@ -297,9 +286,8 @@ def test_an_onnx_model_is_kept_if_another_format_is_rejected(
     for path in (workdir / "results").glob("export.*.json"):
         path.unlink()
     versions = len(list((workdir / "export/skincnn").iterdir()))
-    formats = ("onnx", "litert", "saved_model")
-    done = run_here("export.py", workdir, "--data-dir", data_dir, "--formats", *formats)
-    assert done.returncode == 3, done.stderr
+    flags = ("--data-dir", data_dir, "--formats", "onnx", "litert", "saved_model")
+    done = run_here("export.py", workdir, *flags, exit_code=3)
     assert "the litert export never predicts" in done.stderr
     assert not list((workdir / "export").glob("*fake*"))
     # The SavedModel, and the format before the rejected one, exist with their results.
@@ -368,8 +356,7 @@ def test_a_full_disk_does_not_affect_previous_exports(
     before = {path: path.stat().st_size for path in (workdir / "export").rglob("*")}
     flags = ("--data-dir", data_dir, "--formats", name)
     with limited_file_size(100_000):
-        done = run_here("export.py", workdir, *flags)
-    assert done.returncode == 2, done.stderr
+        done = run_here("export.py", workdir, *flags, exit_code=2)
     assert "could not be written" in done.stderr
     assert "Traceback" not in done.stderr
     after = {path: path.stat().st_size for path in (workdir / "export").rglob("*")}
@@ -399,4 +386,4 @@ def test_a_killed_export_is_never_served_and_concurrent_ones_get_different_versi
     new = [folder / str(len(before) + number) for number in (1, 2)]
     assert paths == set(map(str, new))
     assert list_versions(folder) == [*before, *new]
-    assert parity_of(workdir, "saved_model").same_class == 1
+    assert read_result(workdir, "export.saved_model", ParityResult).same_class == 1

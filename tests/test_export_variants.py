@@ -23,7 +23,7 @@ from skincnn.inference.logit_adjustment import adjust
 from skincnn.inference.predictions import arrays, read_predictions, table_path
 from skincnn.metrics.decision_rule import TARGET
 from skincnn.model.orientations import ORIENTATIONS
-from skincnn.reporting.parity_result import read_parity
+from skincnn.reporting.parity_result import ParityResult
 from skincnn.serving.export_info import OOD_LEFT_OUT, read_export_info
 from skincnn.serving.network import with_variant
 from skincnn.serving.predictor import load_predictor
@@ -82,10 +82,8 @@ def test_vanishing_probabilities_are_adjusted_as_in_the_evaluation() -> None:
 @pytest.fixture(scope="module")
 def workdir(run: Run, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns a copy of the run, evaluated with all variants that can be exported."""
-    folder = tmp_path_factory.mktemp("variants") / "run"
-    workdir = Path(shutil.copytree(run[0], folder))
-    done = run_here("evaluate.py", workdir, "--data-dir", data_dir, *FLAGS)
-    assert done.returncode == 0, done.stderr
+    workdir = shutil.copytree(run[0], tmp_path_factory.mktemp("variants") / "run")
+    run_here("evaluate.py", workdir, "--data-dir", data_dir, *FLAGS, exit_code=0)
     return workdir
 
 
@@ -95,8 +93,7 @@ def test_variants_are_exported_and_served_as_evaluated(
 ) -> None:
     formats = ("saved_model", "onnx", "litert")
     flags = ("--data-dir", data_dir, *FLAGS, "--formats", *formats)
-    done = run_here("export.py", workdir, *flags)
-    assert done.returncode == 0, done.stderr
+    run_here("export.py", workdir, *flags, exit_code=0)
     result = read_result(workdir, f"test.{VARIANT}", SplitResult)
     assert result.logit_adjustment
     table = read_predictions(table_path(workdir, f"test.{VARIANT}"))
@@ -122,9 +119,9 @@ def test_variants_are_exported_and_served_as_evaluated(
         assert result.triage.referred.value == pytest.approx(referred, abs=1e-6)
     as_is = arrays(read_predictions(table_path(workdir, "test")), rule.class_names)[1]
     assert np.abs(as_is - y_prob).max() > 1e-3
-    results = {one.name: one for one in read_parity(workdir) if one.variant == VARIANT}
-    assert set(results) == {f"{name}.{VARIANT}" for name in formats}
-    assert all(one.same_refer == 1 for one in results.values())
+    for name in formats:
+        parity = read_result(workdir, f"export.{name}.{VARIANT}", ParityResult)
+        assert parity.same_refer == 1
     card = (workdir / "README.md").read_text()
     assert f"saved_model.{VARIANT}" in card
     assert "skincnn export --tta d4 --logit-adjustment" in card
@@ -140,17 +137,16 @@ def test_runs_of_an_ensemble_are_adjusted_by_their_own_strengths(
     content["class_counts"] = dict.fromkeys(content["class_counts"], 1) | {"mel": 50}
     path.write_text(json.dumps(content))
     flags = ("--data-dir", data_dir, "--logit-adjustment")
-    assert run_here("evaluate.py", other, *flags).returncode == 0
+    run_here("evaluate.py", other, *flags, exit_code=0)
     ensemble, runs = tmp_path / "both", (workdir, other)
-    assert run_here("evaluate.py", *runs, "--ensemble", ensemble).returncode == 0
-    done = run_here("export.py", *runs, "--ensemble", ensemble, *flags)
-    assert done.returncode == 0, done.stderr
+    run_here("evaluate.py", *runs, "--ensemble", ensemble, exit_code=0)
+    run_here("export.py", *runs, "--ensemble", ensemble, *flags, exit_code=0)
     info = read_export_info(ensemble / "export/skincnn_adjusted/1")
     strengths = [
         read_result(run, "test.adjusted", SplitResult).logit_adjustment for run in runs
     ]
     assert list(info.logit_adjustment) == strengths
-    (result,) = (x for x in read_parity(ensemble) if x.variant == "adjusted")
+    result = read_result(ensemble, "export.saved_model.adjusted", ParityResult)
     assert result.largest_difference < 1e-5
     assert (result.largest_distance_difference or 0) < 1e-3
     assert len(info.models_sha256) == 2
@@ -159,9 +155,8 @@ def test_runs_of_an_ensemble_are_adjusted_by_their_own_strengths(
 
 @pytest.mark.slow
 def test_ood_detection_can_be_left_out(workdir: Path, data_dir: Path) -> None:
-    formats = ("--formats", "saved_model", "litert")
-    done = run_here("export.py", workdir, "--data-dir", data_dir, "--no-ood", *formats)
-    assert done.returncode == 0, done.stderr
+    flags = ("--data-dir", data_dir, "--no-ood", "--formats", "saved_model", "litert")
+    done = run_here("export.py", workdir, *flags, exit_code=0)
     assert f"detection is off: {OOD_LEFT_OUT}" in done.stderr
     table = read_predictions(table_path(workdir, "test"))
     contents = open_datasets(["demo_tiny"], data_dir).read_files(table)
@@ -172,5 +167,5 @@ def test_ood_detection_can_be_left_out(workdir: Path, data_dir: Path) -> None:
         assert np.isnan(outputs["ood_distance"]).all()
         assert "out_of_distribution" not in outputs
         assert np.isfinite(outputs["probabilities"]).all()
-    (result,) = (one for one in read_parity(workdir) if one.name == "litert")
+    result = read_result(workdir, "export.litert", ParityResult)
     assert result.largest_distance_difference is None
