@@ -21,10 +21,13 @@ if sys.platform != "win32":
     import resource
 
     TERMINATION = (signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)
+STREAMS = ("stdout", "stderr")
 CPU_LIMIT = "the limit of CPU time (`ulimit -t`) is reached. Use a higher limit."
 SECONDS_TO_SAVE = 60
 """Seconds of CPU time per core that are reserved for saving before the hard limit; at
 most a tenth of the limit, but at least one second."""
+in_command = False
+"""Whether a command is being executed: the process then ends after a signal."""
 
 
 def stop_error(number: int | None) -> KeyboardInterrupt:
@@ -58,7 +61,8 @@ class StopRequest:
     The caller checks `requested` and calls `exit`. A second signal takes effect at once.
     Signals that are ignored, such as SIGHUP after `nohup`, remain ignored. In a thread
     other than the main thread, no signals are recorded, because Python handles signals only
-    in the main thread.
+    in the main thread. After the block, unless `in_command`, the standard streams are those
+    of before: a notebook continues after Ctrl-C.
     """
 
     def __init__(self) -> None:
@@ -94,6 +98,10 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        for name in STREAMS:
+            stream = getattr(sys, name)
+            if isinstance(stream, _LenientStream) and not in_command:
+                setattr(sys, name, stream.wrapped)
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None or self._immediate:
@@ -113,7 +121,7 @@ def prepare_to_stop() -> None:
     Ctrl-C also ends the program that reads the output, such as `tee`. The process may use
     the CPU time up to the hard limit. Otherwise, SIGXCPU would be repeated every second.
     """
-    for name in ("stdout", "stderr"):
+    for name in STREAMS:
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, _LenientStream):
             setattr(sys, name, _LenientStream(stream))
@@ -126,17 +134,17 @@ class _LenientStream:
     """A standard stream that discards what it cannot write instead of raising an error."""
 
     def __init__(self, stream: TextIO):
-        self._stream = stream
+        self.wrapped = stream
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.wrapped, name)
 
     def write(self, text: str) -> int:
         # Python raises a RuntimeError if the signal has interrupted another output.
         with contextlib.suppress(OSError, RuntimeError):
-            self._stream.write(text)
+            self.wrapped.write(text)
         return len(text)
 
     def flush(self) -> None:
         with contextlib.suppress(OSError, RuntimeError):
-            self._stream.flush()
+            self.wrapped.flush()

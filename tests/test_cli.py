@@ -17,6 +17,7 @@ from conftest import ROOT, run_here
 
 from skincnn import __version__
 from skincnn.cli import common, main
+from skincnn.interruption import StopRequest
 
 START = "from skincnn import errors\nfrom skincnn.cli import process\nimport time\n"
 LIMIT = (
@@ -219,6 +220,15 @@ def test_after_ctrl_c_has_ended_the_reader_the_state_is_saved(
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 130
     assert (tmp_path / "saved").exists()
+
+
+def test_a_notebook_keeps_its_streams_after_ctrl_c() -> None:
+    """The cell ends, but not the process."""
+    streams = sys.stdout, sys.stderr
+    with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        stop.exit()
+    assert (sys.stdout, sys.stderr) == streams
 
 
 def test_a_signal_during_an_output_does_not_interrupt_the_step(

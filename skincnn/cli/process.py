@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
+from skincnn import interruption
 from skincnn.errors import ConfigError, Terminated
 from skincnn.interruption import (
     TERMINATION,
@@ -80,9 +81,11 @@ def _signals_as_exceptions() -> Iterator[list[KeyboardInterrupt]]:
     ]
     for number in numbers:
         signal.signal(number, stop)
+    interruption.in_command = True
     try:
         yield received
     finally:
+        interruption.in_command = False
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
 
