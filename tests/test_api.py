@@ -167,7 +167,7 @@ class Recorder(keras.callbacks.Callback):
         self.calls: list[str] = []
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self.calls.append("begin")
+        self.calls.append(f"begin {self.params['epochs']}")
 
     def on_train_end(self, logs: Any = None) -> None:
         self.calls.append("end")
@@ -181,11 +181,12 @@ def test_callbacks_see_one_training_run_and_can_stop_it(
     tmp_path: Path, data_dir: Path
 ) -> None:
     recorder = Recorder(last_epoch=2)
-    run = skincnn.train(TINY, tmp_path / "run", data_dir, callbacks=[recorder])
+    config = TINY.replace(**{"data.image_size": 40})  # two calls to `fit`
+    run = skincnn.train(config, tmp_path / "run", data_dir, callbacks=[recorder])
     epochs = [f"epoch {number} True" for number in range(3)]
-    assert recorder.calls == ["begin", *epochs, "end"]
+    assert recorder.calls == ["begin 4", *epochs, "end"]
     assert run.history["epoch"].tolist() == [1, 2, 3]
-    assert run.config == TINY
+    assert run.config == config
     assert "not evaluated" in run._repr_html_()
     assert run.model().output_shape == (None, 7)
 

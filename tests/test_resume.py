@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -112,10 +113,17 @@ def uninterrupted(
 
 @pytest.mark.parametrize("stops", [pytest.param([4], marks=pytest.mark.slow), [1, 3, 2]])
 def test_an_interrupted_run_ends_with_the_same_weights(
-    stops: list[int], uninterrupted: tuple[Progress, Arrays], data_dir: Path, tmp_path: Path
+    stops: list[int],
+    uninterrupted: tuple[Progress, Arrays],
+    data_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Interrupted within an epoch, between two epochs, and several times."""
+    capsys.readouterr()
     assert_same(train_with_interruptions(CONFIG, tmp_path, data_dir, stops), uninterrupted)
+    epochs = re.findall("Epoch .*", capsys.readouterr().out)
+    assert list(dict.fromkeys(epochs)) == ["Epoch 1/3", "Epoch 2/3", "Epoch 3/3"]
     logs = EventAccumulator(str(tmp_path / "logs" / "images")).Reload()
     steps = [event.step for event in logs.Images("training_images")]
     assert steps == [0]

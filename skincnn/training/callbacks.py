@@ -230,6 +230,23 @@ class SaveCheckpoint(keras.callbacks.Callback):
             self.save()
 
 
+class TotalEpochs(keras.callbacks.Callback):
+    """Sets the number of epochs that the progress display and later callbacks receive.
+
+    Otherwise it would be that of the epochs up to the end of a segment.
+    """
+
+    def __init__(self, num_epochs: int):
+        """Sets `num_epochs`, the number of epochs of all stages."""
+        super().__init__()
+        self.num_epochs = num_epochs
+
+    def set_params(self, params: dict[str, object]) -> None:
+        """Changes `params`, which all callbacks of `fit` share."""
+        params["epochs"] = self.num_epochs
+        super().set_params(params)
+
+
 class UserCallbacks(keras.callbacks.Callback):
     """The user's callbacks, which see all epochs as one training run.
 
@@ -253,7 +270,7 @@ class UserCallbacks(keras.callbacks.Callback):
         self._call("set_model", model)
 
     def set_params(self, params: dict[str, object]) -> None:
-        """Sets the number of epochs and steps of the next segment."""
+        """Sets the number of epochs of the run, and of steps of the next segment."""
         super().set_params(params)
         self._call("set_params", params)
 

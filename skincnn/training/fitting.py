@@ -27,6 +27,7 @@ from skincnn.model.mixing import Mixing
 from skincnn.progress import is_terminal
 from skincnn.training.callbacks import (
     SaveCheckpoint,
+    TotalEpochs,
     UserCallbacks,
     Validation,
     is_patience_over,
@@ -170,6 +171,7 @@ class _Loop:
             shuffle=False,  # the batches are already shuffled
             verbose=self.verbose,
             callbacks=[
+                TotalEpochs(sum(stage.epochs for stage in setup.stages)),
                 validation,
                 keras.callbacks.TensorBoard(logs, write_graph=False),
                 ConfusionImages(validation, setup.class_names, logs / "images"),
