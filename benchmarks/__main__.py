@@ -20,7 +20,7 @@ from benchmarks import measure
 from benchmarks.measure import Result, Size
 from skincnn.cli import common, process
 from skincnn.errors import ConfigError
-from skincnn.files import write_json, write_text
+from skincnn.files import require_writable_file, write_json, write_text
 from skincnn.lookup import look_up
 
 Setting = TypeVar("Setting")
@@ -215,10 +215,11 @@ def measure_coverage(
         output: The Markdown file for the results.
 
     Raises:
-        ConfigError: `num_resamples` is below 100.
+        ConfigError: `num_resamples` is below 100, or `output` is not writable.
     """
     from benchmarks.coverage import measure
 
+    require_writable_file(output, "--output")
     settings = measure.Settings(
         num_simulations, num_lesions, num_resamples, num_true, num_workers
     )
@@ -241,8 +242,10 @@ def measure_ood(
         output: The Markdown file for the results.
 
     Raises:
-        ConfigError, DataError: See `benchmarks.ood.compare`.
+        ConfigError: `output` is not writable; see also `benchmarks.ood.compare`.
+        DataError: See `benchmarks.ood.compare`.
     """
+    require_writable_file(output, "--output")
     common.load_tensorflow()
     from benchmarks import ood
 
@@ -276,6 +279,7 @@ def _run(
     **settings: object,
 ) -> None:
     """Runs benchmarks, prints each result and a table, and writes the JSON file."""
+    require_writable_file(output, "--output")
     chosen = [look_up(benchmarks, name, "--only") for name in only or benchmarks]
     content = {"environment": measure.environment(), **settings}
     results = []

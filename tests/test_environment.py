@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import sys
@@ -579,6 +580,24 @@ def test_a_broken_symbolic_link_is_named(tmp_path: Path) -> None:
             require_writable_folder(tmp_path / name, "--workdir")
     (tmp_path / "unmounted").mkdir()
     require_writable_folder(tmp_path / "runs/a", "--workdir")
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        (("compare.py", "nowhere"), "--output"),
+        (("make_folds.py", "--manual-dir", "nowhere"), "--output"),
+        (("make_folds.py", "--manual-dir", "nowhere"), "--search"),
+        (("benchmarks", "input", "--only", "nothing"), "--output"),
+    ],
+)
+def test_outputs_are_checked_before_any_work(
+    command: tuple[str, ...], flag: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    done = run_here(*command, flag, tmp_path / "file" / "output")
+    assert done.returncode == 2
+    assert re.fullmatch(f"error: .*{flag} must be a directory.*\n", done.stderr)
 
 
 @pytest.mark.parametrize("name", ["e [v2]", "a*b?", "a\nb", "a\\b", "é日本", NOT_UTF8])

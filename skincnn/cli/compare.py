@@ -10,7 +10,7 @@ import tyro
 
 from skincnn.cli import common
 from skincnn.cli.help.text import parse_arguments
-from skincnn.files import replacing, write_text
+from skincnn.files import replacing, require_writable_folder, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,7 @@ class Arguments:
 def command() -> None:
     """Parses the arguments, prints the tables, and writes the tables and a chart."""
     arguments = parse_arguments(Arguments)
+    require_writable_folder(arguments.output, "--output")
     common.load_tensorflow(arguments.workdirs)
     from skincnn.api.compare import compare
 

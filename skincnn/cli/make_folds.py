@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from skincnn.cli.help.text import parse_arguments
-from skincnn.files import write_text
+from skincnn.files import require_writable_file, require_writable_folder, write_text
 from tfds_ham10000 import folds, sources
 from tfds_ham10000.image_decoding import CheckedImages, require_valid
 from tfds_ham10000.image_files import Images
@@ -55,6 +55,9 @@ def command() -> None:
     With --search, also searches for near-duplicates.
     """
     arguments = parse_arguments(Arguments)
+    require_writable_file(arguments.output, "--output")
+    if arguments.search is not None:
+        require_writable_folder(arguments.search, "--search")
     source = sources.read_source(arguments.manual_dir, "isic2018")
     records = source.splits["train"]
     pairs = folds.judged_pairs().query("judgment != 'different'")
