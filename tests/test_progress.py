@@ -8,12 +8,16 @@ import re
 import subprocess
 import sys
 import termios
+from pathlib import Path
 
 import pytest
+from source_files import jpeg
 
+from skincnn.data.datasets import prepare_dataset
 from skincnn.progress import ProgressBar, logged_step
 
 CODE = """
+from skincnn.data.datasets import prepare_dataset
 from skincnn.progress import ProgressBar, logged_step
 with logged_step("Building a dataset"):
     for _ in ProgressBar(range(300), desc="Reading images", unit="img"):
@@ -60,3 +64,18 @@ def test_terminal_has_a_bar() -> None:
     assert done.returncode == 0
     assert "Reading images: 100%" in text
     assert " in 0 s" not in text
+
+
+def test_a_dataset_is_built_without_a_console(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in pythonw: there are no standard streams."""
+    images = tmp_path / "images"
+    for index in range(20):
+        path = images / "ab"[index % 2] / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(index))
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    splits = prepare_dataset("folder", tmp_path / "data", images).info.splits
+    assert sum(split.num_examples for split in splits.values()) == 20

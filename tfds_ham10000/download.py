@@ -10,10 +10,10 @@ from pathlib import Path
 
 import requests
 from requests.adapters import HTTPAdapter
-from tqdm import tqdm
 from urllib3 import Retry
 
 from tfds_ham10000.locks import hold_lock
+from tfds_ham10000.progress import TerminalBar
 from tfds_ham10000.records import SourceError
 
 BASE_URL = "https://dataverse.harvard.edu/api/access/datafile"
@@ -147,8 +147,8 @@ def _fetch(session: requests.Session, file: RemoteFile, path: Path) -> Path:
             size = int(response.headers.get("Content-Length", 0))
             with (
                 partial.open("wb") as raw,
-                tqdm.wrapattr(
-                    raw, "write", size, desc=f"Downloading {file.name}", disable=None
+                TerminalBar.wrapattr(
+                    raw, "write", size, desc=f"Downloading {file.name}"
                 ) as output,
             ):
                 for block in response.iter_content(BLOCK_SIZE):

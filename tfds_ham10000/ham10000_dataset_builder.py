@@ -16,7 +16,6 @@ import numpy as np
 import tensorflow_datasets as tfds
 from pydantic import BaseModel, ConfigDict
 from tensorflow_datasets.core import shuffle
-from tqdm import tqdm
 
 from tfds_ham10000 import demo, download, layouts, sources
 from tfds_ham10000.configs import CONFIGS, HOMEPAGES, Ham10000Config
@@ -38,6 +37,7 @@ from tfds_ham10000.near_duplicates import (
     extract_features,
     find_near_duplicates,
 )
+from tfds_ham10000.progress import TerminalBar
 from tfds_ham10000.records import DeclaredClass, Record, count_missing
 from tfds_ham10000.table.options import TableOptions
 
@@ -239,8 +239,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
         text = content.model_dump_json(indent=2)
         Path(self.data_dir, REPORT).write_text(text, encoding="utf-8")
-        progress: tqdm[Any] = tqdm(
-            total=len(records), desc="Writing images", unit="img", disable=None
+        progress: TerminalBar = TerminalBar(
+            total=len(records), desc="Writing images", unit="img"
         )
         return {
             name: self._generate_examples(split, stored.group_of, images, progress)
@@ -252,7 +252,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         records: list[Record],
         group_of: dict[str, str],
         images: Images,
-        progress: tqdm[Any],
+        progress: TerminalBar,
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         for record in records:
             example = dataclasses.asdict(record)

@@ -32,9 +32,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
-from tqdm import tqdm
 
 from tfds_ham10000.image_files import Images
+from tfds_ham10000.progress import TerminalBar
 from tfds_ham10000.records import SourceError, join_first
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -95,8 +95,8 @@ class CheckedImages:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             try:
                 errors = pool.map(self._check, image_ids)
-                progress = tqdm(
-                    errors, "Checking images", len(image_ids), unit="img", disable=None
+                progress = TerminalBar(
+                    errors, "Checking images", len(image_ids), unit="img"
                 )
                 results = dict(zip(image_ids, progress, strict=True))
                 self.errors = {name: error for name, error in results.items() if error}

@@ -18,7 +18,6 @@ import keras_tuner as kt
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 from tensorflow.python.framework import ops
-from tqdm import tqdm
 
 from skincnn.config import Config
 from skincnn.errors import ConfigError, DataError, DivergedError, MemoryFullError
@@ -28,6 +27,7 @@ from skincnn.training.fitting import fit
 from skincnn.training.setup import TrainingSetup, build, check, require_full_batch
 from skincnn.training.stages import make_stages
 from skincnn.write_errors import explain_write_errors
+from tfds_ham10000.progress import TerminalBar
 from tuning.data import SearchData
 from tuning.explore import INTERNAL, active_values
 from tuning.spaces import Space
@@ -327,7 +327,7 @@ def _epoch_bar(setup: TrainingSetup) -> Iterator[keras.callbacks.Callback]:
     """Yields a callback that shows a progress bar of the epochs on a terminal."""
     column = f"val_{setup.config.train.monitor}"
     total = sum(stage.epochs for stage in setup.stages)
-    with tqdm(total=total, unit="epoch", leave=False, disable=None) as bar:
+    with TerminalBar(total=total, unit="epoch", leave=False) as bar:
 
         def show(epoch: int, logs: dict[str, float] | None = None) -> None:
             bar.update(epoch + 1 - bar.n)
