@@ -15,4 +15,5 @@ class TerminalBar(tqdm):  # type: ignore[type-arg]  # tqdm is not generic at run
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, disable=True if sys.stderr is None else None, **kwargs)
+        kwargs["disable"] = True if sys.stderr is None else None
+        super().__init__(*args, **kwargs)
