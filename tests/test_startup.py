@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import keras
@@ -100,6 +101,24 @@ def test_messages_are_not_filtered_if_python_cannot_be_started(code: str) -> Non
         **{"stderr": subprocess.DEVNULL, "timeout": 30},
     )
     assert done.returncode == 0
+
+
+def test_the_packages_are_imported_from_a_zip_archive(tmp_path: Path) -> None:
+    """As by the workers of Spark, which receive a wheel."""
+    with zipfile.ZipFile(tmp_path / "skincnn.zip", "w") as archive:
+        for package in ("skincnn", "tfds_ham10000", "tuning"):
+            for path in (ROOT / package).rglob("*.*"):
+                archive.write(path, path.relative_to(ROOT))
+    done = run_python(
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'skincnn.zip')!r})\n"
+        "from skincnn.cli.help.choices import choices\n"
+        "from skincnn.data.label_maps import published_taxonomies\n"
+        "from tfds_ham10000 import folds\n"
+        "assert published_taxonomies() and len(folds.judged_pairs())\n"
+        "assert folds.published_assignments()\n"
+        "print(choices('optimizer.name'), folds.__file__)"
+    )
+    assert done.stdout == f"{{}} {tmp_path / 'skincnn.zip/tfds_ham10000/folds.py'}\n"
 
 
 def test_warnings_of_libraries_do_not_end_a_program_that_raises_warnings(

@@ -21,7 +21,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from pathlib import Path
+from importlib import resources
 
 import pandas as pd
 
@@ -36,7 +36,8 @@ from tfds_ham10000.groups import (
 from tfds_ham10000.records import Record, SourceError, join_first
 
 NUM_FOLDS = 10
-PUBLISHED_FILE = Path(__file__).with_name("folds_isic2018.csv")
+# In a ZIP archive on sys.path, as Spark sends packages to its workers, they are no paths.
+PUBLISHED_FILE = resources.files("tfds_ham10000") / "folds_isic2018.csv"
 PUBLISHED_SHA256 = "8b45c9e2facaad4e8cdeb044af5a5df99bf9166314e5d2c56d7c51af2d6614ac"
 PUBLISHED_SEARCH = (3207, 2178)
 """Number of pairs of HAM10000 images with the same lesion_id, and how many of them the
@@ -45,7 +46,7 @@ RARE_FOLDS = (1, 9, 8, 0, 2, 3, 4, 5, 6, 7)
 """The folds in the order in which they receive groups of a rare class. By default, the
 first three are used for training, testing and validation. Fold 0 is for the final test."""
 COLUMNS = ("image_id", "lesion_id", "group_id", "fold")
-PAIRS_FILE = Path(__file__).with_name("pairs_isic2018.csv")
+PAIRS_FILE = resources.files("tfds_ham10000") / "pairs_isic2018.csv"
 Splits = Mapping[str, list[Record]]
 
 
@@ -267,7 +268,8 @@ def judged_pairs() -> pd.DataFrame:
         Fitzpatrick17k Dermatological Image Datasets (2024), arXiv:2401.14497: the source of
         the published pairs.
     """
-    return pd.read_csv(PAIRS_FILE)
+    with PAIRS_FILE.open("rb") as file:
+        return pd.read_csv(file)
 
 
 def count_known_pairs(lesion_of: Mapping[str, str], image_ids: Iterable[str]) -> int:

@@ -7,6 +7,7 @@ import json
 import re
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -18,7 +19,7 @@ from skincnn.lookup import suggest
 from skincnn.records import Part, describe_error
 from tfds_ham10000.records import compose
 
-PUBLISHED_FILE = Path(__file__).with_name("label_maps.toml")
+PUBLISHED_FILE = resources.files("skincnn.data") / "label_maps.toml"
 ANY_OTHER = "*"
 """Key of a user's map for all labels that have neither an entry nor a default."""
 UserMap = dict[str, str | None]

@@ -33,7 +33,8 @@ def choices(setting: str) -> dict[str, str]:
     """Returns a phrase for each valid name of a setting; {} if there is no list of them.
 
     Custom parts, and the names of the user's own datasets, are left out. The names in
-    tables are left out without the source, in an installation with only .pyc files.
+    tables are left out without source files, in an installation with only .pyc files or in
+    a ZIP archive.
     """
     if setting == "data.datasets":
         from tfds_ham10000.configs import CONFIGS
@@ -44,7 +45,7 @@ def choices(setting: str) -> dict[str, str]:
     module, _, variable = TABLES[setting].partition(":")
     try:
         return dict(_read_table(module, variable))
-    except FileNotFoundError:
+    except OSError:
         return {}
 
 
