@@ -103,6 +103,33 @@ def test_messages_are_not_filtered_if_python_cannot_be_started(code: str) -> Non
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "code"),
+    [
+        ("tuning.py", ["-m", "skincnn", "tune", "--help"], 2),
+        ("tuning/__init__.py", ["-m", "skincnn", "tune", "--help"], 2),
+        ("tfds_ham10000/__init__.py", ["-m", "skincnn", "datasets"], 2),
+        ("tfds_ham10000.py", ["-c", "import skincnn; skincnn.train"], 1),
+        ("tuning.py", ["-m", "skincnn", "train", "--help"], 0),
+    ],
+)
+def test_a_module_that_hides_a_package_is_named(
+    name: str, arguments: list[str], code: int, tmp_path: Path
+) -> None:
+    """Python searches the working directory first."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == code, done.stderr
+    hiding = str(path).removesuffix("/__init__.py")
+    package = name.removesuffix("/__init__.py").removesuffix(".py")
+    message = f"{hiding} hides the package {package} of skincnn"
+    assert (message in done.stderr.splitlines()[-1]) if code else not done.stderr
+
+
 def test_the_packages_are_imported_from_a_zip_archive(tmp_path: Path) -> None:
     """As by the workers of Spark, which receive a wheel."""
     with zipfile.ZipFile(tmp_path / "skincnn.zip", "w") as archive:

@@ -10,6 +10,7 @@ from typing import Any
 
 from skincnn import __version__
 from skincnn.cli import process
+from skincnn.packages import require_own
 
 COMMANDS = {
     "prepare-data": "build a dataset from its published files or from your own images",
@@ -79,5 +80,8 @@ def arguments_of(name: str) -> type[Any]:
 
 
 def _import(name: str) -> ModuleType:
+    require_own("tfds_ham10000")
+    if name == "tune":
+        require_own("tuning")
     package = "skincnn.cli.help" if name in LISTS else "skincnn.cli"
     return importlib.import_module(f"{package}.{name.replace('-', '_')}")
