@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Prepare
+from conftest import Prepare, run_here
 from source_files import make_rows, write_classes
 
 from skincnn.data.combined import open_datasets
@@ -102,6 +102,21 @@ def test_another_dataset_may_be_damaged(data_dir: Path) -> None:
     damaged.parent.mkdir(parents=True)
     damaged.touch()
     assert class_names("clinic", data_dir) == ("x", "y", "zz")
+
+
+def test_other_datasets_are_listed_if_one_is_damaged(data_dir: Path) -> None:
+    version = folder_of(data_dir)
+    shutil.copytree(version, data_dir / "ham10000" / "a_damaged" / version.name)
+    shutil.copytree(version, data_dir / "ham10000" / "b_damaged" / version.name)
+    for name in ("a_damaged", "b_damaged"):
+        (data_dir / "ham10000" / name / version.name / "build.json").unlink()
+    done = run_here("skincnn", "datasets", "--data-dir", data_dir)
+    assert done.returncode == 3, done.stderr
+    assert re.search(r"\nclinic\n.*\n  built: [1-9]", done.stdout)
+    assert re.search(r"\nb_damaged\n.*\n  damaged\n", done.stdout)
+    for name in ("a_damaged", "b_damaged"):
+        problem = f"{name}/.* cannot be read: build.json.*--name {name}"
+        assert re.search(problem, done.stderr)
 
 
 def test_the_advice_repairs_a_dataset(
