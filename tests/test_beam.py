@@ -212,7 +212,7 @@ def test_one_star_matches_one_directory(model: Path, images: Path, tmp_path: Pat
     pattern = f"{images.parent}/*/*.JPG"
     done = run_script("batch_predict.py", model, pattern, "--output", tmp_path / "flat")
     assert done.returncode == 0, done.stderr
-    predictions, refer = done.stderr.splitlines()
+    predictions, refer, _ = done.stderr.splitlines()
     assert predictions == f"predictions  {tmp_path / 'flat'}/predictions-*.csv"
     assert refer.startswith("refer        The model refers images for which the ")
     assert len(pd.read_csv(next((tmp_path / "flat").glob("predictions-*")))) == 3

@@ -118,6 +118,14 @@ def test_synthetic_images_are_marked_everywhere(run: Run) -> None:
     assert (table["dataset"] == "synthetic").all()
 
 
+def test_predictions_for_synthetic_images_have_a_warning(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "image.jpg").write_bytes(jpeg())
+    done = run_here("predict.py", run[0], tmp_path / "image.jpg")
+    assert done.returncode == 0, done.stderr
+    warning = "warning: the model was trained on SYNTHETIC images only"
+    assert done.stderr.count(warning) == 1
+
+
 def test_the_results_equal_scores_of_the_predictions_table(run: Run) -> None:
     workdir, _ = run
     for split in ("val", "test"):

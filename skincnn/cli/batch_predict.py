@@ -113,6 +113,7 @@ def command() -> None:
     num_files = sum(counts[name] for name in names)
     print(f"predictions  {predictions}", file=sys.stderr)
     print(f"refer        {explain_rule(predictor.rule)}", file=sys.stderr)
+    common.warn_of_synthetic_images(predictor)
     if missing := counts[pipeline.WITHOUT_METADATA]:
         text = (
             f"{arguments.clinical_metadata} has no row for {missing} of {num_files} images"

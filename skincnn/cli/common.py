@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
 from tyro.constructors import (
@@ -23,6 +23,9 @@ from skincnn.config import Config, read_config
 from skincnn.errors import ConfigError
 from skincnn.parts import file_name
 from skincnn.paths import to_path
+
+if TYPE_CHECKING:
+    from skincnn.serving.predictor import Predictor
 
 DEFAULT_PRESET = "quickstart"
 
@@ -92,6 +95,16 @@ def load_tensorflow(paths: Iterable[Path] = ()) -> None:
     startup.set_keras(startup.KERAS_SETTINGS)
     if not is_imported:
         gc.freeze()  # the garbage collector would often search all objects of TensorFlow
+
+
+def warn_of_synthetic_images(predictor: Predictor) -> None:
+    """Prints a warning if all training images of a model are synthetic."""
+    if predictor.synthetic:
+        print(
+            "warning: the model was trained on SYNTHETIC images only: its predictions are "
+            "meaningless for real lesions",
+            file=sys.stderr,
+        )
 
 
 def parse(cls: type[Parsed], argv: Sequence[str], preset: str) -> tuple[str, Parsed]:

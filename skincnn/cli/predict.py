@@ -124,6 +124,7 @@ def command() -> None:
     if names := predictor.rule.always_in_set:
         text = "too few validation images show these classes, which are in every set"
         print(f"prediction_set  {text}: {', '.join(names)}", file=sys.stderr)
+    common.warn_of_synthetic_images(predictor)
     if unreadable:
         raise unreadable_error(unreadable, len(paths))
 
