@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -30,6 +33,16 @@ def test_the_orientations_of_d4_match_pillow(in_graph: bool) -> None:
             if operation is not None:
                 expected = expected.transpose(operation)
             np.testing.assert_array_equal(oriented, np.asarray(expected))
+
+
+def test_orienting_images_logs_no_error_of_onednn() -> None:
+    code = (
+        "import numpy as np; from skincnn.cli.common import load_tensorflow\n"
+        "load_tensorflow(); from skincnn.model.orientations import orient\n"
+        "orient(np.zeros((32, 96, 96, 3), np.uint8), 4)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8])

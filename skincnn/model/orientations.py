@@ -29,7 +29,13 @@ def orient(images: Any, number: int) -> Any:
         A tensor, which is symbolic if `images` is; for number 0, `images` itself.
     """
     symbolic = isinstance(images, keras.KerasTensor)
-    flip, transpose = (ops.flip, ops.transpose) if symbolic else (tf.reverse, tf.transpose)
     axes = [axis for axis, bit in ((2, 1), (1, 2)) if number & bit]
-    images = flip(images, axes) if axes else images
-    return transpose(images, (0, 2, 1, 3)) if number & 4 else images
+    if axes:
+        images = (ops.flip if symbolic else tf.reverse)(images, axes)
+    if not number & 4:
+        return images
+    if symbolic:
+        return ops.transpose(images, (0, 2, 1, 3))
+    # In float32, because oneDNN logs an error when it transposes integers.
+    transposed = tf.transpose(tf.cast(images, tf.float32), (0, 2, 1, 3))
+    return tf.cast(transposed, images.dtype)
