@@ -15,7 +15,7 @@ from skincnn.commands import command_line
 from skincnn.data import datasets
 from skincnn.data.datasets import open_dataset
 from skincnn.errors import ConfigError, DataError
-from skincnn.evaluation.results import SplitResult, read_result
+from skincnn.evaluation.results import SplitResult, read_result, result_path
 
 SOURCES = [
     path
@@ -39,6 +39,29 @@ def test_messages_contain_quoted_commands(tmp_path: Path) -> None:
         read_result(folder, "test", SplitResult)
     with pytest.raises(DataError, match=r"--data-dir '.*e \[v2\]'$"):
         open_dataset("isic2018", folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("test", ""),
+        ("val.d4", " --tta d4"),
+        ("fold_3.augment_adjusted", " --split fold_3 --tta augment --logit-adjustment"),
+        ("test_official.corruptions", " --split test_official --corruptions"),
+        ("external.isic2019", " --external isic2019"),
+        ("ood", ""),
+        ("fold_3.ood.animals", " --split fold_3 --ood-dir DIR"),
+    ],
+)
+def test_the_command_of_a_result_has_its_flags(
+    name: str, flags: str, tmp_path: Path
+) -> None:
+    for fix in ("Run", "Delete the file, then run"):
+        with pytest.raises(ConfigError) as caught:
+            read_result(tmp_path, name, SplitResult)
+        assert str(caught.value).endswith(f" {fix}: skincnn evaluate {tmp_path}{flags}")
+        result_path(tmp_path, name).parent.mkdir(exist_ok=True)
+        result_path(tmp_path, name).write_text("{")
 
 
 def test_results_of_several_models_are_not_recreated_by_evaluating_one(

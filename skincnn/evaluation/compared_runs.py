@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from skincnn.commands import command_line
 from skincnn.config import Config, DataConfig
 from skincnn.data.identifiers import Unit
 from skincnn.errors import ConfigError
+from skincnn.evaluation.commands import EVALUATED_BY_DEFAULT, evaluate_command
 from skincnn.evaluation.external.result import PREFIX, external_name, read_external
 from skincnn.evaluation.results import SplitResult, read_split_results, split_name
 from skincnn.files import sha256
@@ -34,9 +34,6 @@ from skincnn.inference.run_dir import (
 )
 from skincnn.lookup import suggest
 from skincnn.presets import to_command
-
-EVALUATED_BY_DEFAULT = ("val", "test", "out_of_fold")
-"""Splits on which `skincnn train` evaluates a run or a cross-validation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,11 +129,10 @@ def read_compared_run(
     table = split_name(split, variant)
     path = table_path(workdir, table)
     if table not in results or not path.is_file():
-        flag = _evaluate_flag(split)
         raise ConfigError(
             f"{workdir} was not evaluated on {split}: {path} or its result is missing. Use "
             "another split (out_of_fold for a cross-validation) or external dataset; for a "
-            f"single run: {command_line('evaluate', workdir)}{flag and f' {flag}'}"
+            f"single run: {evaluate_command(workdir, table)}"
         )
     digest = sha256(path)
     predictions = read_predictions(path).sort_values("image_id", ignore_index=True)

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from skincnn.commands import command_line
 from skincnn.data.characteristics import Characteristics
 from skincnn.data.identifiers import Unit
 from skincnn.data.leakage import SplitLeakage
+from skincnn.evaluation.commands import evaluate_command
 from skincnn.inference.run_dir import CONFIG_FILE, RUN_FILE
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.calibration import CalibrationMap
@@ -384,7 +384,7 @@ def read_result(workdir: Path, name: str, record_type: type[R]) -> R:
     """
     path = result_path(workdir, name)
     fix = "Delete the file, then run: " if path.exists() else "Run: "
-    fix += command_line("evaluate", workdir)
+    fix += evaluate_command(workdir, name)
     if (workdir / RUN_FILE).is_file() and not (workdir / CONFIG_FILE).is_file():
         fix = "Repeat the command that wrote the directory (skincnn train: with --resume)."
     return read_record(path, record_type, fix)

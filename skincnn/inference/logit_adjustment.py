@@ -30,6 +30,13 @@ def unadjusted_name(variant: str) -> str:
     return variant.removesuffix(ADJUSTED).removesuffix("_")
 
 
+def variant_flags(variant: str) -> str:
+    """Returns the flags of a variant: " --tta d4 --logit-adjustment" for "d4_adjusted"."""
+    tta = unadjusted_name(variant)
+    adjusted = " --logit-adjustment" if variant != tta else ""
+    return f"{f' --tta {tta}' if tta else ''}{adjusted}"
+
+
 def class_priors(class_names: Sequence[str], class_counts: Mapping[str, int]) -> Floats:
     """Returns the frequency of each class in training, [num_classes], with the sum 1.
 

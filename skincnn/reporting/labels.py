@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from skincnn.classes import NOTHING_DECLARED, LesionClass, describe
 from skincnn.evaluation.results import ProbabilityBand, SplitResult
 from skincnn.inference.logit_adjustment import ADJUSTED, unadjusted_name
+from skincnn.inference.logit_adjustment import variant_flags as variant_flags
 from skincnn.metrics.bootstrap import NO_INTERVAL, UNDEFINED, Estimate
 
 TOO_FEW = "too few to score"
@@ -126,13 +127,6 @@ def variant_label(result: SplitResult) -> str:
         suffix = "" if strength is None else f" ({strength:.2f})"
         parts.append(f"logit adjustment{suffix}")
     return ", ".join(parts) or "unchanged model (default)"
-
-
-def variant_flags(variant: str) -> str:
-    """Returns the flags of a variant: " --tta d4 --logit-adjustment" for "d4_adjusted"."""
-    tta = unadjusted_name(variant)
-    adjusted = " --logit-adjustment" if variant != tta else ""
-    return f"{f' --tta {tta}' if tta else ''}{adjusted}"
 
 
 def subgroup_label(name: str) -> str:
