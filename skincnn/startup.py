@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import importlib.util
 import os
 import re
 import shutil
@@ -347,3 +348,23 @@ def _start_filter() -> subprocess.Popen[bytes] | None:
         return subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0)
     except OSError:
         return None
+
+
+def require_own(package: str) -> None:
+    """Raises a `ConfigError` if a module of the user hides another package of this project.
+
+    The package is not imported.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return
+    folders = (os.path.dirname(spec.origin), os.path.dirname(__file__))
+    received, own = map(os.path.realpath, folders)
+    if received != os.path.join(os.path.dirname(own), package):
+        name = "__init__.py"
+        path = folders[0] if os.path.basename(spec.origin) == name else spec.origin
+        raise ConfigError(
+            f"{path} hides the package {package} of skincnn, because Python finds it "
+            "first. Rename it, start Python in another directory, or remove its directory "
+            "from PYTHONPATH."
+        )

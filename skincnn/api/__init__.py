@@ -4,8 +4,7 @@ The import of this package loads TensorFlow, also if a `Run` is unpickled.
 """
 
 from skincnn import startup
-from skincnn.packages import require_own
 
-require_own("tfds_ham10000")
+startup.require_own("tfds_ham10000")
 startup.ignore_missing_plot_backend()
 startup.load_tensorflow()

@@ -14,10 +14,10 @@ import pandas as pd
 from skincnn.config import Config, DataConfig
 from skincnn.data.identifiers import Unit
 from skincnn.errors import ConfigError
-from skincnn.evaluation.commands import EVALUATED_BY_DEFAULT, evaluate_command
 from skincnn.evaluation.external.result import PREFIX, external_name, read_external
 from skincnn.evaluation.results import SplitResult, read_split_results, split_name
 from skincnn.files import sha256
+from skincnn.inference.commands import EVALUATED_BY_DEFAULT, evaluate_command
 from skincnn.inference.logit_adjustment import unadjusted_name
 from skincnn.inference.predictions import (
     class_names_of,

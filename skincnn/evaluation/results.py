@@ -9,7 +9,7 @@ from pathlib import Path
 from skincnn.data.characteristics import Characteristics
 from skincnn.data.identifiers import Unit
 from skincnn.data.leakage import SplitLeakage
-from skincnn.evaluation.commands import evaluate_command
+from skincnn.inference.commands import evaluate_command
 from skincnn.inference.run_dir import CONFIG_FILE, RUN_FILE
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.calibration import CalibrationMap
