@@ -27,7 +27,7 @@ from skincnn.inference.predict import with_features
 from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.model.classifier import build_classifier
-from skincnn.serving.export import ExportSpec, read_rule
+from skincnn.serving.export_spec import ExportSpec, read_rule
 from skincnn.serving.network import Network, add_ood_distance, load_network
 from skincnn.serving.predictor import Predictor, converting_files
 from skincnn.serving.prefetch import predict_batches

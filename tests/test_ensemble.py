@@ -55,7 +55,7 @@ from skincnn.records import Record, write_record
 from skincnn.reporting.load import load_results
 from skincnn.reporting.parity_result import read_parity
 from skincnn.reporting.text.training_text import describe_training
-from skincnn.serving.export import find_runs
+from skincnn.serving.export_spec import find_runs
 from skincnn.serving.predictor import load_predictor
 from skincnn.training import run
 

@@ -25,9 +25,9 @@ from skincnn.files import sha256
 from skincnn.inference.predictions import arrays, read_predictions, table_path
 from skincnn.records import to_json
 from skincnn.reporting.parity_result import ParityResult, read_parity
-from skincnn.serving import conversion, export
-from skincnn.serving.export import ExportSpec, export_saved_model, list_versions, read_rule
+from skincnn.serving import export
 from skincnn.serving.export_info import ExportInfo, info_path, read_export_info
+from skincnn.serving.export_spec import ExportSpec, list_versions, read_rule
 from skincnn.serving.network import RunNetwork
 from skincnn.serving.parity import check_parity, choose_images, decide, find_ood_fault
 from skincnn.serving.predictor import load_predictor
@@ -55,7 +55,7 @@ def test_an_export_names_the_datasets_of_all_networks(tmp_path: Path) -> None:
     spec = ExportSpec(workdir=tmp_path)
     spec.predictions.parent.mkdir()
     spec.predictions.touch()
-    info = export.describe_export(spec, networks, RULE, format_name="onnx")
+    info = export.describe_export(spec, networks, RULE, "onnx")
     assert not info.synthetic
     assert (
         info.attribution == "Some images are synthetic. Images: an archive, CC BY-NC 4.0."
@@ -63,7 +63,7 @@ def test_an_export_names_the_datasets_of_all_networks(tmp_path: Path) -> None:
     assert set(info.dataset.split(" + ")) == {
         f"ham10000/{name}/2.0.0" for name in ("demo", "isic2018", "own")
     }
-    alone = export.describe_export(spec, networks[:1], RULE, format_name="onnx")
+    alone = export.describe_export(spec, networks[:1], RULE, "onnx")
     assert alone.synthetic
     assert alone.attribution == note
 
@@ -82,8 +82,7 @@ def measure(
         decide(before, np.zeros(len(before)), rule),
         decide(after, np.full(len(after), distances), rule),
         rule,
-        format_name="x",
-        ood_detection=max_distance is not None,
+        ExportInfo.model_construct(format="x", variant="", rule=rule),
         num_bytes=9,
         tolerance=tolerance,
         distance_tolerance=0.01,
@@ -250,7 +249,7 @@ def test_ood_detection_is_switched_off_if_the_distances_differ(
     table = read_predictions(table_path(workdir, "test"))
     limit = float(table["distance"].median())
     rule = read_rule(spec).model_copy(update={"max_distance": limit})
-    monkeypatch.setattr(conversion, "read_rule", lambda spec: rule)
+    monkeypatch.setattr(export, "read_rule", lambda spec: rule)
     rows = iter(np.log(arrays(table, rule.class_names)[1]))
 
     def infer(inputs: Any) -> dict[str, Any]:
@@ -259,7 +258,7 @@ def test_ood_detection_is_switched_off_if_the_distances_differ(
         return {"logits": logits, "ood_distance": np.zeros(count)}
 
     monkeypatch.setitem(RUNTIMES, "shifted", fake_runtime(infer))
-    ((_, path),) = conversion.export(spec, ["shifted"], data_dir)
+    ((_, path),) = export.export(spec, ["shifted"], data_dir)
     info = read_export_info(path)
     assert info.rule == rule.model_copy(update={"max_distance": None})
     assert info.ood_off.startswith("its distances differ")
@@ -316,7 +315,7 @@ def test_an_unsupported_export_is_rejected(
     ):
         spec = ExportSpec(**{"workdir": workdir, **changes})
         with pytest.raises(ConfigError, match=message):
-            list(conversion.export(spec, [name], data_dir))
+            list(export.export(spec, [name], data_dir))
 
 
 def test_an_export_that_differs_gets_no_version(
@@ -325,7 +324,7 @@ def test_an_export_that_differs_gets_no_version(
     before = sorted((workdir / "export/skincnn").iterdir())
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
     with pytest.raises(DataError, match="differ from those of the Keras model"):
-        export_saved_model(ExportSpec(workdir=workdir), data_dir)
+        export.export_one(ExportSpec(workdir=workdir), "saved_model", data_dir)
     assert sorted((workdir / "export/skincnn").iterdir()) == before
 
 
@@ -340,11 +339,12 @@ def test_processes_with_the_same_id_export_to_different_temporary_directories(
         raise OSError("disk full")
 
     monkeypatch.setattr(export, "read_rule", lambda _: None)
-    monkeypatch.setattr(export, "load_networks", lambda *_: [])
+    monkeypatch.setattr(export, "load_networks", lambda *_: [None])
+    monkeypatch.setattr(export, "_read_images", lambda *_: ([], None))
     monkeypatch.setattr(export, "write_saved_model", fail)
     for _ in range(2):
         with pytest.raises(ConfigError, match="disk full"):
-            export_saved_model(ExportSpec(workdir=tmp_path))
+            export.export_one(ExportSpec(workdir=tmp_path), "saved_model")
     assert paths[0] != paths[1]
     assert not any(path.exists() for path in paths)
 
@@ -374,7 +374,7 @@ def test_a_killed_export_is_never_served_and_concurrent_ones_get_different_versi
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    while not list(folder.glob(".tmp-*/saved_model.pb")):
+    while not list(folder.glob(".tmp-*/skincnn/saved_model.pb")):
         assert process.poll() is None
         time.sleep(0.01)
     process.kill()

@@ -25,8 +25,9 @@ from skincnn.clinical_metadata import encode_clinical_metadata
 from skincnn.files import write_text
 from skincnn.model.classifier import build_classifier
 from skincnn.records import to_json
-from skincnn.serving.export import ExportSpec, describe_export
+from skincnn.serving.export import describe_export
 from skincnn.serving.export_info import ExportInfo, render_usage
+from skincnn.serving.export_spec import ExportSpec
 from skincnn.serving.images import OK, UNREADABLE
 from skincnn.serving.network import RunNetwork
 from skincnn.serving.runtimes import RUNTIMES, with_fixed_size
@@ -52,7 +53,7 @@ def network() -> RunNetwork:
 def info(network: RunNetwork, tmp_path: Path) -> ExportInfo:
     spec = ExportSpec(workdir=tmp_path / "run")
     write_text(spec.predictions, "")
-    return describe_export(spec, [network], RULE, format_name="onnx")
+    return describe_export(spec, [network], RULE, "onnx")
 
 
 def test_the_documented_rest_example_works(

@@ -94,7 +94,9 @@ def test_the_command_stops_early_and_keeps_the_best_epoch_of_the_metric(
     scores = iter([0.2, 0.6, 0.5, 0.3, 0.9])
     monkeypatch.setitem(METRICS, "macro_f1", Metric(lambda _: next(scores)))
     monkeypatch.setattr(Run, "evaluate", lambda *_: None)
-    monkeypatch.setattr("skincnn.serving.export.find_current_export", lambda _: "model")
+    monkeypatch.setattr(
+        "skincnn.serving.export_spec.find_current_export", lambda _: "model"
+    )
     monkeypatch.setattr(common, "show_report", lambda *_: None)
     flags = (
         "cnn --data.datasets demo_tiny --data.image-size 32 --data.batch-size 16 "

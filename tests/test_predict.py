@@ -26,9 +26,9 @@ from skincnn.files import sha256
 from skincnn.inference.predictions import arrays, read_predictions
 from skincnn.inference.run_dir import RUN_FILE, read_run_info
 from skincnn.records import write_record
-from skincnn.serving import conversion
 from skincnn.serving.decision import explain_rule
-from skincnn.serving.export import ExportSpec
+from skincnn.serving.export import export
+from skincnn.serving.export_spec import ExportSpec
 from skincnn.serving.images import OK, TOO_LARGE, UNREADABLE
 from skincnn.serving.predictor import columns, load_predictor
 from skincnn.serving.prefetch import read_file
@@ -43,7 +43,7 @@ NO_IMAGE = "unreadable: not a JPEG/PNG/WEBP/BMP/GIF/TIFF file"
 def workdir(run: Run, tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     folder = shutil.copytree(run[0], tmp_path_factory.mktemp("predicted") / "run")
     spec = ExportSpec(workdir=folder)
-    assert len(list(conversion.export(spec, ["onnx", "litert"], data_dir))) == 2
+    assert len(list(export(spec, ["onnx", "litert"], data_dir))) == 2
     return folder
 
 

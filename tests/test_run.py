@@ -30,8 +30,8 @@ from skincnn.inference.provenance import provenance
 from skincnn.inference.run_dir import read_run_info
 from skincnn.reporting.load import load_results
 from skincnn.reporting.parity_result import read_parity
-from skincnn.serving.export import ExportSpec, read_rule
 from skincnn.serving.export_info import read_export_info
+from skincnn.serving.export_spec import ExportSpec, read_rule
 from skincnn.training.tensorboard import draw_confusion_matrix
 
 NAMES = [lesion.name for lesion in HAM10000]

@@ -41,9 +41,9 @@ from skincnn.paths import to_path
 from skincnn.reporting.checklist import render_checklists
 from skincnn.reporting.load import load_results
 from skincnn.reporting.report import render_report, summary
-from skincnn.serving.conversion import export
 from skincnn.serving.explain import Explainer
-from skincnn.serving.export import ExportSpec, find_runs
+from skincnn.serving.export import export
+from skincnn.serving.export_spec import ExportSpec, find_runs
 from skincnn.serving.images import OK
 from skincnn.serving.predictor import predict_files
 from skincnn.startup import own_settings

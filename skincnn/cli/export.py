@@ -84,9 +84,9 @@ def command() -> None:
         )
     common.load_tensorflow(arguments.workdirs)
     from skincnn.reporting.report import render_report
-    from skincnn.serving.conversion import export
-    from skincnn.serving.export import ExportSpec, find_runs
+    from skincnn.serving.export import export
     from skincnn.serving.export_info import read_export_info
+    from skincnn.serving.export_spec import ExportSpec, find_runs
 
     workdir = arguments.ensemble or arguments.workdirs[0]
     spec = ExportSpec(

@@ -124,7 +124,7 @@ def command() -> None:
         train_ensemble(arguments, workdir, members)
         return
     from skincnn.api.training import train
-    from skincnn.serving.export import find_current_export
+    from skincnn.serving.export_spec import find_current_export
 
     run = train(
         arguments.config,
@@ -175,19 +175,21 @@ def train_ensemble(arguments: Arguments, workdir: Path, configs: Sequence[Config
 
     Raises:
         ConfigError: There are fewer than two models; see also `train_models`,
-            `combine_runs` and `export_saved_model`.
-        DataError: See `train_models`, `combine_runs` and `export_saved_model`.
+            `combine_runs` and `export`.
+        DataError: See `train_models`, `combine_runs` and `export`.
         OSError: See `train_models`; or the export cannot be written.
         DivergedError, Terminated, KeyboardInterrupt: See `train_models`.
     """
     from skincnn.evaluation.ensemble import combine_runs
-    from skincnn.serving.export import ExportSpec, export_saved_model
+    from skincnn.serving.export import export_one
+    from skincnn.serving.export_info import SAVED_MODEL
+    from skincnn.serving.export_spec import ExportSpec
 
     if len(configs) < 2:
         raise ConfigError(f"--ensemble must be 2 or more. Received: {arguments.ensemble}.")
     runs = train_models(arguments, workdir, configs, combine_runs, logit_adjustment=True)
     spec = ExportSpec(workdir=workdir, runs=tuple(runs))
-    finish(workdir, lambda: export_saved_model(spec, arguments.data_dir))
+    finish(workdir, lambda: export_one(spec, SAVED_MODEL, arguments.data_dir))
 
 
 def train_models(

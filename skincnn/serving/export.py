@@ -1,62 +1,52 @@
-"""Exports an evaluated run or ensemble as a SavedModel."""
+"""Exports a run or ensemble to one or more formats, and checks each export."""
 
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import multiprocessing
 import os
-import secrets
-import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 
-from skincnn.clinical_metadata import CLINICAL_FEATURES
-from skincnn.commands import command_line
+from skincnn.clinical_metadata import CLINICAL_FEATURES, encode_clinical_metadata
 from skincnn.data.combined import open_datasets
 from skincnn.data.preprocessing_spec import describe_preprocessing
-from skincnn.errors import ConfigError, DataError
-from skincnn.evaluation.results import (
-    OodResult,
-    SplitResult,
-    read_result,
-    result_path,
-    split_name,
-)
-from skincnn.files import sha256, write_text
-from skincnn.inference.load import require_classes
-from skincnn.inference.logit_adjustment import adjusted_name, class_priors
+from skincnn.errors import ConfigError
+from skincnn.files import replacing, sha256, write_text
 from skincnn.inference.predictions import DISTANCE, arrays, read_predictions, table_path
-from skincnn.inference.run_dir import MODEL_FILE, find_members, join_datasets, read_run_info
-from skincnn.metrics.decision_rule import DEFAULT_OPERATING_POINT, TARGET, DecisionRule
-from skincnn.model.orientations import ORIENTATIONS
-from skincnn.records import read_record, write_record
-from skincnn.reporting.labels import variant_flags
+from skincnn.inference.run_dir import MODEL_FILE, join_datasets
+from skincnn.metrics.decision_rule import DecisionRule
+from skincnn.records import to_json, write_record
 from skincnn.reporting.parity_result import write_parity
 from skincnn.serving import parity
 from skincnn.serving.export_info import (
-    IMAGE_INPUTS,
-    METADATA_INPUTS,
     OOD_FAILED,
     OOD_LEFT_OUT,
+    SAVED_MODEL,
     ExportInfo,
     Preprocessing,
     info_path,
-    read_export_info,
     render_usage,
 )
-from skincnn.serving.network import (
-    RunNetwork,
-    load_network,
-    use_clinical_metadata,
-    with_variant,
+from skincnn.serving.export_spec import ExportSpec, list_versions, load_networks, read_rule
+from skincnn.serving.images import read_images
+from skincnn.serving.network import RunNetwork, use_clinical_metadata
+from skincnn.serving.predictor import open_export
+from skincnn.serving.runtimes import (
+    RUNTIMES,
+    Inputs,
+    find_runtime,
+    labels_text,
+    with_fixed_size,
 )
-from skincnn.serving.saved_model import open_saved_model, write_saved_model
+from skincnn.serving.saved_model import write_saved_model
 from skincnn.startup import KERAS_SETTINGS, set_keras
 from skincnn.write_errors import explain_write_errors
 
@@ -68,181 +58,95 @@ DEVICE_TOLERANCE = 1e-3
 backend, where rounding errors differ. It is also the maximum difference in OOD distance of
 any SavedModel, as a fraction of the OOD limit; without OOD detection, distances are not
 compared."""
-UNCHANGED = "Earlier exports are unchanged."
-MODEL_NAME = "skincnn"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportSpec:
-    """The model to export and the options of the export.
+@dataclass(frozen=True)
+class _Source:
+    """The model to export, and test images whose predictions its exports must reproduce.
 
-    Attributes:
-        workdir: Directory of the evaluated run or ensemble.
-        runs: Run directories of the members of an ensemble; empty for a single run.
-        tta: Test-time augmentation, a key of `ORIENTATIONS`; "" for none.
-        logit_adjustment: Whether to adjust the logits, as evaluated for each run.
-        ood: Whether to include OOD detection, unless the evaluation switched it off.
-        operating_point: For the referral threshold, such as "sensitivity=0.90".
+    `contents` are image files, and `table` contains their rows of the predictions table.
     """
 
-    workdir: Path
-    runs: tuple[Path, ...] = ()
-    tta: str = ""
-    logit_adjustment: bool = False
-    ood: bool = True
-    operating_point: str = DEFAULT_OPERATING_POINT
-
-    @property
-    def variant(self) -> str:
-        """Name of the inference variant; see `SplitResult.variant`."""
-        return adjusted_name(self.tta) if self.logit_adjustment else self.tta
-
-    @property
-    def predictions(self) -> Path:
-        """Path of the predictions table that the export must reproduce."""
-        return table_path(self.workdir, split_name("test", self.variant))
-
-    @property
-    def name(self) -> str:
-        """Name of the model on a model server."""
-        return f"{MODEL_NAME}_{self.variant}" if self.variant else MODEL_NAME
-
-    @property
-    def folder(self) -> Path:
-        """The directory that contains all versions of the SavedModel."""
-        return self.workdir / "export" / self.name
+    spec: ExportSpec
+    rule: DecisionRule
+    networks: Sequence[RunNetwork]
+    contents: list[bytes]
+    table: pd.DataFrame
 
 
-def export_saved_model(spec: ExportSpec, data_dir: Path | None = None) -> Path:
-    """Writes the next version of a SavedModel and returns its path.
+def export(
+    spec: ExportSpec, formats: Sequence[str], data_dir: Path | None = None
+) -> Iterator[tuple[str, Path]]:
+    """Exports a run or ensemble to each of the formats.
 
-    The path is export/<name>/<version> in `spec.workdir`. The SavedModel is written to a
-    temporary directory, which is renamed to the version if `parity.check_parity` finds that
-    it reproduces the predictions table. The parity is written to results/, and usage
-    instructions to export/. If the Keras backend is not TensorFlow, a subprocess with the
-    TensorFlow backend exports the model. `data_dir` contains the built TFDS datasets; None
-    for the default of TFDS.
+    In the directory export/ of `spec.workdir`, a SavedModel is written as the next version,
+    <name>/<version>, with usage instructions in README.md. Other formats are written to
+    <name><suffix>, with their metadata in <name><suffix>.json and the class names in
+    labels.txt. An export takes its place only after `parity.check_parity` finds that it
+    reproduces the predictions table; the parity is written to results/. If the Keras
+    backend is not TensorFlow, subprocesses with the TensorFlow backend export the model.
+
+    Args:
+        spec: The model to export. Formats other than "saved_model" support only a single
+            run.
+        formats: "saved_model" and keys of `RUNTIMES`; "saved_model" is exported first.
+        data_dir: Directory of the built TFDS datasets; None for the default of TFDS.
+
+    Yields:
+        The name of each format and the path of its export, as soon as it is written.
 
     Raises:
-        ConfigError: See `read_rule`, `load_networks` and `read_parity_images`; or the
-            SavedModel cannot be written.
-        DataError: The export does not reproduce the predictions of the Keras model; see
-            also `load_networks` and `read_parity_images`.
-        OSError: A file is not readable, or another file or a directory cannot be written.
+        ConfigError: See `read_rule`, `load_networks` and `open_datasets`; or a format is
+            unknown, does not support the model, or requires packages that are not
+            installed; or an export cannot be written.
+        DataError: An export does not reproduce the predictions of the Keras model; see also
+            `load_networks` and `open_datasets`.
+        OSError: A file of a run is not readable.
     """
+    names = sorted(dict.fromkeys(formats), key=lambda name: name != SAVED_MODEL)
+    others = [name for name in names if name != SAVED_MODEL]
+    for name in others:
+        find_runtime(name)
+    if others and spec.runs:
+        raise ConfigError(
+            "LiteRT and ONNX files contain one network. Received: the formats "
+            f"{', '.join(others)} for an ensemble of {len(spec.runs)} networks. Use "
+            "saved_model."
+        )
     rule = read_rule(spec)
     if keras.backend.backend() != "tensorflow":
-        return _export_in_subprocess(spec, data_dir)
+        for name in names:
+            yield name, _export_in_subprocess(spec, name, data_dir)
+        return
     networks = load_networks(spec, rule)
-    spec.folder.mkdir(parents=True, exist_ok=True)
-    temporary = spec.folder / f".tmp-{secrets.token_hex(4)}"
-    with explain_write_errors(temporary, UNCHANGED):
-        temporary.mkdir()
-    try:
-        with explain_write_errors(temporary, UNCHANGED):
-            write_saved_model(networks, rule, temporary)
-        contents, table = read_parity_images(spec.predictions, networks[0], data_dir)
-        y_true, y_prob = arrays(table, rule.class_names)
-        model = parity.decide(y_prob, table[DISTANCE].to_numpy(), rule)
-        with_metadata = use_clinical_metadata(networks)
-        predict = open_saved_model(
-            temporary, rule.class_names, clinical_metadata=with_metadata
-        )
-        export = parity.predict_images(predict, contents, table)
-        paths = sorted(path for path in temporary.rglob("*") if path.is_file())
-        files = {path.relative_to(temporary).as_posix(): path for path in paths}
-        is_exact = all(map(_is_trained_on_cpu, networks))
-        result = parity.check_parity(
-            y_true,
-            model,
-            export,
-            rule,
-            format_name="saved_model",
-            variant=spec.variant,
-            ood_detection=rule.max_distance is not None,
-            num_bytes=sum(path.stat().st_size for path in paths),
-            tolerance=TOLERANCE if is_exact else DEVICE_TOLERANCE,
-            distance_tolerance=DEVICE_TOLERANCE,
-        )
-        write_parity(spec.workdir, result)
-        hashes = {name: sha256(path) for name, path in files.items()}
-        info = describe_export(
-            spec, networks, rule, format_name="saved_model", files=hashes
-        )
-        write_record(info_path(temporary), info)
-        version = _rename_to_next_version(temporary, spec.folder)
-        usage = f"README_{spec.name}.md" if spec.variant else "README.md"
-        write_text(spec.folder.with_name(usage), render_usage(info, spec.name))
-        return version
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    files = _read_images(spec.predictions, networks[0], data_dir)
+    source = _Source(spec, rule, networks, *files)
+    calibration = _read_calibration(source, data_dir) if others else {}
+    for name in names:
+        with explain_write_errors(spec.folder.parent, "Earlier exports are unchanged."):
+            if name == SAVED_MODEL:
+                path = _export_saved_model(source)
+            else:
+                path = _export_file(source, name, calibration)
+        yield name, path
 
 
-def read_rule(spec: ExportSpec) -> DecisionRule:
-    """Returns the referral rule of an evaluated run or ensemble.
-
-    Raises:
-        ConfigError: `spec.tta` is not in `ORIENTATIONS`; the evaluation of `spec.variant`
-            is missing or damaged, used fewer views, or lacks `spec.operating_point`; or
-            run.json is missing or damaged.
-    """
-    if spec.tta not in ORIENTATIONS:
-        raise ConfigError(
-            "`tta` must be d4, whose eight views are fixed; an export cannot reproduce "
-            f"predictions of random views. Received: {spec.tta}."
-        )
-    views = ORIENTATIONS[spec.tta]
-    fix = _evaluation_command(spec)
-    path = result_path(spec.workdir, split_name("test", spec.variant))
-    result = read_record(path, SplitResult, fix)
-    ood = read_record(result_path(spec.workdir, "ood"), OodResult, fix)
-    if result.cost.num_views != len(views):
-        raise ConfigError(
-            f"{path}: the run was evaluated with {result.cost.num_views} views per "
-            f"image. Expected {len(views)} views for `tta` {spec.tta}. {fix}"
-        )
-    thresholds = result.thresholds.get(TARGET, {})
-    if not thresholds and spec.operating_point != DEFAULT_OPERATING_POINT:
-        raise ConfigError(
-            f"`operating_point` {spec.operating_point} requires malignant and benign "
-            "classes, and no class of unknown malignancy. Received the classes: "
-            f"{', '.join(result.class_names)}. Omit it."
-        )
-    if thresholds and spec.operating_point not in thresholds:
-        raise ConfigError(
-            f"`operating_point` must be one of: {', '.join(thresholds)}. Received: "
-            f"{spec.operating_point}."
-        )
-    return DecisionRule(
-        class_names=result.class_names,
-        declared=read_run_info(spec.workdir).declared,
-        calibration_map=result.calibration_map,
-        operating_point=spec.operating_point if thresholds else "",
-        threshold=thresholds.get(spec.operating_point),
-        max_distance=ood.limit if ood.is_on and spec.ood else None,
-        set_thresholds=result.prediction_sets.thresholds,
-    )
+def export_one(spec: ExportSpec, format_name: str, data_dir: Path | None = None) -> Path:
+    """Exports a run or ensemble to one format, and returns the path; see `export`."""
+    ((_, path),) = export(spec, [format_name], data_dir)
+    return path
 
 
 def describe_export(
     spec: ExportSpec,
     networks: Sequence[RunNetwork],
     rule: DecisionRule,
-    *,
     format_name: str,
-    ood_fault: str = "",
-    files: dict[str, str] | None = None,
 ) -> ExportInfo:
-    """Returns the metadata of an export of these networks; see `ExportInfo`.
-
-    `ood_fault` is the result of `parity.find_ood_fault`.
-    """
+    """Returns the metadata of an export of these networks, without hashes of its files."""
     info = join_datasets([network.info for network in networks])
     strengths = [network.logit_adjustment for network in networks]
-    clinical_metadata = use_clinical_metadata(networks)
-    ood_off = ""
-    if rule.max_distance is None:
-        ood_off = ood_fault or (OOD_FAILED if spec.ood else OOD_LEFT_OUT)
+    ood_off = OOD_FAILED if spec.ood else OOD_LEFT_OUT
     return ExportInfo(
         format=format_name,
         synthetic=info.synthetic,
@@ -250,7 +154,7 @@ def describe_export(
         rule=rule,
         variant=spec.variant,
         logit_adjustment=tuple(one for one in strengths if one is not None),
-        ood_off=ood_off,
+        ood_off=ood_off if rule.max_distance is None else "",
         attribution=info.attribution,
         preprocessing=tuple(
             Preprocessing(
@@ -259,49 +163,19 @@ def describe_export(
             )
             for network in networks
         ),
-        inputs=IMAGE_INPUTS | (METADATA_INPUTS if clinical_metadata else {}),
-        clinical_features=CLINICAL_FEATURES if clinical_metadata else (),
+        clinical_features=CLINICAL_FEATURES if use_clinical_metadata(networks) else (),
         models_sha256=tuple(network.info.sha256[MODEL_FILE] for network in networks),
         predictions_sha256=sha256(spec.predictions),
-        files=files or {},
+        files={},
     )
 
 
-def load_networks(spec: ExportSpec, rule: DecisionRule) -> list[RunNetwork]:
-    """Returns the network of each run, with the inference variant of the export.
-
-    Raises:
-        ConfigError: See `load_network`; or a run was not evaluated with logit adjustment.
-        DataError: See `load_network`; or the classes of a run are not those of the rule.
-    """
-    name = split_name("test", spec.variant)
-    networks = []
-    for run in spec.runs or (spec.workdir,):
-        network = load_network(run, ood=spec.ood)
-        where = str(result_path(spec.workdir, name))
-        fix = _evaluation_command(spec)
-        require_classes(rule.class_names, network.info, run, where, fix)
-        shift = strength = None
-        if spec.logit_adjustment:
-            # The result of an ensemble has no strength: each of its runs has its own.
-            strength = read_result(run, name, SplitResult).logit_adjustment or 0.0
-            priors = class_priors(rule.class_names, network.info.class_counts)
-            shift = strength * np.log(priors)
-        model = with_variant(network.model, ORIENTATIONS[spec.tta], shift)
-        networks.append(replace(network, model=model, logit_adjustment=strength))
-    return networks
-
-
-def read_parity_images(
+def _read_images(
     predictions: Path, network: RunNetwork, data_dir: Path | None
 ) -> tuple[list[bytes], pd.DataFrame]:
     """Returns the image files that `parity.choose_images` selects, and their table rows.
 
     `predictions` is the path of a table of images from the datasets of `network`.
-
-    Raises:
-        ConfigError: See `open_datasets`.
-        DataError: See `open_datasets`; or the table or a dataset is missing or damaged.
     """
     data = network.config.data
     dataset = open_datasets(data.datasets, data_dir, data.label_maps)
@@ -310,48 +184,96 @@ def read_parity_images(
     return dataset.read_files(table), table
 
 
-def find_runs(workdir: Path) -> tuple[Path, ...]:
-    """Returns the runs of an ensemble from `skincnn train`; () for other directories.
+def _read_calibration(source: _Source, data_dir: Path | None) -> Inputs:
+    """Returns inputs of the network for images of the validation split."""
+    (network,) = source.networks
+    predictions = table_path(source.spec.workdir, "val")
+    contents, table = _read_images(predictions, network, data_dir)
+    images, _ = read_images(tf.constant(contents), network.config.data, converted=True)
+    inputs = {"images": np.asarray(images, np.float32)}
+    if network.config.model.clinical_metadata:
+        inputs["metadata"] = encode_clinical_metadata(table)
+    return inputs
 
-    Raises:
-        ConfigError: run.json is missing or damaged, or the runs are not in `workdir`.
+
+def _export_saved_model(source: _Source) -> Path:
+    """Writes the next version of a SavedModel and its usage, and returns its path."""
+    spec = source.spec
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=spec.folder) as temporary:
+        path = Path(temporary, spec.name)
+        write_saved_model(source.networks, source.rule, path)
+        is_exact = all(map(_is_trained_on_cpu, source.networks))
+        tolerance = TOLERANCE if is_exact else DEVICE_TOLERANCE
+        info = _check(source, path, SAVED_MODEL, tolerance, DEVICE_TOLERANCE)
+        written = sorted(file for file in path.rglob("*") if file.is_file())
+        files = {file.relative_to(path).as_posix(): sha256(file) for file in written}
+        write_record(info_path(path), info.model_copy(update={"files": files}))
+        version = _rename_to_next_version(path, spec.folder)
+    usage = f"README_{spec.name}.md" if spec.variant else "README.md"
+    write_text(spec.folder.with_name(usage), render_usage(info, spec.name))
+    return version
+
+
+def _export_file(source: _Source, format_name: str, calibration: Inputs) -> Path:
+    """Writes a LiteRT or ONNX file and its metadata, and returns its path."""
+    spec, rule, runtime = source.spec, source.rule, RUNTIMES[format_name]
+    path = spec.folder.with_name(f"{spec.name}{runtime.suffix}")
+    (network,) = source.networks
+    size = network.config.data.image_size
+    with replacing(path) as temporary:
+        model = with_fixed_size(network.model, size, rule.calibration_map)
+        runtime.write(model, calibration, temporary)
+        info = _check(source, temporary, format_name, runtime.tolerance)
+    write_text(path.with_name("labels.txt"), labels_text(rule.class_names))
+    # Written last, because the file cannot be loaded without its metadata.
+    files = {path.name: sha256(path)}
+    write_record(info_path(path), info.model_copy(update={"files": files}))
+    return path
+
+
+def _check(
+    source: _Source,
+    path: Path,
+    format_name: str,
+    tolerance: float | None,
+    distance_tolerance: float | None = None,
+) -> ExportInfo:
+    """Checks the export at a path, writes its parity, and returns its metadata.
+
+    The tolerances are those of `parity.check_parity`. The metadata are embedded in a LiteRT
+    or ONNX file, whose OOD detection is switched off if its distances differ too much.
     """
-    is_ensemble = read_run_info(workdir).kind == "ensemble"
-    return find_members(workdir) if is_ensemble else ()
+    rule, table = source.rule, source.table
+    info = describe_export(source.spec, source.networks, rule, format_name)
+    # Without a variable for the function, because Windows cannot rename an open file.
+    export = parity.predict_images(open_export(path, info), source.contents, table)
+    y_true, y_prob = arrays(table, rule.class_names)
+    model = parity.decide(y_prob, table[DISTANCE].to_numpy(), rule)
+    if format_name != SAVED_MODEL:
+        if fault := parity.find_ood_fault(model, export, rule):
+            off = rule.model_copy(update={"max_distance": None})
+            info = info.model_copy(update={"rule": off, "ood_off": fault})
+            export = parity.decide(export.probabilities, export.distances, off)
+        RUNTIMES[format_name].embed(path, to_json(info))
+    files = (file for file in (path, *path.rglob("*")) if file.is_file())
+    result = parity.check_parity(
+        y_true,
+        model,
+        export,
+        rule,
+        info,
+        num_bytes=sum(file.stat().st_size for file in files),
+        tolerance=tolerance,
+        distance_tolerance=distance_tolerance,
+    )
+    write_parity(source.spec.workdir, result)
+    return info
 
 
-def find_current_export(workdir: Path) -> Path | None:
-    """Returns the latest SavedModel of a run's current model and rule, or None.
-
-    Raises:
-        ConfigError: See `read_rule`.
-    """
-    spec = ExportSpec(workdir=workdir)
-    rule, models = read_rule(spec), (sha256(workdir / MODEL_FILE),)
-    for path in reversed(list_versions(spec.folder)):
-        with contextlib.suppress(ConfigError, DataError):
-            info = read_export_info(path)
-            if (info.models_sha256, info.rule) == (models, rule):
-                return path
-    return None
-
-
-def list_versions(folder: Path) -> list[Path]:
-    """Returns the paths in `folder` whose names are version numbers, in ascending order."""
-    versions = (path for path in folder.glob("*") if path.name.isdecimal())
-    return sorted(versions, key=lambda path: int(path.name))
-
-
-def _evaluation_command(spec: ExportSpec) -> str:
-    """Returns how to evaluate the variant of an export: one command, or two (ensemble)."""
-    runs = spec.runs or (spec.workdir,)
-    command = f"Run: {command_line('evaluate', *runs)}{variant_flags(spec.variant)}"
-    if not spec.runs:
-        return command
-    return f"{command}; then: {command_line('evaluate', *runs, '--ensemble', spec.workdir)}"
-
-
-def _export_in_subprocess(spec: ExportSpec, data_dir: Path | None) -> Path:
+def _export_in_subprocess(
+    spec: ExportSpec, format_name: str, data_dir: Path | None
+) -> Path:
     """Exports in a subprocess with the TensorFlow backend of Keras."""
     # On the CPU, because this process may have allocated the GPU memory.
     overrides = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
@@ -364,7 +286,7 @@ def _export_in_subprocess(spec: ExportSpec, data_dir: Path | None) -> Path:
             initializer=set_keras,
             initargs=(KERAS_SETTINGS,),
         ) as executor:
-            return executor.submit(export_saved_model, spec, data_dir).result()
+            return executor.submit(export_one, spec, format_name, data_dir).result()
     finally:
         for name in overrides:
             os.environ.pop(name)

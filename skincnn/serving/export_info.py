@@ -8,7 +8,7 @@ from typing import Literal
 
 import pandas as pd
 
-from skincnn.clinical_metadata import CLINICAL_FEATURES, REGIONS, encode_clinical_metadata
+from skincnn.clinical_metadata import REGIONS, encode_clinical_metadata
 from skincnn.config import DataConfig
 from skincnn.data.preprocessing_spec import FIELDS
 from skincnn.metrics.decision_rule import DecisionRule
@@ -16,19 +16,12 @@ from skincnn.records import Part, Record, read_record
 from skincnn.reporting.templates import environment
 from skincnn.serving.decision import explain_rule
 
+SAVED_MODEL = "saved_model"
+"""Name of the format that is not in `RUNTIMES`."""
 EXPORT_AGAIN = "Export the run again (`skincnn export`)."
 OOD_FAILED = "it missed too many unsuitable images in the evaluation"
 OOD_LEFT_OUT = "it was left out of the export"
 """Reasons for `ExportInfo.ood_off`; `parity.find_ood_fault` returns others."""
-IMAGE_INPUTS = {
-    "image_bytes": "string [batch]: contents of JPEG, PNG, BMP (24 or 32 bits per pixel) "
-    "or WebP files (one frame); color profiles are ignored (signature `serving_default`)",
-    "images": "uint8 [batch, height, width, 3]: RGB pixels in 0..255 (signature `images`)",
-}
-METADATA_INPUTS = {
-    "metadata": f"float32 [batch, {len(CLINICAL_FEATURES)}]: "
-    f"{', '.join(CLINICAL_FEATURES)} (both signatures)"
-}
 
 
 class Preprocessing(Part):
@@ -75,7 +68,6 @@ class ExportInfo(Record):
         ood_off: Why out-of-distribution detection is switched off; "" if it is on.
         attribution: Credits of the training images; see `RunInfo.attribution`.
         preprocessing: The preprocessing of each network.
-        inputs: Maps the name of each input of a SavedModel to its type and meaning.
         clinical_features: `CLINICAL_FEATURES`; empty for a model without them.
         models_sha256: SHA-256 of the model.keras of each network.
         predictions_sha256: SHA-256 of the predictions table that the export reproduces.
@@ -91,7 +83,6 @@ class ExportInfo(Record):
     ood_off: str
     attribution: str
     preprocessing: tuple[Preprocessing, ...]
-    inputs: dict[str, str]
     clinical_features: tuple[str, ...]
     models_sha256: tuple[str, ...]
     predictions_sha256: str

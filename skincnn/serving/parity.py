@@ -14,6 +14,7 @@ from skincnn.metrics.classification import balanced_accuracy
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.metrics.sample import Floats, Labels, Sample
 from skincnn.reporting.parity_result import ClassParity, ParityResult
+from skincnn.serving.export_info import ExportInfo
 from skincnn.serving.saved_model import Predict
 
 BATCH_SIZE = 32
@@ -94,21 +95,24 @@ def check_parity(
     model: Output,
     export: Output,
     rule: DecisionRule,
+    info: ExportInfo,
     *,
-    format_name: str,
-    variant: str = "",
-    ood_detection: bool,
     num_bytes: int,
     tolerance: float | None,
     distance_tolerance: float | None = None,
 ) -> ParityResult:
     """Compares the predictions of an export with those of the Keras model.
 
-    `y_true` contains the class indices [num_images]. `model` and `export` are outputs for
-    the same images. `rule` is that of the model. `tolerance` limits differences in
-    probability. `distance_tolerance` limits differences in OOD distance, as a fraction of
-    the OOD limit; without this limit, distances are not compared. None means that the
-    differences are not limited. See `ParityResult` for the other arguments.
+    Args:
+        y_true: Class indices [num_images].
+        model: Outputs of the model.
+        export: Outputs of the export for the same images.
+        rule: The rule of the model.
+        info: The metadata of the export, whose rule can lack the OOD limit.
+        num_bytes: Size of the export in bytes.
+        tolerance: Maximum difference in probability; None for no maximum.
+        distance_tolerance: Maximum difference in OOD distance, as a fraction of the OOD
+            limit; without this limit, distances are not compared. None for no maximum.
 
     Raises:
         DataError: A difference exceeds its maximum or is NaN, or there is a class that the
@@ -118,9 +122,9 @@ def check_parity(
     samples = (Sample(y_true, output.probabilities) for output in (model, export))
     accuracies = [float(balanced_accuracy(sample)) for sample in samples]
     result = ParityResult(
-        format=format_name,
-        variant=variant,
-        ood_detection=ood_detection,
+        format=info.format,
+        variant=info.variant,
+        ood_detection=info.rule.max_distance is not None,
         num_bytes=num_bytes,
         num_images=len(y_true),
         same_class=float(np.mean(_classes(model) == _classes(export))),

@@ -21,7 +21,14 @@ from skincnn.files import sha256
 from skincnn.inference.predictions import PROBABILITY_PREFIX
 from skincnn.inference.run_dir import MODEL_FILE, RUN_FILE, advise_run
 from skincnn.metrics.decision_rule import DecisionRule
-from skincnn.serving.export import (
+from skincnn.serving.export_info import (
+    EXPORT_AGAIN,
+    SAVED_MODEL,
+    ExportInfo,
+    info_path,
+    read_export_info,
+)
+from skincnn.serving.export_spec import (
     MODEL_NAME,
     ExportSpec,
     find_current_export,
@@ -29,7 +36,6 @@ from skincnn.serving.export import (
     load_networks,
     read_rule,
 )
-from skincnn.serving.export_info import EXPORT_AGAIN, info_path, read_export_info
 from skincnn.serving.images import OK, convert_file, read_images
 from skincnn.serving.network import LOGITS, OOD_DISTANCE
 from skincnn.serving.postprocessing import postprocess
@@ -208,21 +214,30 @@ def _load_export(path: Path) -> Predictor:
                 f"{file} is missing or has changed since it was exported. Expected the "
                 f"SHA-256 {expected}. {EXPORT_AGAIN}"
             )
+    version = info.preprocessing[0].version
+    # Only a SavedModel contains the preprocessing.
+    if info.format != SAVED_MODEL and version != PREPROCESSING_VERSION:
+        raise ConfigError(
+            f"{path} was exported for version {version} of the preprocessing. Expected "
+            f"version {PREPROCESSING_VERSION}. {EXPORT_AGAIN}"
+        )
+    predict = converting_files(open_export(path, info))
+    data = info.preprocessing[0].data_config()
+    synthetic, clinical_metadata = info.synthetic, info.clinical_metadata
+    return Predictor(info.format, info.rule, data, synthetic, clinical_metadata, predict)
+
+
+def open_export(path: Path, info: ExportInfo) -> Predict:
+    """Loads an export without checking its hashes, and returns its prediction function.
+
+    Raises:
+        ConfigError: See `find_runtime`; or the runtime cannot load the file.
+    """
     rule, with_metadata = info.rule, info.clinical_metadata
-    data, version = info.preprocessing[0].data_config(), info.preprocessing[0].version
-    if path.is_dir():
-        predict = open_saved_model(path, rule.class_names, clinical_metadata=with_metadata)
-    else:
-        # The file does not contain the preprocessing.
-        if version != PREPROCESSING_VERSION:
-            raise ConfigError(
-                f"{path} was exported for version {version} of the preprocessing. Expected "
-                f"version {PREPROCESSING_VERSION}. {EXPORT_AGAIN}"
-            )
-        infer = find_runtime(info.format).open(path)
-        predict = predict_with(infer, data, rule, clinical_metadata=with_metadata)
-    predict_files = converting_files(predict)
-    return Predictor(info.format, rule, data, info.synthetic, with_metadata, predict_files)
+    if info.format == SAVED_MODEL:
+        return open_saved_model(path, rule.class_names, clinical_metadata=with_metadata)
+    infer, data = find_runtime(info.format).open(path), info.preprocessing[0].data_config()
+    return predict_with(infer, data, rule, clinical_metadata=with_metadata)
 
 
 def predict_with(
