@@ -82,7 +82,7 @@ def http_service(setting: Setting) -> Iterator[Result]:
 def load(model: ModelPart) -> Predictor:
     """Returns a predictor with a SavedModel."""
     path, rule, data = model
-    predict = open_saved_model(path, rule.class_names, clinical_metadata=False)
+    predict = open_saved_model(path, rule.class_names)
     predict = converting_files(predict)
     return Predictor("saved_model", rule, data, True, False, predict)
 

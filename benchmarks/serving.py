@@ -28,7 +28,7 @@ from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.model.classifier import build_classifier
 from skincnn.serving.export_spec import ExportSpec, read_rule
-from skincnn.serving.network import Network, add_ood_distance, load_network
+from skincnn.serving.network import Network, build_network, load_network
 from skincnn.serving.predictor import Predictor, converting_files
 from skincnn.serving.prefetch import predict_batches
 from skincnn.serving.runtimes import RUNTIMES, Infer, find_runtime, with_fixed_size
@@ -126,9 +126,7 @@ def end_to_end(setting: Setting) -> Iterator[Result]:
     the second result, the SavedModel predicts all files as one batch.
     """
     predict = converting_files(
-        open_saved_model(
-            setting.saved_model, setting.rule.class_names, clinical_metadata=False
-        )
+        open_saved_model(setting.saved_model, setting.rule.class_names)
     )
     predictor = Predictor("saved_model", setting.rule, setting.data, True, False, predict)
     keras_call = _keras_call(setting)
@@ -273,7 +271,7 @@ def _random_network() -> tuple[Network, DecisionRule]:
         max_distance=math.inf,
         set_thresholds=(0.1,) * len(class_names),
     )
-    return Network(add_ood_distance(classifier, gaussian), CONFIG), rule
+    return Network(build_network(classifier, gaussian), CONFIG), rule
 
 
 def _load_run(workdir: Path) -> tuple[Network, DecisionRule]:
@@ -290,7 +288,8 @@ def _keras_call(setting: Setting) -> Callable[[tf.Tensor], tf.Tensor]:
 
     @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)])
     def call(images: tf.Tensor) -> tf.Tensor:
-        outputs = setting.network.model(tf.cast(images, tf.float32), training=False)
+        inputs = {"images": tf.cast(images, tf.float32)}
+        outputs = setting.network.model(inputs, training=False)
         return tf.nn.softmax(outputs["logits"])
 
     return call

@@ -15,7 +15,7 @@ from skincnn.inference.ood import BlockGaussian, FeatureGaussian, inner_blocks
 from skincnn.inference.predict import with_features
 from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
-from skincnn.serving.network import add_ood_distance
+from skincnn.serving.network import build_network
 
 CONFIG = Config(
     data=DataConfig(image_size=32),
@@ -40,7 +40,7 @@ def with_distance(model: keras.Model) -> keras.Model:
     blocks = [
         BlockGaussian(np.zeros(n, "float32"), np.eye(n, dtype="float32")) for n in sizes
     ]
-    return add_ood_distance(model, FeatureGaussian(tuple(blocks)))
+    return build_network(model, FeatureGaussian(tuple(blocks)))
 
 
 def run_example(usage: str, path: Path, image: np.ndarray) -> dict[str, float]:

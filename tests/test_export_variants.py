@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -38,7 +37,8 @@ def make_model(*, metadata: bool) -> keras.Model:
     """Returns a network whose outputs depend on the positions of pixels."""
     inputs, features = flat_features(metadata=metadata)
     logits = keras.layers.Dense(3, name="head")(features)
-    return keras.Model(inputs, {"logits": logits, "ood_distance": features[:, 0]})
+    named = inputs if metadata else {"images": inputs}
+    return keras.Model(named, {"logits": logits, "ood_distance": features[:, 0]})
 
 
 @pytest.mark.parametrize("metadata", [False, True])
@@ -51,8 +51,8 @@ def test_a_variant_has_the_probabilities_of_the_evaluation(
     clinical = RNG.normal(size=(5, 2)).astype(np.float32)
     shift = None if strength is None else strength * np.log(PRIORS)
     variant = with_variant(model, ORIENTATIONS["d4"], shift)
-    floats: Any = images.astype(np.float32)
-    outputs = variant({"images": floats, "metadata": clinical} if metadata else floats)
+    inputs = {"images": images.astype(np.float32)}
+    outputs = variant({**inputs, "metadata": clinical} if metadata else inputs)
     kernel, bias = model.get_layer("head").get_weights()
     for row, image in enumerate(images):
         turned = map(Image.fromarray(image).transpose, Image.Transpose)
@@ -70,10 +70,10 @@ def test_a_variant_has_the_probabilities_of_the_evaluation(
 
 
 def test_vanishing_probabilities_are_adjusted_as_in_the_evaluation() -> None:
-    inputs = keras.Input((3,))
-    model = keras.Model(inputs, {"logits": inputs})
+    inputs = keras.Input((3,), name="images")
+    model = keras.Model({"images": inputs}, {"logits": inputs})
     logits = np.array([[0.0, -200.0, -90.0]], np.float32)
-    outputs = with_variant(model, ORIENTATIONS[""], 20 * np.log(PRIORS))(logits)
+    outputs = with_variant(model, ORIENTATIONS[""], 20 * np.log(PRIORS))({"images": logits})
     expected = adjust(softmax(logits, axis=1), PRIORS, 20)
     assert expected[0].max() < 0.999
     np.testing.assert_allclose(softmax(outputs["logits"], axis=1), expected, rtol=1e-4)

@@ -27,7 +27,7 @@ from skincnn.inference.ood_images import (
 )
 from skincnn.inference.predict import predict, with_features
 from skincnn.model.classifier import POOLING_LAYER, build_classifier
-from skincnn.serving.network import add_ood_distance
+from skincnn.serving.network import build_network
 
 DATA = DataConfig(image_size=32)
 CONFIG = EvaluateConfig(num_bootstrap=200)
@@ -170,7 +170,7 @@ def test_the_network_computes_the_same_distances() -> None:
         [block[::2] for block in features], [str(n) for n in range(30)]
     )
     keras.utils.clear_session()
-    outputs = add_ood_distance(classifier, gaussian)(images)
+    outputs = build_network(classifier, gaussian)({"images": images})
     expected = gaussian.distances(features)
     assert expected.max() > 0.5
     np.testing.assert_allclose(outputs["ood_distance"], expected, rtol=1e-2)

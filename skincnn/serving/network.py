@@ -30,10 +30,10 @@ class Network:
     """A network to export.
 
     Attributes:
-        model: Maps images, float32 [batch, height, width, 3] in 0..255, to a dictionary of
-            `logits` [batch, num_classes] and, with OOD detection, `ood_distance` [batch].
-            With clinical metadata, the input is a dictionary of `images` and `metadata`,
-            float32 [batch, len(CLINICAL_FEATURES)].
+        model: Maps a dictionary of `images`, float32 [batch, height, width, 3] in 0..255,
+            and, with clinical metadata, `metadata`, float32 [batch,
+            len(CLINICAL_FEATURES)], to a dictionary of `logits` [batch, num_classes] and,
+            with OOD detection, `ood_distance` [batch].
         config: The configuration of the run.
     """
 
@@ -69,30 +69,29 @@ def load_network(workdir: Path, *, ood: bool = True) -> RunNetwork:
     """
     info, config = read_run(workdir)
     gaussian = FeatureGaussian.read(workdir / OOD_FILE) if ood else None
-    classifier = load_model(workdir, info)
-    if gaussian is None:
-        model = keras.Model(classifier.input, {LOGITS: classifier.output})
-    else:
-        model = add_ood_distance(classifier, gaussian)
-    return RunNetwork(model, config, info)
+    return RunNetwork(build_network(load_model(workdir, info), gaussian), config, info)
 
 
-def add_ood_distance(classifier: keras.Model, gaussian: FeatureGaussian) -> keras.Model:
-    """Returns the classifier with `ood_distance` as a second output.
+def build_network(classifier: keras.Model, gaussian: FeatureGaussian | None) -> keras.Model:
+    """Returns the model of a `Network` for a classifier.
 
-    The distance is that of `FeatureGaussian.distances`.
+    The OOD distance is that of `gaussian.distances`; without `gaussian`, there is none.
     """
+    has_metadata = isinstance(classifier.input, dict)
+    inputs = classifier.input if has_metadata else {IMAGES_LAYER: classifier.input}
+    if gaussian is None:
+        return keras.Model(inputs, {LOGITS: classifier.output})
     logits, *features = with_features(classifier).outputs
     features = inner_blocks(features)
-    inputs = [keras.Input(means.shape[1:]) for means in features]
-    pairs = zip(gaussian.blocks, inputs, strict=True)
+    blocks = [keras.Input(means.shape[1:]) for means in features]
+    pairs = zip(gaussian.blocks, blocks, strict=True)
     distances = [_block_distance(*pair) for pair in pairs]
     # In a model of its own, names of layers cannot equal those of the classifier.
     largest = keras.Model(
-        inputs, ops.max(ops.stack(distances, axis=-1), axis=-1), name=OOD_DISTANCE
+        blocks, ops.max(ops.stack(distances, axis=-1), axis=-1), name=OOD_DISTANCE
     )
     outputs = {LOGITS: logits, OOD_DISTANCE: largest(features)}
-    return keras.Model(classifier.input, outputs)
+    return keras.Model(inputs, outputs)
 
 
 def _block_distance(gaussian: BlockGaussian, features: Any) -> Any:
@@ -121,14 +120,11 @@ def with_variant(
     """
     if len(orientations) == 1 and logit_shift is None:
         return model
-    is_dict = isinstance(model.input, dict)
-    images = model.input[IMAGES_LAYER] if is_dict else model.input
-    views = []
-    for number in orientations:
-        inputs: Any = orient(images, number)
-        if is_dict:
-            inputs = {**model.input, IMAGES_LAYER: inputs}
-        views.append(model(inputs, training=False))
+    images = model.input[IMAGES_LAYER]
+    views = [
+        model({**model.input, IMAGES_LAYER: orient(images, number)}, training=False)
+        for number in orientations
+    ]
     log_prob = ops.stack([ops.log_softmax(view[LOGITS], axis=-1) for view in views])
     log_mean = ops.logsumexp(log_prob, axis=0) - math.log(len(views))
     if logit_shift is not None:

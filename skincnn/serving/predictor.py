@@ -194,8 +194,7 @@ def _load_run(workdir: Path) -> Predictor:
     data, clinical_metadata = network.config.data, network.config.model.clinical_metadata
 
     def infer(inputs: Inputs) -> Outputs:
-        call_inputs = dict(inputs) if clinical_metadata else inputs["images"]
-        outputs = network.model(call_inputs, training=False)
+        outputs = network.model(dict(inputs), training=False)
         return {name: np.asarray(values) for name, values in outputs.items()}
 
     predict = predict_with(infer, data, rule, clinical_metadata=clinical_metadata)
@@ -233,11 +232,10 @@ def open_export(path: Path, info: ExportInfo) -> Predict:
     Raises:
         ConfigError: See `find_runtime`; or the runtime cannot load the file.
     """
-    rule, with_metadata = info.rule, info.clinical_metadata
     if info.format == SAVED_MODEL:
-        return open_saved_model(path, rule.class_names, clinical_metadata=with_metadata)
+        return open_saved_model(path, info.rule.class_names)
     infer, data = find_runtime(info.format).open(path), info.preprocessing[0].data_config()
-    return predict_with(infer, data, rule, clinical_metadata=with_metadata)
+    return predict_with(infer, data, info.rule, clinical_metadata=info.clinical_metadata)
 
 
 def predict_with(

@@ -68,13 +68,10 @@ def with_fixed_size(
 
     `probabilities`, calibrated by the map, are an additional output.
     """
-    inputs = {"images": keras.Input((size, size, 3), name="images")}
-    call_inputs: Any = inputs["images"]
-    if isinstance(model.input, dict):
-        shape = model.input["metadata"].shape[1:]
-        inputs["metadata"] = keras.Input(shape, name="metadata")
-        call_inputs = inputs
-    outputs = model(call_inputs, training=False)
+    shapes = {name: tensor.shape[1:] for name, tensor in model.input.items()}
+    shapes["images"] = (size, size, 3)
+    inputs = {name: keras.Input(shape, name=name) for name, shape in shapes.items()}
+    outputs = model(inputs, training=False)
     # Softmax gives the same result for logits and for the logarithms of probabilities.
     bias = np.asarray(calibration_map.bias, np.float32)
     calibrated = outputs[LOGITS] / calibration_map.temperature + bias

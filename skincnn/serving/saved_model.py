@@ -74,14 +74,11 @@ def write_saved_model(networks: Sequence[Network], rule: DecisionRule, path: Pat
         archive.write_out(str(folder / path.name), verbose=False)
 
 
-def open_saved_model(
-    path: Path, class_names: Sequence[str], *, clinical_metadata: bool
-) -> Predict:
+def open_saved_model(path: Path, class_names: Sequence[str]) -> Predict:
     """Loads a SavedModel without checking its hashes, and returns its prediction function.
 
     The returned function raises a `DataError` if the classes of the model are not
-    `class_names`, in this order. `clinical_metadata` states whether the model requires
-    clinical metadata.
+    `class_names`, in this order.
     """
     with plain_path(path) as folder:
         loaded = tf.saved_model.load(str(folder))
@@ -89,7 +86,7 @@ def open_saved_model(
 
     def predict(contents: Sequence[bytes], metadata: pd.DataFrame) -> Predictions:
         inputs = {"image_bytes": tf.constant(list(contents), tf.string)}
-        if clinical_metadata:
+        if METADATA.name in signature.structured_input_signature[1]:
             inputs[METADATA.name] = tf.constant(encode_clinical_metadata(metadata))
         outputs = {name: value.numpy() for name, value in signature(**inputs).items()}
         names = decode_strings(outputs["class_names"][0]) if contents else class_names
@@ -125,9 +122,9 @@ def _predict(
         if key not in preprocessed:  # computed once for networks with equal preprocessing
             preprocessed[key] = read(data)
         images, is_readable = preprocessed[key]
-        inputs: Any = tf.cast(images, tf.float32)
+        inputs = {"images": tf.cast(images, tf.float32)}
         if network.config.model.clinical_metadata:
-            inputs = {"images": inputs, "metadata": clinical_metadata[0]}
+            inputs["metadata"] = clinical_metadata[0]
         # Without `training=False`, the exported model would apply dropout.
         outputs = network.model(inputs, training=False)
         logits.append(outputs[LOGITS])
