@@ -97,16 +97,12 @@ def read_rule(spec: ExportSpec) -> DecisionRule:
             f"image. Expected {len(views)} views for `tta` {spec.tta}. {fix}"
         )
     thresholds = result.thresholds.get(TARGET, {})
-    if not thresholds and spec.operating_point != DEFAULT_OPERATING_POINT:
+    # Without a target, the operating point has no effect.
+    choices = thresholds or {DEFAULT_OPERATING_POINT: None}
+    if spec.operating_point not in choices:
         raise ConfigError(
-            f"`operating_point` {spec.operating_point} requires malignant and benign "
-            "classes, and no class of unknown malignancy. Received the classes: "
-            f"{', '.join(result.class_names)}. Omit it."
-        )
-    if thresholds and spec.operating_point not in thresholds:
-        raise ConfigError(
-            f"`operating_point` must be one of: {', '.join(thresholds)}. Received: "
-            f"{spec.operating_point}."
+            f"`operating_point` must be one of: {', '.join(choices)}. Received: "
+            f"{spec.operating_point}. The classes are {', '.join(result.class_names)}."
         )
     return DecisionRule(
         class_names=result.class_names,

@@ -51,7 +51,6 @@ PredictFiles = Callable[[Sequence[bytes | str], pd.DataFrame], Predictions]
 """Like `Predict`, but the reason why a file could not be read may replace its content."""
 REFERRAL_COLUMNS = ("malignant_probability", "refer")
 """Columns of the table from `predict_files` that are left out without a target."""
-SAVED_MODEL_FILE = "saved_model.pb"
 PART_BYTES = 200 << 20
 """Files are predicted together as soon as their total size after the conversion reaches
 this number of bytes."""
@@ -95,27 +94,26 @@ def load_predictor(path: Path) -> Predictor:
         OSError: A file exists, but is not readable.
     """
     model = find_model(path)
-    if (model / SAVED_MODEL_FILE).is_file():
-        is_ensemble = (path / RUN_FILE).is_file() and not (path / MODEL_FILE).is_file()
-        if is_ensemble:
-            expected = read_result(path, "test", SplitResult).predictions_sha256
-            if read_export_info(model).predictions_sha256 != expected:
-                raise DataError(
-                    f"The test predictions of the ensemble {path} have changed since "
-                    f"{model} was exported. To use the earlier export, give {model} as "
-                    f"MODEL. Otherwise, run: {command_line('export', path)}, or with the "
-                    "directories of the runs and --ensemble, if they are elsewhere."
-                )
-        return _load_export(model)
     if model.is_file() and model.name == MODEL_FILE:
         return _load_run(model.parent)
-    if model.is_file() and info_path(model).is_file():
-        return _load_export(model)
-    raise ConfigError(
-        "MODEL must be a SavedModel, a finished run or its model.keras, an exported "
-        "ensemble, or a LiteRT or ONNX file from `skincnn export` with its .json file. "
-        f"Received: {path}. {advise_run(path)}".rstrip()
-    )
+    if not model.exists() or not info_path(model).is_file():
+        raise ConfigError(
+            "MODEL must be a SavedModel with its assets.extra/metadata.json, a finished "
+            "run or its model.keras, an exported ensemble, or a LiteRT or ONNX file from "
+            "`skincnn export` with its .json file. "
+            f"Received: {path}. {advise_run(path)}".rstrip()
+        )
+    is_ensemble = (path / RUN_FILE).is_file() and not (path / MODEL_FILE).is_file()
+    if is_ensemble:
+        expected = read_result(path, "test", SplitResult).predictions_sha256
+        if read_export_info(model).predictions_sha256 != expected:
+            raise DataError(
+                f"The test predictions of the ensemble {path} have changed since {model} "
+                f"was exported. To use the earlier export, give {model} as MODEL. "
+                f"Otherwise, run: {command_line('export', path)}, or with the directories "
+                "of the runs and --ensemble, if they are elsewhere."
+            )
+    return _load_export(model)
 
 
 def check_clinical_metadata(predictor: Predictor, path: Path | None) -> None:
@@ -182,7 +180,7 @@ def find_model(path: Path) -> Path:
         return find_current_export(path) or path / MODEL_FILE
     for folder in (path, path / "export" / MODEL_NAME):
         for version in (folder, *reversed(list_versions(folder))):
-            if (version / SAVED_MODEL_FILE).is_file():
+            if info_path(version).is_file():
                 return version
     return path
 
@@ -271,11 +269,9 @@ def converting_files(predict: Predict) -> PredictFiles:
     def predict_part(files: Sequence[bytes | str], metadata: pd.DataFrame) -> Predictions:
         readable = [file if isinstance(file, bytes) else b"" for file in files]
         predictions = predict(readable, metadata)
-        status = np.array(predictions["status"], object)
-        for index, file in enumerate(files):
-            if isinstance(file, str):
-                status[index] = file.encode()
-        return {**predictions, "status": status}
+        pairs = zip(files, predictions["status"], strict=True)
+        status = [file.encode() if isinstance(file, str) else own for file, own in pairs]
+        return {**predictions, "status": np.array(status, object)}
 
     def convert_and_predict(
         contents: Sequence[bytes | str], metadata: pd.DataFrame

@@ -185,9 +185,8 @@ def isic_submission(predictions: pd.DataFrame, rule: DecisionRule) -> pd.DataFra
     names = [f"{PROBABILITY_PREFIX}{name}" for name in rule.class_names]
     y_prob = rule.calibration_map.undo(predictions[names].to_numpy(np.float64))
     classes = [name.upper() for name in rule.class_names]
-    table = pd.DataFrame({"image": predictions["image_id"]})
-    for name in ISIC_COLUMNS[year]:
-        table[name] = y_prob[:, classes.index(name)]
+    table = pd.DataFrame(y_prob, predictions.index, classes)[list(ISIC_COLUMNS[year])]
+    table.insert(0, "image", predictions["image_id"])
     if year == "2019":
         table["UNK"] = (
             predictions["out_of_distribution"].astype("boolean").fillna(False).astype(float)
