@@ -181,14 +181,6 @@ def test_each_limit_is_a_problem(
     assert client.post("/v1/predict", files=IMAGE).status_code == 200
 
 
-def test_a_stopping_server_is_a_problem(client: TestClient) -> None:
-    assert client.get("/readyz").status_code == 200
-    client.app.state.service.stopping = True  # type: ignore[attr-defined]
-    for response in (client.get("/readyz"), client.post("/v1/predict", files=IMAGE)):
-        check_problem(response, 503, "The server is stopping.")
-    assert client.get("/healthz").json() == {"status": "ok"}
-
-
 def test_an_error_of_the_model_is_logged_and_not_sent(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -51,10 +51,6 @@ class Service:
     """The model with everything that the requests share.
 
     The methods raise an `HTTPException` if a request cannot be handled.
-
-    Attributes:
-        stopping: Whether the server received a signal to stop. It then completes requests
-            in progress.
     """
 
     def __init__(self, model: ServedModel):
@@ -62,12 +58,6 @@ class Service:
         self.metrics = ServiceMetrics()
         self.limits = RequestLimits()
         self.batcher = Batcher(model.predictor.predict, self.metrics.batches.observe)
-        self.stopping = False
-
-    def require_ready(self) -> None:
-        """Raises the error 503 if the server is stopping."""
-        if self.stopping:
-            raise HTTPException(503, "The server is stopping.", {"Connection": "close"})
 
     async def predict(self, form: Form) -> tuple[ImagePrediction, ...]:
         """Returns the predictions for the images of a request."""
@@ -158,7 +148,6 @@ async def predict(request: Request) -> PredictResponse:
     rejects requests with clinical metadata.
     """
     service: Service = request.app.state.service
-    service.require_ready()
     async with service.limits.read(request, service.model.clinical_fields) as form:
         async with asyncio.timeout(PREDICT_SECONDS):
             predictions = await service.predict(form)
@@ -179,7 +168,6 @@ async def explain(request: Request) -> Response:
     By default, the class is the predicted class.
     """
     service: Service = request.app.state.service
-    service.require_ready()
     fields = (CLASS_FIELD, *service.model.clinical_fields)
     async with service.limits.read(request, fields, max_images=1) as form:
         async with asyncio.timeout(PREDICT_SECONDS):
@@ -195,15 +183,12 @@ async def describe_model(request: Request) -> ModelInfo:
 
 
 @router.get("/healthz")
-async def report_health() -> dict[str, str]:
-    """Returns "ok" while the process is running."""
-    return {"status": "ok"}
-
-
 @router.get("/readyz")
-async def report_readiness(request: Request) -> dict[str, str]:
-    """Returns "ok" if the server accepts requests, or the error 503 if it is stopping."""
-    request.app.state.service.require_ready()
+async def report_health() -> dict[str, str]:
+    """Returns "ok" while the server accepts requests.
+
+    It does not listen before the model is loaded, nor after a signal to stop.
+    """
     return {"status": "ok"}
 
 

@@ -116,12 +116,8 @@ class Protocol(HttpToolsProtocol):
         if self.cycle.response_complete:  # no other request was received meanwhile
             self._start_timer()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stops the timer."""
-        super().connection_lost(exc)
-        self._timer.cancel()
-
     def _start_timer(self) -> None:
+        # For a connection that has been lost meanwhile, `close` does nothing.
         self._timer = self.loop.call_later(HEADER_SECONDS, self.transport.close)
 
 
@@ -157,7 +153,7 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
             server.
     """
     server = make_server(app)
-    with _Stop(app, server) as stop:
+    with _Stop(server) as stop:
         server.run([listener])
     if stop.requested:
         stop.exit()
@@ -166,14 +162,13 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
 class _Stop(StopRequest):
     """Stops a server after a signal, when the requests in progress are completed."""
 
-    def __init__(self, app: FastAPI, server: uvicorn.Server):
+    def __init__(self, server: uvicorn.Server):
         super().__init__()
-        self._app, self._stop_server = app, server.handle_exit
+        self._stop_server = server.handle_exit
         # uvicorn itself handles only SIGINT and SIGTERM, and later raises them again.
         server.handle_exit = self._record
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
         prepare_to_stop()
-        self._app.state.service.stopping = True
         self._stop_server(number, frame)
