@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 import jinja2
 
 from skincnn import classes
+from skincnn.inference.logit_adjustment import variant_flags
 from skincnn.metrics import predictive_values
 from skincnn.reporting import labels
 from skincnn.reporting.load import RunResults
@@ -85,6 +86,7 @@ def report_environment(*, autoescape: bool) -> jinja2.Environment:
     """Returns the Jinja environment for the report, the model card and the checklists."""
     templates = environment("skincnn.reporting", autoescape)
     templates.filters |= dict(inspect.getmembers(labels, inspect.isfunction))
+    templates.filters["variant_flags"] = variant_flags
     templates.filters["class_label"] = _class_label
     templates.filters["counts"] = identifier_text.describe_counts
     templates.filters["cell"] = escape_cell

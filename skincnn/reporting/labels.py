@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from skincnn.classes import NOTHING_DECLARED, LesionClass, describe
 from skincnn.evaluation.results import ProbabilityBand, SplitResult
 from skincnn.inference.logit_adjustment import ADJUSTED, unadjusted_name
-from skincnn.inference.logit_adjustment import variant_flags as variant_flags
 from skincnn.metrics.bootstrap import NO_INTERVAL, UNDEFINED, Estimate
 
 TOO_FEW = "too few to score"

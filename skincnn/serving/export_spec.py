@@ -19,13 +19,12 @@ from skincnn.evaluation.results import (
 )
 from skincnn.files import sha256
 from skincnn.inference.load import require_classes
-from skincnn.inference.logit_adjustment import adjusted_name, class_priors
+from skincnn.inference.logit_adjustment import adjusted_name, class_priors, variant_flags
 from skincnn.inference.predictions import table_path
 from skincnn.inference.run_dir import MODEL_FILE, find_members, read_run_info
 from skincnn.metrics.decision_rule import DEFAULT_OPERATING_POINT, TARGET, DecisionRule
 from skincnn.model.orientations import ORIENTATIONS
 from skincnn.records import read_record
-from skincnn.reporting.labels import variant_flags
 from skincnn.serving.export_info import read_export_info
 from skincnn.serving.network import RunNetwork, load_network, with_variant
 
