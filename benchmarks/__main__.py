@@ -67,21 +67,26 @@ def measure_input(
 
 def measure_train(
     size: tyro.conf.OmitArgPrefixes[Size],
+    only: tuple[str, ...] = (),
     output: Path = Path("runs/benchmark/train.json"),
 ) -> None:
-    """Measures training: its overhead, augmentation and cached features.
+    """Measures training: its overhead, plain Keras, augmentation and cached features.
 
     The images are random. Ratios are computed as for `input`. On a GPU, increase --steps
     and --affine-steps, so that each measurement takes seconds.
 
     Args:
         size: The amount of work.
+        only: The benchmarks to run; all by default. fitting: `fit` and training steps
+            alone; efficientnet_lite: EfficientNet-Lite0 in plain Keras, and in PyTorch if
+            timm is installed; augmenting: steps with and without augmentation;
+            fused_affine: augmentation layers of Keras; caching: cached features.
         output: The JSON file for the results.
     """
     common.load_tensorflow()
     from benchmarks import training
 
-    _run(training.BENCHMARKS, (), lambda root: size, output, **dataclasses.asdict(size))
+    _run(training.BENCHMARKS, only, lambda root: size, output, **dataclasses.asdict(size))
 
 
 def measure_serve(

@@ -1,8 +1,9 @@
-"""Benchmarks of training: overhead, augmentation and cached features."""
+"""Benchmarks of training: overhead, other frameworks, augmentation, cached features."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import tempfile
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
 
@@ -35,6 +37,8 @@ from skincnn.training.fitting import build_augmented, fit
 from skincnn.training.setup import TrainingSetup
 
 MODEL = ModelConfig(backbone="mobilenet_v2", weights="none")
+LITE = ModelConfig(backbone="efficientnet_lite0", weights="none")
+WITHOUT = AugmentConfig(parts=())
 NUM_VALIDATION = 64
 FEATURE_BATCH_SIZE = DataConfig().batch_size
 EPOCH_IMAGES = 8000
@@ -44,31 +48,11 @@ EPOCH_IMAGES = 8000
 def fitting(size: Size) -> Iterator[Result]:
     """Compares training, including input pipeline and callbacks, with training steps alone.
 
-    The time of an epoch ends with its last step, before validation and saving. The second
-    result is the mean number of predictions of the validation images per epoch.
+    The second result is the mean number of predictions of the validation images per epoch.
     """
-    config = Config(
-        data=DataConfig(image_size=size.image_size, batch_size=size.batch_size),
-        model=MODEL,
-        train=TrainConfig(scenario="from_scratch", epochs=measure.PAIRS + 1),
+    timer = time_epochs(
+        size, MODEL, AugmentConfig(), lambda model: constant_batch_steps(model, size)
     )
-    train = _table(size.steps * size.batch_size, fold=0)
-    classifier = build_classifier(MODEL, len(HAM10000), fused=True)
-    classifier = PredictionCounter(classifier.input, classifier.output)
-    setup = TrainingSetup(
-        config,
-        classifier,
-        {"train": train, "val": _table(NUM_VALIDATION, fold=8)},
-        _load,
-        tuple(lesion.name for lesion in HAM10000),
-        make_devices(config.train, size.batch_size),
-    )
-    timer = EpochTimer(size, classifier)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        contextlib.redirect_stdout(io.StringIO()),  # the progress bar
-    ):
-        fit(setup, Path(folder), callbacks=[timer])
     yield summarize(
         f"training / steps on a constant batch ({_describe(size)})",
         timer.rounds,
@@ -86,6 +70,104 @@ def fitting(size: Size) -> Iterator[Result]:
     )
 
 
+def efficientnet_lite(size: Size) -> Iterator[Result]:
+    """Compares training of EfficientNet-Lite0 with plain Keras and, if installed, PyTorch.
+
+    All train the same architecture with AdamW on the same number of images in memory,
+    without augmentation. The step of plain Keras is the same as ours except for the layers
+    of `training_layer` and the layer for augmentation.
+    """
+    images = random_images(size.steps * size.batch_size, size.image_size)
+    labels = np.arange(len(images)) % len(HAM10000)
+    plain = _compile(build_classifier(LITE, len(HAM10000)))
+
+    def fit_plain() -> int:
+        plain.fit(images, labels, size.batch_size, verbose=0)
+        return len(images)
+
+    yield _compare_epochs(size, "fit of Keras", fit_plain, at_least=0.95)
+    if importlib.util.find_spec("timm") is None:
+        print("timm is not installed: the comparison with PyTorch is skipped.")
+    else:
+        yield _compare_epochs(size, "PyTorch", torch_epoch(size, images, labels))
+    ours = build_augmented(
+        WITHOUT, build_classifier(LITE, len(HAM10000), fused=True), seed=0
+    )
+    yield compare(
+        f"step / step of plain Keras ({_describe(size, LITE)})",
+        constant_batch_steps(_compile(ours), size),
+        constant_batch_steps(plain, size),
+        at_least=0.95,
+    )
+
+
+def _compare_epochs(size: Size, name: str, epoch: Work, **limits: float) -> Result:
+    timer = time_epochs(size, LITE, WITHOUT, lambda _: epoch)
+    return summarize(f"epoch / {name} ({_describe(size, LITE)})", timer.rounds, **limits)
+
+
+def torch_epoch(
+    size: Size, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]
+) -> Work:
+    """Returns an epoch of PyTorch with EfficientNet-Lite0 of timm."""
+    import timm
+    import torch
+
+    layout = torch.channels_last  # faster than the default on CPUs
+    model = timm.create_model("tf_efficientnet_lite0", num_classes=len(HAM10000))
+    model.to(memory_format=layout).train()
+    optimizer = torch.optim.AdamW(model.parameters())
+    loss_function = torch.nn.CrossEntropyLoss()
+    inputs, targets = torch.from_numpy(images), torch.from_numpy(labels)
+
+    def epoch() -> int:
+        for batch in torch.randperm(len(inputs)).split(size.batch_size):
+            scaled = (inputs[batch].permute(0, 3, 1, 2).float() - 127) / 128
+            loss = loss_function(
+                model(scaled.contiguous(memory_format=layout)), targets[batch]
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        loss.item()
+        return len(inputs)
+
+    return epoch
+
+
+def time_epochs(
+    size: Size,
+    model: ModelConfig,
+    augment: AugmentConfig,
+    make_baseline: Callable[[keras.Model], Work],
+) -> EpochTimer:
+    """Trains with `fit`, and returns the timer of its epochs; see `EpochTimer`."""
+    config = Config(
+        data=DataConfig(image_size=size.image_size, batch_size=size.batch_size),
+        augment=augment,
+        model=model,
+        train=TrainConfig(scenario="from_scratch", epochs=measure.PAIRS + 1),
+    )
+    train = _table(size.steps * size.batch_size, fold=0)
+    classifier = build_classifier(model, len(HAM10000), fused=True)
+    classifier = PredictionCounter(classifier.input, classifier.output)
+    setup = TrainingSetup(
+        config,
+        classifier,
+        {"train": train, "val": _table(NUM_VALIDATION, fold=8)},
+        _load,
+        tuple(lesion.name for lesion in HAM10000),
+        make_devices(config.train, size.batch_size),
+    )
+    timer = EpochTimer(size, classifier, make_baseline)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stdout(io.StringIO()),  # the progress bar
+    ):
+        fit(setup, Path(folder), callbacks=[timer])
+    return timer
+
+
 class PredictionCounter(keras.Model):
     """A functional model that counts calls to `predict`."""
 
@@ -98,31 +180,38 @@ class PredictionCounter(keras.Model):
 
 
 class EpochTimer(keras.callbacks.Callback):
-    """Measures the speed of each epoch relative to training steps without overhead.
+    """Measures the speed of each epoch relative to a baseline.
 
-    The steps on a constant batch (`constant_batch_steps`) are timed before and after each
-    epoch.
+    The baseline is timed before and after each epoch. The time of an epoch ends with its
+    last step, before validation and saving.
 
     Attributes:
-        rounds: For each epoch, the rates of the steps before it, of the epoch, and of the
-            steps after it, in images/s.
+        rounds: For each epoch, the rates of the baseline before it, of the epoch, and of
+            the baseline after it, in images/s.
         num_predictions: How often the validation images were predicted in each epoch.
     """
 
-    def __init__(self, size: Size, classifier: PredictionCounter):
+    def __init__(
+        self,
+        size: Size,
+        classifier: PredictionCounter,
+        make_baseline: Callable[[keras.Model], Work],
+    ):
+        """`make_baseline` receives the compiled model that is trained."""
         super().__init__()
         self.size = size
         self.classifier = classifier
+        self.make_baseline = make_baseline
         self.rounds: list[Round] = []
         self.num_predictions: list[int] = []
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Builds the steps on a constant batch."""
-        self._steps = constant_batch_steps(self.model, self.size)
+        """Builds the baseline."""
+        self._baseline = self.make_baseline(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Measures the steps on a constant batch and starts the timer of the epoch."""
-        self._before = rate(self._steps)
+        """Measures the baseline and starts the timer of the epoch."""
+        self._before = rate(self._baseline)
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -130,9 +219,9 @@ class EpochTimer(keras.callbacks.Callback):
         self._ended = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Measures the steps again, and stores the rates and the number of predictions."""
+        """Measures the baseline again, and stores the rates and number of predictions."""
         epoch_rate = self.size.steps * self.size.batch_size / (self._ended - self._started)
-        self.rounds.append((self._before, epoch_rate, rate(self._steps)))
+        self.rounds.append((self._before, epoch_rate, rate(self._baseline)))
         self.num_predictions.append(self.classifier.count)
         self.classifier.count = 0
 
@@ -140,11 +229,9 @@ class EpochTimer(keras.callbacks.Callback):
 def augmenting(size: Size) -> Iterator[Result]:
     """Compares training steps with and without the default augmentation."""
     works = []
-    for config in (AugmentConfig(), AugmentConfig(parts=())):
+    for config in (AugmentConfig(), WITHOUT):
         classifier = build_classifier(MODEL, len(HAM10000), fused=True)
-        model = build_augmented(config, classifier, seed=0)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile("adamw", loss)
+        model = _compile(build_augmented(config, classifier, seed=0))
         works.append(constant_batch_steps(model, size))
     yield compare(
         f"step with / without augmentation ({_describe(size)})",
@@ -224,6 +311,7 @@ def caching(size: Size) -> Iterator[Result]:
 
 BENCHMARKS: dict[str, Callable[[Size], Iterator[Result]]] = {
     "fitting": fitting,
+    "efficientnet_lite": efficientnet_lite,
     "augmenting": augmenting,
     "fused_affine": fused_affine,
     "caching": caching,
@@ -271,5 +359,12 @@ def _table(num_images: int, fold: int) -> pd.DataFrame:
     return pd.DataFrame({**columns, "label": labels, "fold": fold})
 
 
-def _describe(size: Size) -> str:
-    return f"{MODEL.backbone}, {size.batch_size} x {size.image_size} px"
+def _compile(model: keras.Model) -> keras.Model:
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adamw", loss)
+    return model
+
+
+def _describe(size: Size, model: ModelConfig | None = None) -> str:
+    backbone = (model or MODEL).backbone
+    return f"{backbone}, {size.batch_size} x {size.image_size} px"
