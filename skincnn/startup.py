@@ -52,8 +52,7 @@ LIMITS = (
 NOISE = (
     "All log messages before absl::InitializeLog"
     "|oneDNN custom operations are on"
-    "|Could not find cuda drivers"
-    "|failed call to cuInit"
+    "|failed call to cuInit.*CUDA_ERROR_NO_DEVICE"
     "|TensorFlow binary is optimized"
     "|To enable the following instructions"
     "|computation_placer already registered"
@@ -63,6 +62,11 @@ NOISE = (
 )
 """Pattern of messages at the startup of TensorFlow and Keras that require no action.
 Those of Matplotlib, which Keras imports, concern its cache in the home directory."""
+NO_DRIVER_NOISE = r"Could not find cuda drivers|failed call to cuInit.*\(303\)"
+"""Pattern of messages that require no action without an NVIDIA driver. 303 is the number of
+the error that a library of the driver cannot be loaded."""
+DRIVER = "/dev/nvidiactl"
+"""A file that exists if Linux, or a container, has a driver of NVIDIA."""
 LIBRARY_WARNINGS = (
     "__array__ implementation doesn't accept a copy keyword",
     r"(currentThread|getName)\(\) is deprecated",
@@ -120,8 +124,8 @@ def ignore_missing_plot_backend() -> None:
 def load_tensorflow() -> None:
     """Imports TensorFlow and Keras, and initializes the devices.
 
-    Messages that match `NOISE` are hidden. If the backend of Keras is not TensorFlow, the
-    GPUs are hidden from TensorFlow.
+    Messages that require no action are hidden; see `NOISE`. If the backend of Keras is not
+    TensorFlow, the GPUs are hidden from TensorFlow.
 
     Raises:
         ConfigError: TensorFlow or Keras cannot be imported, /proc is not mounted, the
@@ -307,7 +311,7 @@ def _keras_json() -> str:
 
 @contextlib.contextmanager
 def _without_noise() -> Iterator[None]:
-    """Removes the lines that match `NOISE` from standard error inside the block.
+    """Removes messages that require no action from standard error inside the block.
 
     Most of them come from C++ and bypass sys.stderr, so the file descriptor is redirected.
     All lines pass through another process, because TensorFlow may end this one: for
@@ -342,7 +346,8 @@ def _start_filter() -> subprocess.Popen[bytes] | None:
     if sys.stderr is None:  # a program without a console
         return None
     sys.stderr.flush()
-    command = [sys.executable, "-I", "-S", "-c", _FILTER, NOISE]
+    noise = NOISE if os.path.exists(DRIVER) else f"{NOISE}|{NO_DRIVER_NOISE}"
+    command = [sys.executable, "-I", "-S", "-c", _FILTER, noise]
     try:
         os.fstat(2)  # otherwise, a pipe of the process could become standard error
         return subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0)

@@ -269,6 +269,26 @@ def test_only_known_startup_messages_are_dropped() -> None:
     ]
 
 
+CU_INIT = "failed call to cuInit: INTERNAL: CUDA error: Failed call to cuInit"
+NO_DRIVER = (
+    "Could not find cuda drivers on your machine, GPU will not be used.",
+    f"{CU_INIT}: UNKNOWN ERROR (303)",
+)
+
+
+@pytest.mark.parametrize(("driver", "shown"), [(os.devnull, NO_DRIVER), ("missing", ())])
+def test_errors_of_an_nvidia_driver_are_shown(driver: str, shown: tuple[str, ...]) -> None:
+    errors = (f"{CU_INIT}: UNKNOWN ERROR (803)", f"{CU_INIT}: CUDA_ERROR_UNKNOWN: unknown")
+    hidden = f"{CU_INIT}: CUDA_ERROR_NO_DEVICE: no CUDA-capable device is detected"
+    text = "\n".join([*NO_DRIVER, *errors, hidden, ""])
+    done = run(
+        f"import sys; from skincnn import startup; startup.DRIVER = {driver!r}\n"
+        "    with startup._without_noise():\n"
+        f"        print({text!r}, file=sys.stderr)"
+    )
+    assert done.stderr.split("\n") == [*shown, *errors, "", ""]
+
+
 def test_only_retracing_warnings_are_filtered(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
