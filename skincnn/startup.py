@@ -11,6 +11,7 @@ import contextlib
 import functools
 import importlib.util
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -42,6 +43,9 @@ MAX_IMAGE_PIXELS = 1024**3 // 4 // 3
 `tfds_ham10000` is the limit of this package."""
 EXECUTABLE = "/proc/self/exe"
 """A link that TensorFlow reads on Linux. Without it, TensorFlow aborts the process."""
+CPU_INFO = "/proc/cpuinfo"
+"""A file in which Linux lists the instruction sets of the CPU. Without AVX, the import of
+TensorFlow kills the process."""
 NUM_THREADS = min(16 + 2 * (os.cpu_count() or 1), 80)
 """Number of threads that must be available, which is more than TensorFlow starts at first.
 The maximum limits the time of the check to less than 10 ms."""
@@ -128,9 +132,9 @@ def load_tensorflow() -> None:
     TensorFlow, the GPUs are hidden from TensorFlow.
 
     Raises:
-        ConfigError: TensorFlow or Keras cannot be imported, /proc is not mounted, the
-            system permits too few threads, this process was forked after TensorFlow was
-            initialized, KERAS_HOME cannot be used (see
+        ConfigError: TensorFlow or Keras cannot be imported, /proc is not mounted, the CPU
+            has no AVX, the system permits too few threads, this process was forked after
+            TensorFlow was initialized, KERAS_HOME cannot be used (see
             `skincnn.paths.to_path`), or the backend of Keras is none of `BACKENDS`.
     """
     _require_unforked()
@@ -139,6 +143,7 @@ def load_tensorflow() -> None:
             f"TensorFlow requires the file system /proc: {EXECUTABLE} does not exist. "
             "Mount it (mount -t proc proc /proc), or use a container that has it."
         )
+    _require_avx()
     _require_threads()
     _set_keras_home()
     for pattern in LIBRARY_WARNINGS:
@@ -230,6 +235,18 @@ def _require_unforked() -> None:
             'initialized. Start processes with the method "spawn", as in '
             'multiprocessing.get_context("spawn").Pool().'
         )
+
+
+def _require_avx() -> None:
+    """Raises a `ConfigError` if Linux lists the flags of an x86-64 CPU, but not "avx"."""
+    with contextlib.suppress(OSError), open(CPU_INFO, encoding="utf-8") as file:
+        flags = re.search(r"^flags\s*:(.*)$", file.read(), re.MULTILINE)
+        if platform.machine() == "x86_64" and flags and "avx" not in flags[1].split():
+            raise ConfigError(
+                "TensorFlow requires a CPU with AVX, which this computer or virtual "
+                "machine does not have. Set the CPU model of the virtual machine to "
+                '"host", or use another computer.'
+            )
 
 
 def _require_threads() -> None:

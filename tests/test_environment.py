@@ -324,6 +324,34 @@ def test_a_container_without_proc_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         startup.load_tensorflow.__wrapped__()
 
 
+@pytest.mark.parametrize(
+    ("cpu_info", "is_rejected"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu sse4_2 aes\n", True),
+        ("processor\t: 0\nflags\t\t: fpu sse4_2 avx\n", False),
+        ("processor\t: 0\nFeatures\t: fp asimd\n", False),
+        (None, False),
+    ],
+)
+def test_a_cpu_without_avx_is_named(
+    cpu_info: str | None, is_rejected: bool, tmp_path: Path
+) -> None:
+    """The import of TensorFlow would kill the process."""
+    path = tmp_path / "cpuinfo"
+    if cpu_info is not None:
+        path.write_text(cpu_info)
+    done = run_code(
+        "import platform, skincnn; from skincnn import startup\n"
+        "platform.machine = lambda: 'x86_64'\n"
+        f"startup.CPU_INFO = {str(path)!r}\n"
+        "startup._require_threads = lambda: exit('checked')\n"
+        "skincnn.load"
+    )
+    assert done.returncode == 1
+    error = 'errors.ConfigError: TensorFlow requires a CPU with AVX, .* "host", or use'
+    assert re.search(error if is_rejected else "^checked$", done.stderr), done.stderr
+
+
 def test_too_few_threads_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorFlow would abort the process."""
     startup.load_tensorflow()
