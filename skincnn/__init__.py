@@ -15,8 +15,10 @@ import.
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 from typing import TYPE_CHECKING
 
+from skincnn import errors
 from skincnn import forks as forks  # observes forks from now on
 
 if TYPE_CHECKING:
@@ -60,11 +62,20 @@ _MODULES = {
 def __getattr__(name: str) -> object:
     for module, names in _MODULES.items():
         if name in names:
-            globals()[name] = getattr(importlib.import_module(module), name)
+            globals()[name] = getattr(_import(module), name)
             return globals()[name]
     if name == "metrics":
-        return importlib.import_module("skincnn.metrics")
+        return _import("skincnn.metrics")
     raise AttributeError(f"module 'skincnn' has no attribute {name!r}")
+
+
+def _import(module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # a package can raise any exception while it is imported
+        if hasattr(error, "exit_code") or not (text := errors.describe_import_error(error)):
+            raise
+        raise errors.ConfigError(text) from error
 
 
 def __dir__() -> list[str]:

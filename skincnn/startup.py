@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Iterator
 
 from skincnn import forks
-from skincnn.errors import ConfigError
+from skincnn.errors import ConfigError, describe_import_error
 from skincnn.paths import to_path
 from skincnn.write_errors import describe_cause
 
@@ -50,8 +50,7 @@ NUM_THREADS = min(16 + 2 * (os.cpu_count() or 1), 80)
 """Number of threads that must be available, which is more than TensorFlow starts at first.
 The maximum limits the time of the check to less than 10 ms."""
 LIMITS = (
-    "Check the installation, the directories HOME and TMPDIR, and the limits that "
-    "`ulimit -a` prints."
+    "Also check the directories HOME and TMPDIR, and the limits that `ulimit -a` prints."
 )
 NOISE = (
     "All log messages before absl::InitializeLog"
@@ -299,8 +298,10 @@ def _import_keras() -> str:
     except Exception as error:
         cause = f"{type(error).__name__}: {error}".strip().splitlines()[0].rstrip(".:")
         if not _is_raised_by_settings(error):
-            advice = describe_cause(error) or LIMITS
-            text = f"TensorFlow and Keras cannot be imported: {cause}. {advice}"
+            what, advice = "TensorFlow and Keras", describe_cause(error)
+            text = f"{what} cannot be imported: {cause}. {advice}"
+            if not advice:
+                text = f"{describe_import_error(error, what)} {LIMITS}"
             raise ConfigError(text) from error
         raise ConfigError(
             f"Keras cannot be imported with {backend} and the settings in "

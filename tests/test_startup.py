@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 import warnings
@@ -14,6 +16,7 @@ from conftest import ROOT
 from PIL import Image
 
 from skincnn import startup
+from skincnn.errors import describe_import_error
 
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 UNUSED = (
@@ -128,6 +131,60 @@ def test_a_module_that_hides_a_package_is_named(
     package = name.removesuffix("/__init__.py").removesuffix(".py")
     message = f"{hiding} hides the package {package} of skincnn"
     assert (message in done.stderr.splitlines()[-1]) if code else not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "code", "message"),
+    [
+        (
+            *("typing_extensions.py", "", "from skincnn.cli.main import main; main()"),
+            r"error: \w+ cannot .* typing_extensions from {file}[,.] .* -m pip check",
+        ),
+        (
+            *("pydantic/__init__.py", "", "import skincnn; skincnn.Config"),
+            r"ConfigError: pydantic cannot .*: cannot import .* pydantic from {file}\. ",
+        ),
+        (
+            *("scipy/__init__.py", "1 / 0", "import skincnn; skincnn.metrics"),
+            r"ConfigError: scipy cannot .*: ZeroDivisionError: .* scipy from {file}\. ",
+        ),
+        (
+            *("tensorflow/__init__.py", "import nowhere", "import skincnn; skincnn.load"),
+            r"ConfigError: TensorFlow and Keras cannot .* 'nowhere'\. .* from {file}\. ",
+        ),
+        (
+            *("_bz2.py", "raise ImportError('missing', name='_bz2')"),
+            *(
+                "import skincnn; skincnn.load",
+                "built without the module _bz2.*libbz2-dev ",
+            ),
+        ),
+    ],
+)
+def test_a_package_that_cannot_be_imported_is_named(
+    file: str, content: str, code: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        **{"capture_output": True, "text": True, "cwd": ROOT},
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+    )
+    assert done.returncode == (2 if message.startswith("error") else 1)
+    pattern = message.replace("{file}", re.escape(str(path)))
+    assert re.search(pattern, done.stderr.splitlines()[-1]), done.stderr
+    assert message.startswith("error") == ("Traceback" not in done.stderr)
+
+
+@pytest.mark.parametrize(
+    "code", ["from skincnn.errors import missing", "import json; json.loads('x')"]
+)
+def test_other_errors_are_not_described_as_errors_of_an_import(code: str) -> None:
+    with pytest.raises((ImportError, ValueError)) as info:
+        exec(code, {"__name__": "skincnn.module"})
+    assert describe_import_error(info.value) == ""
 
 
 def test_the_packages_are_imported_from_a_zip_archive(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import NoReturn
 
 from skincnn import interruption
-from skincnn.errors import ConfigError, Terminated
+from skincnn.errors import ConfigError, Terminated, describe_import_error
 from skincnn.interruption import (
     TERMINATION,
     prepare_to_stop,
@@ -34,8 +34,9 @@ def main(command: Callable[[], None]) -> None:
     """Runs a command. After an error, exits with the exit code of the error.
 
     The exit codes are listed in `skincnn.errors`. A system error whose cause is known, such
-    as a full disk, is printed with the cause. Any other exception without an exit code is
-    raised again, so that Python prints a traceback and exits with 1.
+    as a full disk, is printed with the cause, and so is the failed import of a package. Any
+    other exception without an exit code is raised again, so that Python prints a traceback
+    and exits with 1.
     """
     reserve_cpu_time()
     with _signals_as_exceptions() as received:
@@ -141,6 +142,8 @@ def _exit_after_error(error: Exception) -> None:
     code, text = getattr(error, "exit_code", None), str(error)
     if cause := describe_cause(error):
         code, text = ConfigError.exit_code, f"{error}. {cause}"
+    elif code is None and (cause := describe_import_error(error)):
+        code, text = ConfigError.exit_code, cause
     if isinstance(code, int):
         _exit(f"error: {text}", code)
 
