@@ -11,13 +11,16 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from skincnn.errors import ConfigError
+from skincnn.errors import ConfigError, DataError
 from skincnn.paths import real_path, require_usable_path
 from skincnn.write_errors import explain_write_errors
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 NO_RENAME = (errno.EEXIST, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
@@ -248,7 +251,44 @@ def sha256(path: Path) -> str:
     """Returns the SHA-256 of a file as 64 hexadecimal digits.
 
     Raises:
+        DataError: The file is a Git LFS pointer.
         OSError: The file cannot be read.
     """
+    require_content(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_content(path: Path) -> None:
+    """Checks that a file, if it exists, is not a Git LFS pointer.
+
+    Raises:
+        DataError: The file is a pointer.
+        OSError: The file cannot be read.
+    """
+    if not os.path.isfile(path):
+        return
+    with path.open("rb") as file:  # because importing the dataset builder takes a second
+        if file.read(7) != b"version":
+            return
+    from tfds_ham10000.image_files import LFS_ADVICE, is_lfs_pointer
+
+    if is_lfs_pointer(path):
+        raise DataError(f"{path} is {LFS_ADVICE}")
+
+
+@contextlib.contextmanager
+def open_npz(path: Path, fix: str) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+    """Yields the arrays of an .npz file; see `tfds_ham10000.image_files.open_npz`.
+
+    Raises:
+        DataError: The file cannot be read, is not a valid .npz file, or lacks an array.
+    """
+    from tfds_ham10000.image_files import open_npz
+    from tfds_ham10000.records import SourceError
+
+    try:
+        with open_npz(path, fix) as arrays:
+            yield arrays
+    except SourceError as error:
+        raise DataError(str(error)) from error

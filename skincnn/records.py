@@ -11,8 +11,8 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from skincnn.errors import ConfigError
-from skincnn.files import write_json
+from skincnn.errors import ConfigError, DataError
+from skincnn.files import require_content, write_json
 
 
 class Part(BaseModel):
@@ -59,9 +59,13 @@ def read_record(path: Path, cls: type[R], fix: str) -> R:
 
     Raises:
         ConfigError: The file cannot be read, is invalid, or has a different schema version.
+        DataError: The file is a Git LFS pointer.
     """
     try:
+        require_content(path)
         values = json.loads(path.read_bytes())  # an editor can have changed the encoding
+    except DataError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read: {error}. {fix}") from error
     return parse_record(values, cls, str(path), fix)

@@ -104,6 +104,17 @@ def test_a_damaged_checkpoint_is_skipped(
     assert loaded_epoch(tmp_path) is None
 
 
+def test_a_git_lfs_pointer_is_not_renamed(tmp_path: Path) -> None:
+    """`git lfs pull` downloads the content to the same path."""
+    save(tmp_path, 1)
+    names = sorted(tmp_path.iterdir())
+    path = tmp_path / "checkpoint-00001-0000000.npz"
+    path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(DataError, match=r"npz is a Git LFS pointer.*git lfs pull$"):
+        loaded_epoch(tmp_path)
+    assert sorted(tmp_path.iterdir()) == names
+
+
 @pytest.mark.parametrize("damaged", [".npz", ".json"])
 def test_damaged_checkpoints_do_not_replace_later_ones(
     damaged: str, tmp_path: Path
@@ -203,11 +214,17 @@ def test_a_checkpoint_is_never_unpickled(
     """Loading an untrusted checkpoint cannot run code."""
     save(tmp_path, 1)
     path = tmp_path / "checkpoint-00001-0000000"
-    np.savez(path.with_suffix(".npz"), **{"model.0": np.array([object()])})
+
+    class Code:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "executed",)
+
+    np.savez(path.with_suffix(".npz"), **{"model.0": np.array([Code()])})
     monkeypatch.setattr(checkpoints, "sha256", lambda path: "")
     monkeypatch.setattr(checkpoints, "json_sha256", lambda content: "")
     content = json.loads(path.with_suffix(".json").read_text())
     content |= {"sha256": "", "own_sha256": ""}
     path.with_suffix(".json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(DataError, match=r"is not a valid \.npz file"):
         Checkpoints(tmp_path, FINGERPRINT).load()
+    assert not (tmp_path / "executed").exists()

@@ -14,7 +14,7 @@ from test_grad_cam import find_squares
 
 from skincnn.clinical_metadata import CLINICAL_FEATURES
 from skincnn.config import ModelConfig
-from skincnn.errors import ConfigError
+from skincnn.errors import DataError
 from skincnn.evaluation.evaluate import Evaluation, write_evaluation
 from skincnn.evaluation.mistakes import (
     COLUMNS,
@@ -196,7 +196,8 @@ def test_a_damaged_file_is_rejected_in_one_line(fault: str, tmp_path: Path) -> N
         path.write_bytes(content[:middle] + bytes(100) + content[middle + 100 :])
     else:
         np.savez(path, images=np.zeros(3))
-    with pytest.raises(ConfigError, match=r"cannot be read: .*skincnn evaluate") as error:
+    problem = "cannot be read: No such" if fault == "missing" else r"not a valid \.npz"
+    with pytest.raises(DataError, match=rf"{problem}.*skincnn evaluate") as error:
         Mistakes.read(path)
     assert "\n" not in str(error.value)
 

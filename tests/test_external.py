@@ -311,7 +311,7 @@ def test_damaged_features_are_reported_before_the_slow_audit(
     workdir = Path(shutil.copytree(prepared[0], tmp_path / "run"))
     (workdir / "ood.npz").write_bytes(b"")
     monkeypatch.delattr("skincnn.evaluation.external.overlap.find_overlap")
-    with pytest.raises(ConfigError, match=r"ood\.npz cannot be read"):
+    with pytest.raises(DataError, match=r"ood\.npz is not a valid"):
         evaluate_external(workdir, ExternalOptions(dataset="folder"), prepared[1])
 
 

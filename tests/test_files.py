@@ -3,14 +3,18 @@
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from skincnn.errors import ConfigError
+from skincnn.errors import ConfigError, DataError
+from skincnn.evaluation.mistakes import Mistakes
 from skincnn.files import (
     json_sha256,
     locked,
+    open_npz,
     remove,
     replacing,
     require_writable_file,
@@ -18,6 +22,12 @@ from skincnn.files import (
     write_json,
     write_text,
 )
+from skincnn.inference.load import load_model
+from skincnn.inference.ood import FeatureGaussian
+from skincnn.inference.predictions import read_predictions
+from skincnn.inference.run_dir import MODEL_FILE, RUN_FILE, read_run_info
+from skincnn.serving.predictor import load_predictor
+from tests.run_dirs import make_info
 
 
 def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
@@ -155,3 +165,39 @@ def test_a_renamed_directory_does_not_hide_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="the error"):
         rename_and_fail()
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("ood.npz", FeatureGaussian.read),
+        ("test.mistakes.npz", Mistakes.read),
+        ("test.csv", read_predictions),
+        (RUN_FILE, lambda path: read_run_info(path.parent)),
+        (MODEL_FILE, lambda path: load_model(path.parent, make_info())),
+        ("skincnn.tflite.json", lambda path: load_predictor(path.with_suffix(""))),
+    ],
+)
+def test_a_git_lfs_pointer_is_named(
+    name: str, read: Callable[[Path], object], tmp_path: Path
+) -> None:
+    """A clone without `git lfs pull` has such files in place of the run's."""
+    path = tmp_path / name
+    (tmp_path / "skincnn.tflite").write_bytes(b"x")
+    path.write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    )
+    with pytest.raises(DataError, match=rf"{name} is a Git LFS pointer.*git lfs pull$"):
+        read(path)
+
+
+def test_other_content_of_an_npz_file_is_rejected(tmp_path: Path) -> None:
+    """The advice of NumPy, to allow pickle, would execute code in the file."""
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    for content in (b"text", b"PK\3\4", (tmp_path / "array.npy").read_bytes()):
+        (tmp_path / "x.npz").write_bytes(content)
+        with (
+            pytest.raises(DataError, match=r"x\.npz is not a valid \.npz file\. Fix it\.$"),
+            open_npz(tmp_path / "x.npz", "Fix it."),
+        ):
+            pass

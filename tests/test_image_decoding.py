@@ -174,6 +174,7 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "a hundred bytes": (jpeg()[:100], "cannot be decoded|not a JPEG"),
     "empty": (b"", "not a JPEG/PNG/WEBP/BMP/GIF/TIFF file"),
     "an HTML page": (b"<!DOCTYPE html><html>403</html>", "not a JPEG"),
+    "a pointer": (b"version https://git-lfs.github.com/spec/v1\n", "Run: git lfs pull"),
     "a truncated TIFF": (encode(make_image(), "TIFF")[:-300], "cannot be decoded"),
     "a TIFF with 32 bits": (encode(make_image().convert("F"), "TIFF"), "8 or 16 bits"),
     "a truncated PNG": (encode(make_image(), "PNG")[:-300], "cannot be decoded"),

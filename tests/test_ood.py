@@ -188,7 +188,7 @@ def test_the_gaussian_is_written_and_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(block.whitening, expected.whitening)
     for content in (b"", b"damaged", path.read_bytes()[:300]):
         path.write_bytes(content)
-        with pytest.raises(ConfigError, match=r"ood\.npz cannot be read.*skincnn evaluate"):
+        with pytest.raises(DataError, match=r"not a valid \.npz file\..*skincnn evaluate"):
             FeatureGaussian.read(path)
 
 

@@ -33,7 +33,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from tfds_ham10000.image_files import Images
+from tfds_ham10000.image_files import LFS_ADVICE, LFS_POINTER, Images
 from tfds_ham10000.progress import TerminalBar
 from tfds_ham10000.records import SourceError, join_first
 
@@ -237,7 +237,9 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
                 )
             yield image
     except UnidentifiedImageError as error:
-        raise SourceError(f"not a {'/'.join(FORMATS)} file") from error
+        is_pointer = content.startswith(LFS_POINTER)
+        what = LFS_ADVICE if is_pointer else f"not a {'/'.join(FORMATS)} file"
+        raise SourceError(what) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise SourceError(f"too many pixels (expected at most {MAX_PIXELS})") from error
     except SourceError:

@@ -15,7 +15,10 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from tfds_ham10000.records import SourceError, join_first
 
@@ -38,6 +41,9 @@ TOO_LARGE = f"expected at most {MAX_BYTES} bytes"
 ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
 """Errors that reading an archive can raise. `zipfile` raises RuntimeError if the archive is
 encrypted or the compression is not supported."""
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""Beginning of the text file that replaces a file until `git lfs pull` is run."""
+LFS_ADVICE = "a Git LFS pointer, whose content was not downloaded. Run: git lfs pull"
 COMPRESSION_METHODS = (
     *(zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
     *(zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA),
@@ -215,6 +221,38 @@ def require_file(path: Path) -> None:
     """
     if path.exists() and not path.is_file():
         raise SourceError("expected a file. Received: a directory, pipe or device")
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Returns whether a file is a Git LFS pointer; False if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(LFS_POINTER)) == LFS_POINTER
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def open_npz(path: Path, fix: str) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+    """Yields the arrays of an .npz file, each of which is read when it is used.
+
+    `fix` is a sentence for the error message that states how to get the file.
+
+    Raises:
+        SourceError: The file cannot be read, is not a valid .npz file, or lacks an array.
+    """
+    try:
+        if is_lfs_pointer(path):
+            raise SourceError(f"{path} is {LFS_ADVICE}")
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            yield arrays
+    except SourceError:
+        raise
+    # NumPy advises to allow pickle, which executes code, and returns the array of a .npy.
+    except (ValueError, KeyError, TypeError, *ARCHIVE_ERRORS) as error:
+        cause = getattr(error, "strerror", None)
+        problem = f"cannot be read: {cause}" if cause else "is not a valid .npz file"
+        raise SourceError(f"{path} {problem}. {fix}") from error
 
 
 class Images(Protocol):

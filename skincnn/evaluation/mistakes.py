@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +12,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from skincnn.classes import NOTHING_DECLARED, LesionClass
-from skincnn.errors import ConfigError
 from skincnn.evaluation.results import FOLDER
-from skincnn.files import replacing
+from skincnn.files import open_npz, replacing
 from skincnn.inference.grad_cam import GradCam, Maps
 from skincnn.inference.predictions import arrays, class_names_of
 from skincnn.metrics.calibration import CalibrationMap
@@ -28,8 +25,6 @@ COLUMNS = (
     *("image_id", "label", "predicted", "confidence", "probability_of_label"),
     "is_missed",
 )
-DAMAGED = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
-"""Exceptions raised while a missing or damaged file is read with `np.load`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,17 +60,12 @@ class Mistakes:
         """Reads a file that was written by `write`.
 
         Raises:
-            ConfigError: The file is missing or damaged.
+            DataError: The file is missing or damaged.
         """
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-                table = pd.DataFrame({name: content[name] for name in COLUMNS})
-                return cls(table, content["images"], content["maps"])
-        except DAMAGED as error:
-            raise ConfigError(
-                f"{path} cannot be read: {error}. Recreate it with `skincnn evaluate`, "
-                "or delete it."
-            ) from error
+        fix = "Recreate it with `skincnn evaluate`, or delete it."
+        with open_npz(path, fix) as content:
+            table = pd.DataFrame({name: content[name] for name in COLUMNS})
+            return cls(table, content["images"], content["maps"])
 
 
 def mistakes_path(workdir: Path, split: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +16,7 @@ from skincnn.clinical_metadata import UNKNOWN, encode_clinical_metadata
 from skincnn.commands import command_line
 from skincnn.data import pipeline
 from skincnn.data.cache import Images
-from skincnn.errors import ConfigError
-from skincnn.files import replacing
+from skincnn.files import open_npz, replacing
 from skincnn.inference.predict import predict
 from skincnn.inference.predictions import DISTANCE, predictions_table
 from skincnn.metrics.sample import Floats
@@ -130,23 +128,16 @@ class FeatureGaussian:
         """Reads a file that was written by `write`.
 
         Raises:
-            ConfigError: The file is missing, not readable or damaged.
+            DataError: The file is missing, not readable or damaged.
         """
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                blocks = range(int(arrays["num_blocks"]))
-                return cls(
-                    tuple(
-                        BlockGaussian(arrays[f"mean{n}"], arrays[f"whitening{n}"])
-                        for n in blocks
-                    )
+        fix = f"Create it with: {command_line('evaluate', path.parent)}"
+        with open_npz(path, fix) as arrays:
+            return cls(
+                tuple(
+                    BlockGaussian(arrays[f"mean{n}"], arrays[f"whitening{n}"])
+                    for n in range(int(arrays["num_blocks"]))
                 )
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            reason = str(error).rstrip(".")
-            raise ConfigError(
-                f"{path} cannot be read: {reason}. Create it with: "
-                f"{command_line('evaluate', path.parent)}"
-            ) from error
+            )
 
 
 def fit_gaussian(

@@ -14,7 +14,7 @@ import scipy.special
 
 from skincnn.data.skin_tone import ITA
 from skincnn.errors import DataError
-from skincnn.files import write_text
+from skincnn.files import require_content, write_text
 from skincnn.metrics.sample import Floats
 
 PROBABILITY_PREFIX = "probability_"
@@ -141,7 +141,10 @@ def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
             probabilities of two classes, or has text in one of `NUMBER_COLUMNS`.
     """
     try:
+        require_content(path)
         table = _parse(path)
+    except DataError:
+        raise
     except (OSError, ValueError) as error:
         reason = str(error).strip().rstrip(".")
         raise DataError(

@@ -64,8 +64,8 @@ def render_report(workdir: Path, headline: str = "") -> Path:
 
     Raises:
         ConfigError: A file cannot be written; see also `load_results`,
-            `RunResults.read_predictions`, `Mistakes.read` and `render_card`.
-        DataError: A predictions table is missing or damaged.
+            `RunResults.read_predictions` and `render_card`.
+        DataError: See `RunResults.read_predictions` and `Mistakes.read`.
     """
     results = load_results(workdir, headline)
     figures = {name: to_png(figure) for name, figure in draw_figures(results).items()}
@@ -87,8 +87,8 @@ def draw_figures(results: RunResults) -> dict[str, Figure]:
     """Returns the figures of a report by name, such as "roc_test".
 
     Raises:
-        ConfigError: See `RunResults.read_predictions` and `Mistakes.read`.
-        DataError: A predictions table is missing or damaged.
+        ConfigError: See `RunResults.read_predictions`.
+        DataError: See `RunResults.read_predictions` and `Mistakes.read`.
     """
     figures = {} if results.info.members else _draw_learning_curves(results)
     for result in (*results.splits.values(), *(e.scores for e in results.external)):

@@ -63,9 +63,10 @@ def load_network(workdir: Path, *, ood: bool = True) -> RunNetwork:
     """Returns the network of an evaluated run, with or without OOD detection.
 
     Raises:
-        ConfigError: See `read_run` and `load_model`; or, with `ood`, the `OOD_FILE` from
-            the evaluation is missing or damaged.
-        DataError, OSError: See `load_model`.
+        ConfigError: See `read_run` and `load_model`.
+        DataError: See `load_model`; or, with `ood`, the `OOD_FILE` from the evaluation is
+            missing or damaged.
+        OSError: See `load_model`.
     """
     info, config = read_run(workdir)
     gaussian = FeatureGaussian.read(workdir / OOD_FILE) if ood else None

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skincnn.errors import DataError
-from skincnn.files import json_sha256, replacing, sha256, write_json
+from skincnn.files import json_sha256, open_npz, replacing, sha256, write_json
 from skincnn.parts import KERAS_HUB
 
 NUM_KEPT = 2
@@ -106,7 +106,8 @@ class Checkpoints:
         count as the last ones, and `save` would remove the undamaged ones.
 
         Raises:
-            DataError: The checkpoint was written with other data, software or devices.
+            DataError: The checkpoint was written with other data, software or devices, or
+                is a Git LFS pointer.
             OSError: A damaged checkpoint cannot be renamed.
         """
         for path in self._newest_first():
@@ -117,6 +118,8 @@ class Checkpoints:
                 if hashes != (content["sha256"], own):
                     raise ValueError("the SHA-256 does not match")
                 progress = Progress(**content["progress"])
+            except DataError:  # a Git LFS pointer
+                raise
             except (ValueError, OSError, KeyError, TypeError) as error:
                 print(
                     f"warning: the checkpoint {path.with_suffix('')} is damaged ({error}). "
@@ -230,7 +233,7 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any,
 
 def _read_arrays(path: Path) -> Arrays:
     arrays: Arrays = {}
-    with np.load(path, allow_pickle=False) as file:
-        for name in file.files:  # in the order in which they were written
+    with open_npz(path, "Start again with --overwrite.") as file:
+        for name in file:  # in the order in which they were written
             arrays.setdefault(name.partition(".")[0], []).append(file[name])
     return arrays

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tfds_ham10000.image_files import ARCHIVE_ERRORS
+from tfds_ham10000.image_files import open_npz
 from tfds_ham10000.published.layout import (
     TableFile,
     TableLayout,
@@ -52,11 +52,8 @@ def read_arrays(tables: Sequence[TableFile], others: Sequence[TableFile]) -> Tab
     """
     file = only(tables)
     path = Path(str(file.path))
-    try:
-        with np.load(path) as arrays:
-            content = {name: arrays[name] for name in ARRAYS}
-    except (ValueError, *ARCHIVE_ERRORS) as error:
-        raise SourceError(f"{path} cannot be read: {error}. Download it again.") from error
+    with open_npz(path, "Download it again.") as arrays:
+        content = {name: arrays[name] for name in ARRAYS}
     frames = []
     for split in SPLITS:
         labels = content[f"{split}_labels"].reshape(-1)

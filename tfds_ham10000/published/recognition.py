@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet
 
-from tfds_ham10000.image_files import ARCHIVE_ERRORS, find_files, find_members
+from tfds_ham10000.image_files import ARCHIVE_ERRORS, find_files, find_members, open_npz
 from tfds_ham10000.published.clinics import BCN20000, DDI, FITZPATRICK17K, PAD_UFES_20
 from tfds_ham10000.published.derm7pt import DERM7PT
 from tfds_ham10000.published.dermamnist import DERMAMNIST
@@ -152,8 +151,8 @@ def _read_names(path: TablePath) -> tuple[str, ...]:
     suffix = path.suffix.lower()
     try:
         if isinstance(path, Path) and suffix == ARRAYS:
-            with np.load(path) as arrays:
-                return tuple(arrays.files)
+            with open_npz(path, "") as arrays:
+                return tuple(arrays)
         if isinstance(path, Path) and suffix in PARQUET_SUFFIXES:
             return tuple(pyarrow.parquet.read_schema(path).names)
         return read_header(path) if suffix in CSV_SUFFIXES else ()
