@@ -243,6 +243,9 @@ def test_only_local_requests_are_allowed_without_a_token(client: TestClient) -> 
         for path in ("/v1/predict", "/v1/explain"):
             response = client.post(path, files=IMAGE, headers=headers)
             check_problem(response, 403, "its own page or a local program")
+            ((name, value),) = headers.items()
+            check_problem(response, 403, f"Received: {name}: {value}. ")
+            check_problem(response, 403, "start it with --token TOKEN")
 
 
 def test_health_checks_need_no_host(client: TestClient) -> None:
@@ -256,7 +259,9 @@ def test_health_checks_need_no_host(client: TestClient) -> None:
 def test_the_token_protects_the_api() -> None:
     with client_of(make_model(), TOKEN) as client:
         headers = {"Host": "elsewhere.org", "Authorization": f"Bearer {TOKEN}"}
-        assert client.post("/v1/predict", files=IMAGE, headers=headers).is_success
+        for origin in ({}, {"Origin": "https://elsewhere.org"}, {"Origin": "null"}):
+            response = client.post("/v1/predict", files=IMAGE, headers=headers | origin)
+            assert response.is_success, origin
         for value in ("", f"Bearer {TOKEN}x", f"Basic {TOKEN}", "Bearer", "Bearer é"):
             headers = {"Authorization": value.encode("latin-1")}
             for path in ("/v1/model", "/metrics", "/v1/x"):

@@ -118,8 +118,13 @@ class Guard:
                     "Authorization: Bearer TOKEN.",
                     {"WWW-Authenticate": "Bearer"},
                 )
-        elif scope["path"] not in HEALTH_CHECKS and not is_local_request(headers):
-            text = "Requests to this server must come from its own page or a local program."
+        elif scope["path"] not in HEALTH_CHECKS and (refused := refused_header(headers)):
+            text = (
+                "Requests to this server must come from its own page or a local program. "
+                f"Received: {refused}. If the server is used through a forwarded port or a "
+                "proxy, start it with --token TOKEN or the environment variable "
+                "SKINCNN_TOKEN, which permits all hosts and origins."
+            )
             response = problem_response(403, text)
         if response is not self._app:
             await discard_body(Request(scope, receive))
@@ -141,17 +146,20 @@ def problem_response(
     )
 
 
-def is_local_request(headers: Headers) -> bool:
-    """Returns whether `Host` is a loopback address and `Origin`, if given, is the same.
+def refused_header(headers: Headers) -> str:
+    """Returns the header that a request from this computer cannot have; "" if none.
 
-    Only browsers send the header `Origin`.
+    `Host` must be a loopback address and `Origin`, if given, the same. Only browsers send
+    the header `Origin`.
     """
-    host = headers.get("host", "")
+    host, origin = headers.get("host", ""), headers.get("origin")
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
-        return False
-    return is_loopback(name) and headers.get("origin") in (None, f"http://{host}")
+        name = ""
+    if not is_loopback(name):
+        return f"Host: {host}"
+    return "" if origin in (None, f"http://{host}") else f"Origin: {origin}"
 
 
 def is_loopback(host: str) -> bool:
