@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,8 +50,23 @@ NO_THREAD = "can't start new thread"
 CAUSES = {number: text for text, numbers in ADVICE.items() for number in numbers}
 
 
-def describe_cause(error: BaseException) -> str:
+def describe_cause(error: BaseException, path: Path | str = "") -> str:
     """Returns the cause of a system error and what to do; "" if not known.
+
+    If the error or `path`, the file that was written, names a temporary file or directory,
+    the advice is to use another temporary directory.
+    """
+    cause, _, advice = _find_cause(error).partition(". ")
+    folder = tempfile.tempdir  # None before the first use
+    temporary = rf"{re.escape(folder or '')}[/\\]tmp[a-z0-9_]{{8}}\b"
+    if folder and "another directory" in advice and re.search(temporary, f"{error} {path}"):
+        cause = f"{cause}, in the temporary directory {folder}"
+        advice = "Set the environment variable TMPDIR to another directory."
+    return ". ".join(filter(None, (cause, advice)))
+
+
+def _find_cause(error: BaseException) -> str:
+    """Returns the text in `ADVICE`; "" if not known.
 
     TensorFlow and HDF5 report the text of the operating system without its number.
     """
@@ -79,7 +96,7 @@ def explain_write_errors(path: Path | str, advice: str = "") -> Iterator[None]:
     except BrokenPipeError:
         raise  # handled by `skincnn.cli.process.main`
     except Exception as error:
-        cause = describe_cause(error)
+        cause = describe_cause(error, path)
         if not isinstance(error, OSError) and not cause:
             raise
         lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,32 @@ def test_errors_of_tensorflow_and_hdf5_have_a_cause() -> None:
         tf.io.write_file("/dev/full/x", b"x")
     for error in (KeyError("Permission denied"), FileNotFoundError(2, "none")):
         assert describe_cause(error) == ""
+
+
+def test_a_full_temporary_directory_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorFlow writes a SavedModel there before it converts it to another format."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    cure = (
+        f"full, in the temporary directory {tmp_path}. Set the environment variable TMPDIR"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        text = f"{{{{SaveV2}}}} {folder}/variables/x; No space left on device [Op:SaveV2]"
+        op = tf.errors.ResourceExhaustedError(None, None, text)
+        full = OSError(errno.ENOSPC, "No space left on device")
+        named = OSError(errno.ENOSPC, "No space left on device", f"{folder}/x")
+        for path, error in (("a.tflite", op), ("a.tflite", named), (folder, full)):
+            with (
+                pytest.raises(ConfigError, match=re.escape(cure)),
+                explain_write_errors(path),
+            ):
+                raise error
+    # A run in the same directory is not a temporary file.
+    for path in (tmp_path / "runs/a", tmp_path / "tmp", "a.csv"):
+        assert describe_cause(full, path) == CAUSES[errno.ENOSPC]
+    files = OSError(errno.EMFILE, "Too many open files", f"{folder}/x")
+    assert describe_cause(files) == CAUSES[errno.EMFILE]
 
 
 def test_other_errors_are_not_explained() -> None:

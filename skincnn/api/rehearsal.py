@@ -24,6 +24,7 @@ from skincnn.training.losses import build_loss
 from skincnn.training.optimizers import build_optimizer, explained
 from skincnn.training.run import save_model
 from skincnn.training.setup import TrainingSetup
+from skincnn.write_errors import explain_write_errors
 
 TOLERANCE = 1e-3
 """Maximum difference between the logits of a model and those of its saved or exported copy,
@@ -164,7 +165,8 @@ def _try_saving(setup: TrainingSetup) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
-        with part.explained("when the untrained model was saved"):
+        saving = "when the untrained model was saved"
+        with part.explained(saving), explain_write_errors(folder):
             save_model(config, setup.classifier, path)
         with part.explained("when the untrained model was loaded again"):
             model = keras.saving.load_model(path, compile=False)
@@ -173,7 +175,8 @@ def _try_saving(setup: TrainingSetup) -> None:
             require_same(setup.classifier(inputs), model, "saved and loaded")
         if keras.backend.backend() == "tensorflow":
             path = Path(folder) / "export"
-            with part.explained("when the untrained model was exported as a SavedModel"):
+            exporting = "when the untrained model was exported as a SavedModel"
+            with part.explained(exporting), explain_write_errors(folder):
                 model.export(path, verbose=False)
                 exported = tf.saved_model.load(str(path))
             require_same(logits, exported.serve, "exported as a SavedModel")

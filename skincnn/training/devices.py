@@ -21,6 +21,7 @@ from skincnn.errors import ConfigError
 from skincnn.files import locked
 from skincnn.inference.run_dir import CONFIG_FILE, RUN_FILE, DeviceInfo
 from skincnn.interruption import StopRequest
+from skincnn.write_errors import explain_write_errors
 
 BFLOAT16_CAPABILITY = 8.0
 """Lowest compute capability of NVIDIA GPUs that support bfloat16."""
@@ -213,9 +214,10 @@ def run_folder(workdir: Path) -> Iterator[Path]:
             files = broadcast(None)
             if isinstance(files, ConfigError):
                 raise files
-            for name, content in files.items():
-                (workdir / name).parent.mkdir(exist_ok=True)
-                (workdir / name).write_bytes(content)
+            with explain_write_errors(workdir):
+                for name, content in files.items():
+                    (workdir / name).parent.mkdir(exist_ok=True)
+                    (workdir / name).write_bytes(content)
         yield workdir
 
 
