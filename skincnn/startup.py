@@ -70,11 +70,13 @@ NO_DRIVER_NOISE = r"Could not find cuda drivers|failed call to cuInit.*\(303\)"
 the error that a library of the driver cannot be loaded."""
 DRIVER = "/dev/nvidiactl"
 """A file that exists if Linux, or a container, has a driver of NVIDIA."""
-LIBRARY_WARNINGS = (
-    "__array__ implementation doesn't accept a copy keyword",
-    r"(currentThread|getName)\(\) is deprecated",
-)
-"""Patterns of DeprecationWarnings of Keras and KerasTuner that require no action.
+LIBRARY_WARNINGS = {
+    "__array__ implementation doesn't accept a copy keyword": DeprecationWarning,
+    r"(currentThread|getName)\(\) is deprecated": DeprecationWarning,
+    ".*joblib will operate in serial mode": UserWarning,
+}
+"""Patterns and categories of warnings that require no action, of Keras, KerasTuner, and
+joblib (without /dev/shm), which scikit-learn imports.
 They would end a program that raises warnings as errors. setup.cfg has the same patterns."""
 _lock = threading.Lock()
 _num_inside = 0
@@ -145,8 +147,8 @@ def load_tensorflow() -> None:
     _require_avx()
     _require_threads()
     _set_keras_home()
-    for pattern in LIBRARY_WARNINGS:
-        warnings.filterwarnings("ignore", pattern, DeprecationWarning)
+    for pattern, category in LIBRARY_WARNINGS.items():
+        warnings.filterwarnings("ignore", pattern, category)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     with _without_noise():
         backend = _import_keras()

@@ -214,5 +214,19 @@ def test_warnings_of_libraries_do_not_end_a_program_that_raises_warnings(
         startup.load_tensorflow.__wrapped__()
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
         model.save_weights(tmp_path / "model.weights.h5")
-    for pattern in startup.LIBRARY_WARNINGS:
-        assert f"ignore:{pattern}:DeprecationWarning" in setup
+    for pattern, category in startup.LIBRARY_WARNINGS.items():
+        assert f"ignore:{pattern}:{category.__name__}" in setup
+
+
+def test_the_serial_mode_of_joblib_prints_no_warning() -> None:
+    """Without /dev/shm, joblib cannot create a semaphore."""
+    done = run_python(
+        "import _multiprocessing\n"
+        "def fail(*args, **kwargs): raise OSError(38, 'Function not implemented')\n"
+        "_multiprocessing.SemLock = fail\n"
+        "from skincnn.startup import load_tensorflow\n"
+        "load_tensorflow()\n"
+        "import joblib._multiprocessing_helpers\n"
+        "print(joblib._multiprocessing_helpers.mp)"
+    )
+    assert (done.stdout, done.stderr) == ("None\n", "")
