@@ -298,6 +298,26 @@ def test_lists_of_names_from_windows_are_decoded(
     assert find_images(["-"]) == [*map(Path, names)]
 
 
+def test_a_directory_that_cannot_be_listed_is_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its images have no rows, so the exit code must be 3, not 0."""
+    for name in ("a/x.jpg", "b/x.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    scandir = os.scandir
+
+    def deny(path: Path) -> object:
+        if path == tmp_path / "b":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    paths = find_images([str(tmp_path)])
+    assert paths == [tmp_path / "a/x.jpg", tmp_path / "b"]
+    assert read_file(paths[1]) == "unreadable: Permission denied"
+
+
 def test_a_file_without_a_known_size_is_read_up_to_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,7 @@ ARCHIVE = "an archive"
 LOOP = "a link to a directory that contains it"
 BROKEN_LINK = "a broken link"
 SPECIAL = "a pipe or device"
+UNLISTED = "cannot be read"
 MAX_BYTES = 30_000_000
 """Maximum size of an image file in bytes. Larger files are not read."""
 TOO_LARGE = f"expected at most {MAX_BYTES} bytes"
@@ -89,7 +90,7 @@ def find_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Foun
             with os.scandir(path) as entries:
                 names = [(entry.name, *_kind(entry)) for entry in entries]
         except OSError as error:
-            found.skipped[path] = f"cannot be read ({error.strerror})"
+            found.skipped[path] = f"{UNLISTED} ({error.strerror})"
             continue
         for name, is_dir, is_special in names:
             reason = skip_reason(PurePath(name), suffixes) or (
@@ -225,11 +226,9 @@ def require_file(path: Path) -> None:
 
 def is_lfs_pointer(path: Path) -> bool:
     """Returns whether a file is a Git LFS pointer; False if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(LFS_POINTER)) == LFS_POINTER
-    except OSError:
-        return False
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
+    return False
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from skincnn.config.section import require_count
 from skincnn.errors import ConfigError
 from skincnn.paths import to_path
 from skincnn.serving.predictor import Predictor, load_predictor
-from skincnn.serving.prefetch import predict_sources, read_file
+from skincnn.serving.prefetch import files_to_read, predict_sources, read_file
 from skincnn.startup import own_settings
 from tfds_ham10000.image_decoding import to_rgb
 from tfds_ham10000.image_files import IMAGE_SUFFIXES, find_files, printable
@@ -210,7 +210,7 @@ def list_images(images: object) -> list[tuple[Path, Array | None]]:
     for number, image in enumerate(given):
         if isinstance(image, str | os.PathLike):
             path = to_path(image)
-            files = find_files(path).files if path.is_dir() else [path]
+            files = files_to_read(find_files(path)) if path.is_dir() else [path]
             sources += [(file, None) for file in files]
         else:
             pixels = _to_pixels(image, f"{item} {number}, counted from 0")

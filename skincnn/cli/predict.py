@@ -267,6 +267,7 @@ def unreadable_error(names: Sequence[str], num_files: int) -> DataError:
 def find_images(names: Sequence[str], overlays: Path | None = None) -> list[Path]:
     """Returns the given files, and the sorted image files in the given directories.
 
+    Directories that cannot be read are among the files, so that they count as unreadable.
     The name "-" stands for the names on standard input, one per line. Files in the
     directory `overlays` are used only if they are given by name. Prints a line for each
     reason why other files in the directories are not used.
@@ -274,6 +275,7 @@ def find_images(names: Sequence[str], overlays: Path | None = None) -> list[Path
     Raises:
         ConfigError: There are no files, none of them exists, or a name is a URL.
     """
+    from skincnn.serving.prefetch import files_to_read
     from tfds_ham10000.image_files import (
         IMAGE_SUFFIXES,
         describe_skipped,
@@ -294,7 +296,7 @@ def find_images(names: Sequence[str], overlays: Path | None = None) -> list[Path
             if os.path.isdir(name):
                 found = find_files(Path(name))
                 skipped |= {printable(path): why for path, why in found.skipped.items()}
-                for path in found.files:
+                for path in files_to_read(found):
                     if overlays and path.parent.samefile(overlays):
                         skipped[printable(path)] = "in the directory --grad-cam"
                     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import os
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,9 +88,21 @@ def predict_sources(
             yield batch
 
 
+def files_to_read(found: image_files.Found) -> list[Path]:
+    """Returns the sorted files, and directories whose files cannot be listed.
+
+    `read_file` returns the reason why a directory cannot be read.
+    """
+    reasons = found.skipped.items()
+    unlisted = [path for path, why in reasons if why.startswith(image_files.UNLISTED)]
+    return sorted(found.files + unlisted)
+
+
 def read_file(path: Path) -> bytes | str:
     """Returns the content of an image file, or the reason why it cannot be read."""
     try:
+        if os.path.isdir(path):
+            os.scandir(path).close()
         return image_files.read_file(path)
     # ValueError: a SourceError, or a null character in the name
     except (OSError, ValueError) as error:
