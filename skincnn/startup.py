@@ -38,9 +38,12 @@ KERAS_SETTINGS = {
 }
 """Names and values in `keras.config` that this package requires: the defaults of Keras.
 The precision of training is `train.precision`."""
-MAX_IMAGE_PIXELS = 1024**3 // 4 // 3
-"""Size above which Pillow warns about an image: its default. `image_decoding.MAX_PIXELS` of
-`tfds_ham10000` is the limit of this package."""
+MODULE_SETTINGS = (
+    ("PIL.Image", "MAX_IMAGE_PIXELS", 1024**3 // 4 // 3),
+    ("PIL.ImageFile", "LOAD_TRUNCATED_IMAGES", False),
+)
+"""Module, name and required value of other settings: their defaults. The limit of pixels of
+this package is `image_decoding.MAX_PIXELS` of `tfds_ham10000`."""
 EXECUTABLE = "/proc/self/exe"
 """A link that TensorFlow reads on Linux. Without it, TensorFlow aborts the process."""
 CPU_INFO = "/proc/cpuinfo"
@@ -178,7 +181,7 @@ def set_keras(settings: dict[str, object]) -> dict[str, object]:
 def own_settings() -> Iterator[None]:
     """Applies the settings of this package inside the block, and restores the user's.
 
-    Keras has `KERAS_SETTINGS`, Pillow `MAX_IMAGE_PIXELS`, and matplotlib its defaults,
+    Keras has `KERAS_SETTINGS`, Pillow `MODULE_SETTINGS`, and matplotlib its defaults,
     except the backend, which this package does not use. The settings belong to the process:
     of several threads, the first applies them, and the last restores those of the user. The
     functions and methods in `skincnn.__all__` that run TensorFlow or draw figures are
@@ -215,11 +218,10 @@ def _apply_settings() -> contextlib.ExitStack:
     with contextlib.ExitStack() as stack:
         if "keras" in sys.modules:
             stack.callback(set_keras, set_keras(KERAS_SETTINGS))
-        if "PIL.Image" in sys.modules:
-            from PIL import Image
-
-            stack.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-            Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS
+        for module_name, name, value in MODULE_SETTINGS:
+            if module := sys.modules.get(module_name):
+                stack.callback(setattr, module, name, getattr(module, name))
+                setattr(module, name, value)
         if "matplotlib" in sys.modules:
             import matplotlib
 

@@ -24,7 +24,8 @@ import pytest
 import tensorflow as tf
 import tyro
 from conftest import ROOT, run_here, run_script
-from PIL import Image
+from PIL import Image, ImageFile
+from source_files import make_image
 
 import skincnn
 from skincnn import startup
@@ -236,6 +237,19 @@ def test_the_limit_of_pixels_is_that_of_the_package(
     assert status[0] == "unreadable: 10000x5001, expected at most 50000000 pixels"
     assert status[1] == "ok"
     assert maximum == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize("name", ["x.bmp", "x.gif", "x.tif"])
+def test_truncated_images_are_unreadable(
+    run: tuple[Path, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = tmp_path / name
+    make_image().save(path)
+    path.write_bytes(path.read_bytes()[:-300])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    (status,) = skincnn.load(run[0]).predict(path)["status"]
+    assert status.startswith("unreadable: cannot be decoded")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 READERS = {

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageFile
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 from source_files import SIZE, encode, jpeg, make_image
 
@@ -237,6 +237,19 @@ def test_images_are_converted_correctly_by_several_threads(tmp_path: Path) -> No
     assert list(checked.errors) == ["60"]
     for image_id in set(ids) - {"60"}:
         assert checked.read(image_id) == normalize(files.read(image_id))
+
+
+@pytest.mark.parametrize("name", ["x.bmp", "x.gif", "x.tif", "x.png"])
+def test_truncated_images_are_invalid_also_if_pillow_accepts_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = tmp_path / name
+    make_image().save(path)
+    path.write_bytes(path.read_bytes()[:-300])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    checked = CheckedImages(ImageFiles([tmp_path]), ["x"], tmp_path)
+    assert checked.errors["x"].startswith("cannot be decoded")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def test_up_to_one_percent_of_invalid_images_may_be_skipped() -> None:

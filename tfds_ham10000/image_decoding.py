@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from tfds_ham10000.image_files import LFS_ADVICE, LFS_POINTER, Images
 from tfds_ham10000.progress import TerminalBar
@@ -92,7 +92,7 @@ class CheckedImages:
         self._lock = threading.Lock()
         self._converted: dict[str, tuple[int, int]] = {}
         self._inspect, self._store = inspect, store
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with _require_complete(), ThreadPoolExecutor(os.cpu_count()) as pool:
             try:
                 errors = pool.map(self._check, image_ids)
                 progress = TerminalBar(
@@ -144,6 +144,17 @@ class CheckedImages:
                 self._spool.write(stored)
                 self._converted[image_id] = (start, len(stored))
         return None
+
+
+@contextlib.contextmanager
+def _require_complete() -> Iterator[None]:
+    """Makes Pillow report truncated files inside the block, in all threads."""
+    previous = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = previous
 
 
 def require_valid(errors: dict[str, str], num_images: int, on_bad_image: str) -> None:
