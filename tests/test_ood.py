@@ -17,7 +17,7 @@ from skincnn.config import DataConfig, EvaluateConfig, ModelConfig
 from skincnn.data.pipeline import evaluation_batches
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.ood import MIN_DISTANCE, choose_max_distance, score_all_ood
-from skincnn.inference.ood import NUM_PARTS, FeatureGaussian, fit_gaussian
+from skincnn.inference.ood import NUM_PARTS, BlockGaussian, FeatureGaussian, fit_gaussian
 from skincnn.inference.ood_images import (
     GENERATED,
     IMAGES_PER_SET,
@@ -129,6 +129,18 @@ def test_distances_match_scikit_learn() -> None:
     np.testing.assert_allclose(validation, expected_validation, rtol=1e-5)
     np.testing.assert_allclose(gaussian.distances(new), expected, rtol=1e-5)
     assert 1 <= np.quantile(validation, 0.95) < 1.3
+
+
+@pytest.mark.parametrize("num_features", [1, 8])
+def test_the_covariance_is_that_of_ledoit_and_wolf_without_an_estimator(
+    num_features: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow logs a run for each `fit` of an estimator of scikit-learn."""
+    values = np.random.default_rng(0).gamma(1, size=(40, num_features))
+    expected = slow_distances(values, values)
+    monkeypatch.setattr(LedoitWolf, "fit", None)
+    distances = BlockGaussian.fit(values).distances(values)
+    np.testing.assert_allclose(distances, expected, rtol=1e-5)
 
 
 def test_one_inner_block_is_enough_to_reject_an_image() -> None:

@@ -60,13 +60,18 @@ class BlockGaussian:
         The covariance of the standardized features is estimated as by Ledoit and Wolf, A
         well-conditioned estimator for large-dimensional covariance matrices (2004).
         """
-        from sklearn.covariance import ledoit_wolf  # not required for predictions
+        # Not required for predictions. MLflow would log the `fit` of an estimator.
+        from sklearn.covariance import empirical_covariance, ledoit_wolf_shrinkage
 
         values = np.asarray(features, np.float64)
         mean, std = values.mean(axis=0), values.std(axis=0)
         std = np.maximum(std, max(MIN_STD * std.max(), SMALLEST))
         if len(values) > 1:
-            covariance, _ = ledoit_wolf((values - mean) / std, assume_centered=True)
+            standardized = (values - mean) / std
+            shrinkage = ledoit_wolf_shrinkage(standardized, assume_centered=True)
+            sample = empirical_covariance(standardized, assume_centered=True)
+            target = np.eye(len(sample)) * (np.trace(sample) / len(sample))
+            covariance = (1 - shrinkage) * sample + shrinkage * target
         else:
             covariance = np.zeros((values.shape[1], values.shape[1]))
         variances, directions = np.linalg.eigh(covariance)
