@@ -181,9 +181,10 @@ def set_keras(settings: dict[str, object]) -> dict[str, object]:
 def own_settings() -> Iterator[None]:
     """Applies the settings of this package inside the block, and restores the user's.
 
-    Keras has `KERAS_SETTINGS`, Pillow `MODULE_SETTINGS`, and matplotlib its defaults,
-    except the backend, which this package does not use. The settings belong to the process:
-    of several threads, the first applies them, and the last restores those of the user. The
+    Keras has `KERAS_SETTINGS`, other modules `MODULE_SETTINGS`, and matplotlib its
+    defaults, except the backend, which this package does not use. TensorFlow compiles
+    functions. These settings belong to the process: of several threads, the first applies
+    them, and the last restores those of the user. See also `_thread_settings`. The
     functions and methods in `skincnn.__all__` that run TensorFlow or draw figures are
     decorated with `own_settings`.
 
@@ -205,7 +206,8 @@ def own_settings() -> Iterator[None]:
             _restore = _apply_settings()
         _num_inside += 1
     try:
-        yield
+        with _thread_settings():
+            yield
     finally:
         with _lock:
             _num_inside -= 1
@@ -228,6 +230,21 @@ def _apply_settings() -> contextlib.ExitStack:
             stack.enter_context(matplotlib.rc_context())
             matplotlib.rcdefaults()
         return stack.pop_all()
+
+
+@contextlib.contextmanager
+def _thread_settings() -> Iterator[None]:
+    """Permits underflow in NumPy and NaN (an unknown age) in tensors, in this thread."""
+    with contextlib.ExitStack() as stack:
+        if numpy := sys.modules.get("numpy"):
+            stack.enter_context(numpy.errstate(all="warn", under="ignore"))
+        if tf := sys.modules.get("tensorflow"):
+            context = sys.modules["tensorflow.python.eager.context"].context()
+            callbacks = list(context.op_callbacks)
+            tf.debugging.disable_check_numerics()
+            if context.op_callbacks != callbacks:
+                stack.callback(tf.debugging.enable_check_numerics)
+        yield
 
 
 def _require_unforked() -> None:

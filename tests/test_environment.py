@@ -223,6 +223,39 @@ def test_a_program_without_eager_execution_is_named() -> None:
         pass
 
 
+def test_errors_of_numpy_are_the_default_and_then_those_of_the_user() -> None:
+    with np.errstate(all="raise"):
+        with startup.own_settings():
+            assert np.float32(1e-30) * np.float32(1e-30) == 0
+        with pytest.raises(FloatingPointError):
+            np.float32(1e-30) * np.float32(1e-30)
+
+
+@pytest.fixture
+def check_numerics() -> Iterator[None]:
+    tf.debugging.enable_check_numerics()
+    yield
+    tf.debugging.disable_check_numerics()
+
+
+def test_tensors_may_contain_nan_even_if_tensorflow_checks_them(
+    check_numerics: None,
+) -> None:
+    nan = np.full(2, np.nan)
+    with startup.own_settings():
+        with startup.own_settings():
+            assert np.isnan(tf.math.square(nan)).all()
+        assert np.isnan(tf.function(tf.math.square)(nan)).all()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="NaN elements: 2"):
+        tf.math.square(nan)
+
+
+def test_numbers_are_checked_afterward_only_if_they_were_before() -> None:
+    with startup.own_settings():
+        pass
+    assert np.isnan(tf.math.square(np.nan))
+
+
 @pytest.mark.parametrize("maximum", [1000, None])
 def test_the_limit_of_pixels_is_that_of_the_package(
     run: tuple[Path, object],
