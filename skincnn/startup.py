@@ -41,6 +41,7 @@ The precision of training is `train.precision`."""
 MODULE_SETTINGS = (
     ("PIL.Image", "MAX_IMAGE_PIXELS", 1024**3 // 4 // 3),
     ("PIL.ImageFile", "LOAD_TRUNCATED_IMAGES", False),
+    ("tensorflow.python.data.ops.debug_mode", "DEBUG_MODE", False),
 )
 """Module, name and required value of other settings: their defaults. The limit of pixels of
 this package is `image_decoding.MAX_PIXELS` of `tfds_ham10000`."""
@@ -224,6 +225,10 @@ def _apply_settings() -> contextlib.ExitStack:
             if module := sys.modules.get(module_name):
                 stack.callback(setattr, module, name, getattr(module, name))
                 setattr(module, name, value)
+        if tf := sys.modules.get("tensorflow"):
+            run_eagerly = tf.config.run_functions_eagerly
+            stack.callback(run_eagerly, tf.config.functions_run_eagerly())
+            run_eagerly(False)
         if "matplotlib" in sys.modules:
             import matplotlib
 

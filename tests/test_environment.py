@@ -26,6 +26,7 @@ import tyro
 from conftest import ROOT, run_here, run_script
 from PIL import Image, ImageFile
 from source_files import make_image
+from tensorflow.python.data.ops import debug_mode
 
 import skincnn
 from skincnn import startup
@@ -254,6 +255,35 @@ def test_numbers_are_checked_afterward_only_if_they_were_before() -> None:
     with startup.own_settings():
         pass
     assert np.isnan(tf.math.square(np.nan))
+
+
+@pytest.fixture
+def run_eagerly() -> Iterator[None]:
+    tf.config.run_functions_eagerly(True)
+    tf.data.experimental.enable_debug_mode()
+    yield
+    tf.config.run_functions_eagerly(False)
+    debug_mode.toggle_debug_mode(False)
+
+
+def test_functions_are_compiled_even_if_the_user_runs_them_eagerly(
+    run_eagerly: None,
+) -> None:
+    def is_eager() -> tuple[bool, bool]:
+        modes = set()
+
+        def record(value: tf.Tensor) -> tf.Tensor:
+            modes.add(tf.executing_eagerly())
+            return value
+
+        tf.function(record)(1)
+        result = modes.pop()
+        list(tf.data.Dataset.range(1).map(record))
+        return result, True in modes
+
+    with startup.own_settings():
+        assert is_eager() == (False, False)
+    assert is_eager() == (True, True)
 
 
 @pytest.mark.parametrize("maximum", [1000, None])
