@@ -188,6 +188,17 @@ def test_exif_is_found_after_the_pixels_and_after_other_segments() -> None:
     assert exif_orientation(content) == 6
 
 
+@pytest.mark.parametrize("name", ["jpeg", "png", "bmp", "webp"])
+def test_images_are_read_independently_of_operators_of_tensors(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With tnp.experimental_enable_numpy_behavior(), text and bytes cannot be compared."""
+    expected = read_image(FILES[name], CONFIG)
+    monkeypatch.setattr(tf.Tensor, "__eq__", None)
+    read = tf.function(lambda content: read_image(content, CONFIG))
+    np.testing.assert_array_equal(read(tf.constant(FILES[name])), expected)
+
+
 @pytest.mark.parametrize("length", [0, 12, 30, 40])
 def test_a_truncated_tag_is_read_as_by_pillow(length: int) -> None:
     content = encode(IMAGE, "JPEG", exif=exif(6)[:length])

@@ -169,7 +169,7 @@ def exif_orientation(content: tf.Tensor) -> tf.Tensor:
     but uncompressed pixels, which could look like a tag.
     """
     magic = tf.strings.substr(content, 0, 2)
-    is_bmp, is_jpeg = magic == b"BM", magic == b"\xff\xd8"
+    is_bmp, is_jpeg = tf.equal(magic, b"BM"), tf.equal(magic, b"\xff\xd8")
     first = tf.where(is_bmp, 0, NUM_FIRST)
     last = tf.where(is_bmp | is_jpeg, 0, NUM_LAST)
     start = tf.maximum(tf.strings.length(content) - last, 0)
@@ -217,7 +217,7 @@ def _read_bytes(content: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def _equals(data: tf.Tensor, text: bytes, offset: int = 0) -> tf.Tensor:
-    return tf.reduce_all(data[offset : offset + len(text)] == tuple(text))
+    return tf.reduce_all(tf.equal(data[offset : offset + len(text)], tuple(text)))
 
 
 def _little_endian(data: tf.Tensor, offset: int, size: int) -> tf.Tensor:
