@@ -3,12 +3,16 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
+from conftest import ROOT
 from PIL import Image, ImageCms, ImageOps
 from source_files import encode
 
@@ -188,15 +192,30 @@ def test_exif_is_found_after_the_pixels_and_after_other_segments() -> None:
     assert exif_orientation(content) == 6
 
 
-@pytest.mark.parametrize("name", ["jpeg", "png", "bmp", "webp"])
-def test_images_are_read_independently_of_operators_of_tensors(
-    name: str, monkeypatch: pytest.MonkeyPatch
+NUMPY_BEHAVIOR = """
+import sys
+import tensorflow as tf
+from skincnn.config import DataConfig
+from skincnn.serving.images import read_images
+tf.experimental.numpy.experimental_enable_numpy_behavior()
+read = tf.function(lambda contents: read_images(contents, DataConfig(image_size=32)))
+batch, _ = read(tf.constant([open(path, "rb").read() for path in sys.argv[2:]]))
+tf.io.write_file(sys.argv[1], tf.io.serialize_tensor(batch))
+"""
+
+
+def test_images_are_read_in_the_same_way_under_the_numpy_behavior_of_tensors(
+    tmp_path: Path,
 ) -> None:
-    """With tnp.experimental_enable_numpy_behavior(), text and bytes cannot be compared."""
-    expected = read_image(FILES[name], CONFIG)
-    monkeypatch.setattr(tf.Tensor, "__eq__", None)
-    read = tf.function(lambda content: read_image(content, CONFIG))
-    np.testing.assert_array_equal(read(tf.constant(FILES[name])), expected)
+    """It cannot be disabled, and changes the comparison and slicing of tensors."""
+    contents = [*FILES.values(), encode(IMAGE, "JPEG", exif=exif(6))]
+    paths = [tmp_path / str(number) for number in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    command = [sys.executable, "-c", NUMPY_BEHAVIOR, tmp_path / "batch", *paths]
+    subprocess.run(command, cwd=ROOT, check=True)
+    batch = tf.io.parse_tensor((tmp_path / "batch").read_bytes(), tf.uint8)
+    np.testing.assert_array_equal(batch, read_images(contents, CONFIG)[0])
 
 
 @pytest.mark.parametrize("length", [0, 12, 30, 40])

@@ -175,7 +175,9 @@ def exif_orientation(content: tf.Tensor) -> tf.Tensor:
     start = tf.maximum(tf.strings.length(content) - last, 0)
     ends = ((0, first), (start, last))
     searched = tf.strings.join([tf.strings.substr(content, *end) for end in ends])
-    after = [tf.strings.split(searched, tag, maxsplit=1)[1:] for tag in ORIENTATION_TAGS]
+    after = [
+        tf.strings.split([searched], tag, maxsplit=1).values[1:] for tag in ORIENTATION_TAGS
+    ]
     value = tf.concat([*after, [b"\x01"]], axis=0)[0]
     number = tf.cast(_read_bytes(value, 1)[0], tf.int64)
     return tf.where((number >= 1) & (number <= 8), number, 1)
