@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from skincnn import errors
-from skincnn import forks as forks  # observes forks from now on
+from skincnn import preconditions as preconditions  # observes forks from now on
 
 if TYPE_CHECKING:
     from skincnn import metrics

@@ -9,9 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import importlib.util
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -22,7 +20,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 
-from skincnn import forks
+from skincnn import preconditions
 from skincnn.errors import ConfigError, describe_import_error
 from skincnn.paths import to_path
 from skincnn.write_errors import describe_cause
@@ -45,14 +43,6 @@ MODULE_SETTINGS = (
 )
 """Module, name and required value of other settings: their defaults. The limit of pixels of
 this package is `image_decoding.MAX_PIXELS` of `tfds_ham10000`."""
-EXECUTABLE = "/proc/self/exe"
-"""A link that TensorFlow reads on Linux. Without it, TensorFlow aborts the process."""
-CPU_INFO = "/proc/cpuinfo"
-"""A file in which Linux lists the instruction sets of the CPU. Without AVX, the import of
-TensorFlow kills the process."""
-NUM_THREADS = min(16 + 2 * (os.cpu_count() or 1), 80)
-"""Number of threads that must be available, which is more than TensorFlow starts at first.
-The maximum limits the time of the check to less than 10 ms."""
 LIMITS = (
     "Also check the directories HOME and TMPDIR, and the limits that `ulimit -a` prints."
 )
@@ -137,19 +127,13 @@ def load_tensorflow() -> None:
     TensorFlow, the GPUs are hidden from TensorFlow.
 
     Raises:
-        ConfigError: TensorFlow or Keras cannot be imported, /proc is not mounted, the CPU
-            has no AVX, the system permits too few threads, this process was forked after
-            TensorFlow was initialized, KERAS_HOME cannot be used (see
-            `skincnn.paths.to_path`), or the backend of Keras is none of `BACKENDS`.
+        ConfigError: TensorFlow or Keras cannot be imported (see also
+            `preconditions.require_unforked` and `require_machine`), KERAS_HOME cannot be
+            used (see `skincnn.paths.to_path`), or the backend of Keras is none of
+            `BACKENDS`.
     """
-    _require_unforked()
-    if sys.platform == "linux" and not os.path.lexists(EXECUTABLE):
-        raise ConfigError(
-            f"TensorFlow requires the file system /proc: {EXECUTABLE} does not exist. "
-            "Mount it (mount -t proc proc /proc), or use a container that has it."
-        )
-    _require_avx()
-    _require_threads()
+    preconditions.require_unforked()
+    preconditions.require_machine()
     _set_keras_home()
     for pattern, category in LIBRARY_WARNINGS.items():
         warnings.filterwarnings("ignore", pattern, category)
@@ -194,7 +178,7 @@ def own_settings() -> Iterator[None]:
             TensorFlow does not execute eagerly.
     """
     global _num_inside, _restore
-    _require_unforked()
+    preconditions.require_unforked()
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is not None and not tensorflow.executing_eagerly():
         raise ConfigError(
@@ -250,50 +234,6 @@ def _thread_settings() -> Iterator[None]:
             if context.op_callbacks != callbacks:
                 stack.callback(tf.debugging.enable_check_numerics)
         yield
-
-
-def _require_unforked() -> None:
-    """Raises a `ConfigError` if TensorFlow would wait forever for threads of the parent."""
-    if forks.is_after_tensorflow:
-        raise ConfigError(
-            "TensorFlow cannot run in a process that was forked after TensorFlow had been "
-            'initialized. Start processes with the method "spawn", as in '
-            'multiprocessing.get_context("spawn").Pool().'
-        )
-
-
-def _require_avx() -> None:
-    """Raises a `ConfigError` if Linux lists the flags of an x86-64 CPU, but not "avx"."""
-    with contextlib.suppress(OSError), open(CPU_INFO, encoding="utf-8") as file:
-        flags = re.search(r"^flags\s*:(.*)$", file.read(), re.MULTILINE)
-        if platform.machine() == "x86_64" and flags and "avx" not in flags[1].split():
-            raise ConfigError(
-                "TensorFlow requires a CPU with AVX, which this computer or virtual "
-                "machine does not have. Set the CPU model of the virtual machine to "
-                '"host", or use another computer.'
-            )
-
-
-def _require_threads() -> None:
-    """Raises a `ConfigError` if `NUM_THREADS` threads cannot run at the same time.
-
-    TensorFlow and LLVM abort the process if they cannot start a thread.
-    """
-    stop = threading.Event()
-    started = []
-    try:
-        for _ in range(NUM_THREADS):
-            thread = threading.Thread(target=stop.wait)
-            thread.start()
-            started.append(thread)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"TensorFlow and Keras cannot be imported: {error}. {describe_cause(error)}"
-        ) from error
-    finally:
-        stop.set()
-        for thread in started:
-            thread.join()
 
 
 def _set_keras_home() -> None:
@@ -397,23 +337,3 @@ def _start_filter() -> subprocess.Popen[bytes] | None:
         return subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0)
     except OSError:
         return None
-
-
-def require_own(package: str) -> None:
-    """Raises a `ConfigError` if a module of the user hides another package of this project.
-
-    The package is not imported.
-    """
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        return
-    folders = (os.path.dirname(spec.origin), os.path.dirname(__file__))
-    received, own = map(os.path.realpath, folders)
-    if received != os.path.join(os.path.dirname(own), package):
-        name = "__init__.py"
-        path = folders[0] if os.path.basename(spec.origin) == name else spec.origin
-        raise ConfigError(
-            f"{path} hides the package {package} of skincnn, because Python finds it "
-            "first. Rename it, start Python in another directory, or remove its directory "
-            "from PYTHONPATH."
-        )

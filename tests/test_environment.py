@@ -29,7 +29,7 @@ from source_files import make_image
 from tensorflow.python.data.ops import debug_mode
 
 import skincnn
-from skincnn import startup
+from skincnn import preconditions, startup
 from skincnn.cli import common, predict, prepare_data
 from skincnn.config import DataConfig
 from skincnn.data.datasets import built_datasets, prepare_dataset
@@ -396,7 +396,7 @@ def test_a_cause_other_than_the_settings_of_keras_is_named(
 
 def test_a_container_without_proc_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorFlow would abort the process."""
-    monkeypatch.setattr(startup, "EXECUTABLE", "/nowhere/self/exe")
+    monkeypatch.setattr(preconditions, "EXECUTABLE", "/nowhere/self/exe")
     with pytest.raises(ConfigError, match=r"^TensorFlow requires .*/proc: .*Mount it"):
         startup.load_tensorflow.__wrapped__()
 
@@ -418,10 +418,10 @@ def test_a_cpu_without_avx_is_named(
     if cpu_info is not None:
         path.write_text(cpu_info)
     done = run_code(
-        "import platform, skincnn; from skincnn import startup\n"
+        "import platform, skincnn; from skincnn import preconditions\n"
         "platform.machine = lambda: 'x86_64'\n"
-        f"startup.CPU_INFO = {str(path)!r}\n"
-        "startup._require_threads = lambda: exit('checked')\n"
+        f"preconditions.CPU_INFO = {str(path)!r}\n"
+        "preconditions._require_threads = lambda: exit('checked')\n"
         "skincnn.load"
     )
     assert done.returncode == 1

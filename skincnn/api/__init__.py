@@ -3,8 +3,8 @@
 The import of this package loads TensorFlow, also if a `Run` is unpickled.
 """
 
-from skincnn import startup
+from skincnn import preconditions, startup
 
-startup.require_own("tfds_ham10000")
+preconditions.require_own("tfds_ham10000")
 startup.ignore_missing_plot_backend()
 startup.load_tensorflow()

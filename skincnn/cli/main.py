@@ -10,7 +10,7 @@ from typing import Any
 
 from skincnn import __version__
 from skincnn.cli import process
-from skincnn.startup import require_own
+from skincnn.preconditions import require_own
 
 COMMANDS = {
     "prepare-data": "build a dataset from its published files or from your own images",
