@@ -188,9 +188,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Run:
 
 
 def train_tiny(workdir: Path, data_dir: Path) -> subprocess.CompletedProcess[str]:
-    # Weight averaging and progressive resizing as in the preset `mobilenet_160`, and
-    # preprocessing and sampling that are not the default. With the low BatchNorm momentum
-    # the moving statistics converge in few steps; otherwise all predictions would be equal.
+    # Weight averaging, progressive resizing, and preprocessing and sampling that are not
+    # the default. With the low BatchNorm momentum the moving statistics converge in few
+    # steps; otherwise all predictions would be equal.
     flags = (
         "--data.datasets demo_tiny --data.image-size 64 --model.backbone small_cnn "
         "--model.width-multiplier 0.25 --train.epochs 3 --train.progressive-epochs 1 "

@@ -85,7 +85,7 @@ def test_help_of_a_flag_has_its_whole_text_and_names(
     assert "--train.scenario TEXT" in text
     assert "(default: fine_tune)" in " ".join(text.split())
     assert "One stage, which trains all layers." in text
-    assert "--train.epochs 12" in show(capsys, "mobilenet_160", "--help", "train")
+    assert "--train.epochs 8" in show(capsys, "mobilenet_160", "--help", "train")
 
 
 def test_help_is_shown_without_the_source(

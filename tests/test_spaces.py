@@ -16,7 +16,13 @@ from tuning.explore import explore
 from tuning.hypermodel import with_epochs
 from tuning.spaces import STRATEGIES, find_space, value_at, with_values
 
-BASE = PRESETS["mobilenet_160"]()
+BASE = PRESETS["mobilenet_160"]().replace(
+    **{
+        "train.epochs": 12,
+        "train.progressive_epochs": 6,
+        "train.progressive_image_size": 128,
+    }
+)
 
 
 def fixed(**values: object) -> kt.HyperParameters:

@@ -64,9 +64,7 @@ def mobilenet_160() -> Config:
         optimizer=OptimizerConfig(
             learning_rate=4e-4, weight_decay=0.05, ema_momentum=0.995
         ),
-        train=TrainConfig(
-            head_epochs=1, epochs=12, progressive_image_size=128, progressive_epochs=6
-        ),
+        train=TrainConfig(head_epochs=1, epochs=8),
     )
 
 
