@@ -41,21 +41,17 @@ def quickstart() -> Config:
 def mobilenet_160() -> Config:
     """MobileNet 0.75, ImageNet weights, 160 px: a baseline for two cores.
 
-    The first epochs use smaller images and take a quarter less time. The scores do not
-    differ significantly from those of a basic recipe (docs/results).
-
     Command: skincnn train mobilenet_160
-    Cost: 17 minutes on two idle cores with an earlier version of the code, after
-    `skincnn prepare-data --config isic2018`.
-    Score: balanced accuracy on images of 200x150 px; in parentheses, with
-    `skincnn evaluate --tta augment` (docs/results). On folds 8 and 9, trained on folds 0 to
-    6 with validation on fold 7, seed 0: .666 [.605, .722] (.654 [.591, .712]); a second run
-    with a later version of the code: .693 [.634, .746]. With an earlier version, on folds
-    of version 1:
+    Cost: 12 minutes on one core (AMD EPYC), after `skincnn prepare-data --config isic2018`.
+    Score: mean of three seeds on images of 200x150 px, trained on folds 0 to 6 with
+    validation on fold 7 and test on folds 8 and 9 (docs/results). The command above trains
+    on folds 0 to 7, validates on fold 8 and tests on fold 9.
 
-    - Fold 8, on which this command selects the epoch: .769 (.777).
-    - Fold 9, the test fold of this command: .629 [.546, .715] (.673 [.600, .748]).
-    - Folds 8 and 9, mean of four seeds: .683 [.636, .731] (.690 [.640, .737]).
+    - Balanced accuracy .693 [.640, .741], macro F1 .671 [.628, .712], melanoma AUC .874
+      [.841, .899].
+    - With --tta augment: .707 [.652, .756], .694 [.650, .735], .886 [.855, .910].
+    - With --tta augment --logit-adjustment: .734 [.680, .782], .598 [.553, .642], .886
+      [.855, .910].
     """
     return Config(
         data=DataConfig(datasets=("isic2018",), image_size=160),
@@ -74,9 +70,10 @@ def ensemble5_member() -> Config:
     Command: skincnn train ensemble5_member
     Cost: 277 minutes on one or two slow cores for all five members, plus 10 to 12 minutes
     per member for test-time augmentation.
-    Score, measured with an earlier version of the code and on folds of version 1: on images
-    of 200x150 px, for training on folds 0 to 6, validation on fold 7 and test on folds 8
-    and 9 (docs/results). The command above trains on folds 0 to 7 and validates on fold 8.
+    Score, measured with an earlier version of the code, with 13 epochs, of which the first
+    seven at 128 px, and on folds of version 1: on images of 200x150 px, for training on
+    folds 0 to 6, validation on fold 7 and test on folds 8 and 9 (docs/results). The command
+    above trains on folds 0 to 7 and validates on fold 8.
 
     - Ensemble with --tta augment: macro F1 .719 [.669, .760], balanced accuracy .709 [.654,
       .759], melanoma AUC .933 [.916, .949].
