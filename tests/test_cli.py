@@ -225,8 +225,11 @@ def test_after_ctrl_c_has_ended_the_reader_the_state_is_saved(
 def test_a_notebook_keeps_its_streams_after_ctrl_c() -> None:
     """The cell ends, but not the process."""
     streams = sys.stdout, sys.stderr
+    # Commands that a shell runs in the background ignore SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with StopRequest() as stop:
         signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
     assert stop.requested
     assert (sys.stdout, sys.stderr) == streams
 
