@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 NO_RENAME = (errno.EEXIST, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
-"""Error numbers of file systems that cannot replace a file by renaming, or cannot sync."""
+NO_CHMOD = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""Error numbers of file systems that cannot replace a file by renaming, cannot sync, or
+refuse to change the mode of a file."""
 MARGIN = 2**22
 """Number of bytes by which a file may exceed the size of the arrays in it."""
 
@@ -155,7 +157,8 @@ def _link_target(path: Path) -> Path:
 def _set_permissions(path: Path, existing: os.stat_result) -> None:
     """Gives `path` the mode of an existing file, and its owner if this is permitted.
 
-    On Windows, files have the permissions of their directory.
+    On Windows, files have the permissions of their directory. On a file system that refuses
+    to change modes, only the owner can then read the file.
     """
     if sys.platform == "win32":
         return
@@ -164,7 +167,11 @@ def _set_permissions(path: Path, existing: os.stat_result) -> None:
             os.chown(path, *owner)
     mode = stat.S_IMODE(existing.st_mode)
     if mode != stat.S_IMODE(path.stat().st_mode):  # some file systems have no modes
-        path.chmod(mode)
+        try:
+            path.chmod(mode)
+        except OSError as error:
+            if error.errno not in NO_CHMOD:
+                raise
 
 
 def _sync(path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import platform
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,6 +173,17 @@ def test_another_version_of_keras_hub_is_a_change_if_it_is_used(
         for old, backbone in zip(before, backbones, strict=True)
     ]
     assert changes == ["", "keras-hub '0.32.0' (now '0.33.0')"]
+
+
+def test_versions_do_not_depend_on_the_metadata_of_distributions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """tensorflow-cpu has another name, and a failed upgrade leaves damaged metadata."""
+    expected = {
+        name: importlib.metadata.version(name) for name in versions() if name != "python"
+    }
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: None)
+    assert versions() == {**expected, "python": platform.python_version()}
 
 
 @pytest.mark.parametrize("path", ["base", "choice", "none"])

@@ -1,5 +1,6 @@
 """Atomic writes, checks of paths, and hashes."""
 
+import errno
 import json
 import os
 import stat
@@ -95,6 +96,23 @@ def test_an_existing_file_keeps_its_permissions(
         assert path.read_text() == oct(mode)
         assert stat.S_IMODE(path.stat().st_mode) == mode
     assert set(owners) == {(-1, os.getgid()), (os.getuid(), -1)}
+
+
+def test_a_file_system_may_refuse_to_change_modes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ZFS with restricted access-control lists."""
+    path = tmp_path / "a.csv"
+    path.touch()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("target", ["disk/old", "disk/missing", "other/missing"])

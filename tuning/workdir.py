@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,7 +56,7 @@ def make_fingerprint(
         if parameter.name == "model.backbone":
             backbones.update(parameter.values)
     package_versions = {
-        "keras-tuner": importlib.metadata.version("keras-tuner"),
+        "keras-tuner": kt.__version__,
         "skincnn": __version__,
     }
     fingerprint = {

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -213,13 +213,13 @@ def versions(*backbones: str) -> dict[str, str]:
     packages = ["tensorflow", "keras", "tensorflow-datasets", "numpy", "scikit-learn"]
     if keras.backend.backend() != "tensorflow":
         packages.append(keras.backend.backend())
-    result = {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in packages
-    }
     if any(name.startswith(KERAS_HUB) for name in backbones):
-        import keras_hub
-
-        result["keras-hub"] = keras_hub.__version__
+        packages.append("keras-hub")
+    result = {"python": platform.python_version()}
+    for name in packages:
+        # Metadata of distributions can be damaged, and tensorflow-cpu has another name.
+        module = name.replace("scikit-learn", "sklearn").replace("-", "_")
+        result[name] = import_module(module).__version__
     return result
 
 
