@@ -253,3 +253,15 @@ def prepare() -> Prepare:
     return lambda config, data_dir, *flags: run_here(
         "prepare_data.py", "--config", config, "--data-dir", data_dir, *flags
     )
+
+
+def deny_listing(monkeypatch: pytest.MonkeyPatch, denied: Path) -> None:
+    """Makes a directory unreadable, also for root."""
+    scandir = os.scandir
+
+    def deny(path: Path) -> object:
+        if path == denied:
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", deny)

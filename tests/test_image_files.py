@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import deny_listing
 
 from tfds_ham10000.image_files import (
     BROKEN_LINK,
@@ -96,14 +97,7 @@ def test_a_directory_that_cannot_be_listed_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").mkdir()
-    scandir = os.scandir
-
-    def deny(path: Path) -> object:
-        if path == tmp_path / "a":
-            raise PermissionError(13, "Permission denied")
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", deny)
+    deny_listing(monkeypatch, tmp_path / "a")
     expected = {tmp_path / "a": "cannot be read (Permission denied)"}
     assert find_files(tmp_path).skipped == expected
 

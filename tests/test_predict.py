@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Run, jpeg, run_here
+from conftest import Run, deny_listing, jpeg, run_here
 from PIL import Image
 from web_models import make_model
 
@@ -305,14 +305,7 @@ def test_a_directory_that_cannot_be_listed_is_unreadable(
     for name in ("a/x.jpg", "b/x.jpg"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
-    scandir = os.scandir
-
-    def deny(path: Path) -> object:
-        if path == tmp_path / "b":
-            raise PermissionError(13, "Permission denied")
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", deny)
+    deny_listing(monkeypatch, tmp_path / "b")
     paths = find_images([str(tmp_path)])
     assert paths == [tmp_path / "a/x.jpg", tmp_path / "b"]
     assert read_file(paths[1]) == "unreadable: Permission denied"

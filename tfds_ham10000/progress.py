@@ -11,9 +11,11 @@ from tqdm import tqdm
 class TerminalBar(tqdm):  # type: ignore[type-arg]  # tqdm is not generic at run time
     """A tqdm progress bar that is shown only if standard error is a terminal.
 
-    A program without a console has no standard error, on which tqdm would fail.
+    tqdm would fail without a console, where standard error is None, and with a stream of
+    the user that lacks `isatty`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        kwargs["disable"] = True if sys.stderr is None else None
+        isatty = getattr(sys.stderr, "isatty", None)
+        kwargs["disable"] = isatty is None or not isatty()
         super().__init__(*args, **kwargs)
