@@ -190,7 +190,9 @@ def apply_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """
 
     def transform(number: int) -> tf.Tensor:
-        return orient(image[None], number)[0]
+        # In float32, because oneDNN logs an error in graphs that rotate integers.
+        upright = orient(tf.cast(image, tf.float32)[None], number)
+        return tf.cast(upright[0], tf.uint8)
 
     transforms = [functools.partial(transform, number) for number in EXIF_ORIENTATIONS[1:]]
     unchanged = functools.partial(tf.identity, image)
