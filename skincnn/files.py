@@ -11,6 +11,7 @@ import secrets
 import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,8 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     Raises:
         ConfigError: Another process holds the lock and `wait` is False, `folder` cannot be
             used (see `require_writable_folder`), or the directory or the lock file cannot
-            be created, for example because the disk is full.
+            be created, for example because the disk is full, or files in the directory can
+            only be appended to.
     """
     if os.path.lexists(folder):  # given as --workdir, or as a run that another user wrote
         require_writable_folder(folder, "The run directory", CORRECT_OR_COPY)
@@ -125,10 +127,25 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
             with explain_write_errors(path):
                 folder.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(hold_lock(path, on_busy))
+            with explain_write_errors(folder):
+                _require_random_writes(folder)
             yield
     finally:
         if created and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def _require_random_writes(folder: Path) -> None:
+    """Raises an OSError if files in a directory can only be appended to.
+
+    HDF5 and ZIP files are changed after they were written, which some network drives and
+    mounts of cloud storage do not support.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(2))
+        file.flush()
+        file.seek(0)
+        file.write(bytes(1))
 
 
 def remove(path: Path) -> None:

@@ -213,6 +213,9 @@ def _apply_settings() -> contextlib.ExitStack:
             run_eagerly = tf.config.run_functions_eagerly
             stack.callback(run_eagerly, tf.config.functions_run_eagerly())
             run_eagerly(False)
+            if jit := tf.config.optimizer.get_jit():
+                stack.callback(tf.config.optimizer.set_jit, jit)
+                tf.config.optimizer.set_jit(False)
         if "matplotlib" in sys.modules:
             import matplotlib
 
@@ -223,10 +226,14 @@ def _apply_settings() -> contextlib.ExitStack:
 
 @contextlib.contextmanager
 def _thread_settings() -> Iterator[None]:
-    """Permits underflow in NumPy and NaN (an unknown age) in tensors, in this thread."""
+    """Permits underflow in NumPy and NaN (an unknown age) in tensors, in this thread.
+
+    Numbers in files have all digits, unlike those of `legacy` print options.
+    """
     with contextlib.ExitStack() as stack:
         if numpy := sys.modules.get("numpy"):
             stack.enter_context(numpy.errstate(all="warn", under="ignore"))
+            stack.enter_context(numpy.printoptions(legacy=False))
         if tf := sys.modules.get("tensorflow"):
             context = sys.modules["tensorflow.python.eager.context"].context()
             callbacks = list(context.op_callbacks)

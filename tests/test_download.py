@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import http.server
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Prepare
@@ -21,6 +23,7 @@ from source_files import (
     write_zip,
 )
 
+from skincnn.model import backbones
 from tfds_ham10000 import download
 from tfds_ham10000.download import FILES
 from tfds_ham10000.records import SourceError
@@ -164,6 +167,41 @@ def test_a_missing_file_of_certificates_is_named(
     monkeypatch.setattr(download, "BASE_URL", "https://127.0.0.1:1")
     with pytest.raises(SourceError, match=rf"{name} does not .*: /none\.pem\. Correct"):
         download.fetch(tmp_path)
+
+
+@pytest.fixture
+def fips_mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Forbids MD5 for security, as OpenSSL does in FIPS mode."""
+    new = hashlib.new
+
+    def call(name: str, *content: bytes, usedforsecurity: bool = True) -> Any:
+        if name == "md5" and usedforsecurity:
+            raise ValueError("[digital envelope routines] unsupported")
+        return new(name, *content, usedforsecurity=usedforsecurity)
+
+    monkeypatch.setattr(hashlib, "new", call)
+    monkeypatch.setattr(hashlib, "md5", functools.partial(call, "md5"))
+    yield
+    with pytest.raises(ValueError, match="digital envelope"):
+        hashlib.md5()
+
+
+@pytest.mark.usefixtures("server", "fips_mode")
+def test_files_with_an_md5_checksum_are_verified_in_fips_mode(tmp_path: Path) -> None:
+    assert any(file.checksum.startswith("md5:") for file in FILES)
+    assert len(download.verify(tmp_path / "served")) == len(FILES)
+
+
+@pytest.mark.usefixtures("fips_mode")
+def test_datasets_are_built_in_fips_mode(tmp_path: Path, prepare: Prepare) -> None:
+    done = prepare("demo_tiny", tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.usefixtures("fips_mode")
+def test_keras_verifies_weights_in_fips_mode() -> None:
+    backbone = backbones.Backbone(lambda *_: hashlib.md5().name, backbones.UNSCALED)
+    assert backbones._imagenet(backbone, "x", 1.0, 32) == "md5"
 
 
 @pytest.mark.usefixtures("server")

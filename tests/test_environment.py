@@ -232,6 +232,15 @@ def test_errors_of_numpy_are_the_default_and_then_those_of_the_user() -> None:
             np.float32(1e-30) * np.float32(1e-30)
 
 
+def test_numbers_are_written_with_all_digits() -> None:
+    """Print options of NumPy 1.13 would round them in the tables of pandas."""
+    value = np.float32(0.16245858)
+    with np.printoptions(legacy="1.13"):
+        assert str(value) != "0.16245858"
+        with startup.own_settings():
+            assert str(value) == "0.16245858"
+
+
 @pytest.fixture
 def check_numerics() -> Iterator[None]:
     tf.debugging.enable_check_numerics()
@@ -255,6 +264,17 @@ def test_numbers_are_checked_afterward_only_if_they_were_before() -> None:
     with startup.own_settings():
         pass
     assert np.isnan(tf.math.square(np.nan))
+
+
+def test_tensorflow_compiles_nothing_by_itself() -> None:
+    set_jit = tf.config.optimizer.set_jit
+    set_jit(True)
+    try:
+        with startup.own_settings():
+            assert not tf.config.optimizer.get_jit()
+        assert tf.config.optimizer.get_jit() == "autoclustering"
+    finally:
+        set_jit(False)
 
 
 @pytest.fixture

@@ -34,7 +34,10 @@ NAMES = {
     "b/Thumbs.db": HIDDEN,
     "more.tar.gz": "an archive",
 }
-SYSTEM_FOLDERS = (".ipynb_checkpoints", "__MACOSX", "@eaDir", ".git")
+SYSTEM_FOLDERS = (
+    *(".ipynb_checkpoints", "__MACOSX", ".git", "lost+found", "System Volume Information"),
+    *("@eaDir", "#recycle", "@Recycle", "@Recently-Snapshot"),
+)
 
 
 def write_all(folder: Path) -> None:

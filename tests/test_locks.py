@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import signal
 import subprocess
@@ -100,6 +101,22 @@ def test_a_directory_that_cannot_be_created_is_explained(
         locked(tmp_path / "run"),
     ):
         pass
+
+
+def test_a_file_system_for_appending_only_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class File(io.BytesIO):
+        def write(self, content: bytes) -> int:
+            if self.tell() < len(self.getvalue()):
+                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+            return super().write(content)
+
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda dir: File())
+    message = r"run could not be written: .*not support this operation\. Use a dir.* local"
+    with pytest.raises(ConfigError, match=message), locked(tmp_path / "run"):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_errors_while_a_lock_is_held_are_not_changed(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +49,26 @@ class RemoteFile:
             OSError: The file cannot be read.
         """
         algorithm, digest = self.checksum.split(":")
+        start = functools.partial(hashlib.new, algorithm, usedforsecurity=False)
         with path.open("rb") as file:
-            return hashlib.file_digest(file, algorithm).hexdigest() == digest
+            return hashlib.file_digest(file, start).hexdigest() == digest
+
+
+@contextlib.contextmanager
+def permit_md5() -> Iterator[None]:
+    """Permits MD5 in the block if the system forbids it for security (FIPS mode).
+
+    TFDS shuffles examples by MD5, and Keras detects damaged downloads by it.
+    """
+    md5 = hashlib.md5
+    try:
+        md5()
+    except ValueError:
+        hashlib.md5 = functools.partial(md5, usedforsecurity=False)
+    try:
+        yield
+    finally:
+        hashlib.md5 = md5
 
 
 FILES = (

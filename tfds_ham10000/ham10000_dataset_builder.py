@@ -158,7 +158,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         # This check precedes the lock file, because the disk may be read-only.
         if Path(self.data_dir).is_dir() and self.is_prepared():
             return
-        with build_lock(Path(self.data_dir)):
+        with build_lock(Path(self.data_dir)), download.permit_md5():
             super().download_and_prepare(**kwargs)
         if not self.info.splits:  # another process has built the dataset
             self.info.read_from_directory(self.data_dir)

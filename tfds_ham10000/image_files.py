@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Protocol
+from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_LZMA, ZIP_STORED
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +28,11 @@ IMAGE_SUFFIXES = (
     *(".tif", ".tiff"),
 )
 ARCHIVE_SUFFIXES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz", ".bz2", ".xz")
-SYSTEM_NAMES = ("__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin")
-"""Lower-case names that macOS, Synology servers and Windows add to directories."""
+SYSTEM_NAMES = (
+    *("__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
+    *("@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "lost+found"),
+)
+"""Lower-case names that operating systems and file servers add to directories."""
 HIDDEN = "hidden, or added by the operating system"
 NO_SUFFIX = "no supported suffix"
 ARCHIVE = "an archive"
@@ -45,10 +49,7 @@ encrypted or the compression is not supported."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """Beginning of the text file that replaces a file until `git lfs pull` is run."""
 LFS_ADVICE = "a Git LFS pointer, whose content was not downloaded. Run: git lfs pull"
-COMPRESSION_METHODS = (
-    *(zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
-    *(zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA),
-)
+COMPRESSION_METHODS = (ZIP_STORED, ZIP_DEFLATED, ZIP_BZIP2, ZIP_LZMA)
 
 
 @dataclass

@@ -34,6 +34,7 @@ from skincnn.model.networks import (
 )
 from skincnn.parts import CustomPart, find_custom, is_custom
 from skincnn.paths import to_path
+from tfds_ham10000.download import permit_md5
 
 Channels = tuple[float, float, float]
 Build = Callable[[int | None, float, str | None], keras.Model]
@@ -309,22 +310,19 @@ def _imagenet(backbone: Backbone, name: str, width: float, size: int | None) -> 
 
     At other sizes than the native size, Keras loads different weights for some networks.
     """
+    fix = "Use --model.weights PATH, or none with --train.scenario from_scratch."
     if backbone.imagenet_widths == ():
-        raise ConfigError(
-            f"{name} has no ImageNet weights. Use --model.weights none (with "
-            "--train.scenario from_scratch) or --model.weights PATH."
-        )
+        raise ConfigError(f"{name} has no ImageNet weights. {fix}")
     if backbone.imagenet_widths is not None and width not in backbone.imagenet_widths:
         raise ConfigError(
             f"`model.width_multiplier` of {name} with ImageNet weights must be one of "
-            f"{backbone.imagenet_widths}. Received: {width}. For other widths, use "
-            "--model.weights none (with --train.scenario from_scratch) or "
-            "--model.weights PATH."
+            f"{backbone.imagenet_widths}. Received: {width}. {fix}"
         )
     folder = Path(keras_home()) / "models"
     before = set(folder.glob("*"))
     try:
-        return backbone.build(size, width, "imagenet")
+        with permit_md5():
+            return backbone.build(size, width, "imagenet")
     except ConfigError:
         raise
     except Exception as error:  # Keras raises a bare Exception if a download fails.
