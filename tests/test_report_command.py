@@ -207,6 +207,8 @@ def test_a_full_disk_during_an_evaluation_names_the_command_to_repeat(
 def test_changed_predictions_are_an_error(tmp_path: Path) -> None:
     workdir = write_run(tmp_path, TABLES)
     path = workdir / "predictions/test.csv"
+    path.write_text(path.read_text(), newline="\r\n")  # as Git writes it on Windows
+    render_report(workdir)
     path.write_text(path.read_text().replace("i119", "i120"))
     with pytest.raises(ConfigError, match=r"test\.csv has changed since .*test\.json"):
         render_report(workdir)

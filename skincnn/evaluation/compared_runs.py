@@ -16,11 +16,11 @@ from skincnn.data.identifiers import Unit
 from skincnn.errors import ConfigError
 from skincnn.evaluation.external.result import PREFIX, external_name, read_external
 from skincnn.evaluation.results import SplitResult, read_split_results, split_name
-from skincnn.files import sha256
 from skincnn.inference.commands import EVALUATED_BY_DEFAULT, evaluate_command
 from skincnn.inference.logit_adjustment import unadjusted_name
 from skincnn.inference.predictions import (
     class_names_of,
+    file_sha256,
     read_predictions,
     table_fingerprint,
     table_path,
@@ -134,7 +134,7 @@ def read_compared_run(
             "another split (out_of_fold for a cross-validation) or external dataset; for a "
             f"single run: {evaluate_command(workdir, table)}"
         )
-    digest = sha256(path)
+    digest = file_sha256(path)
     predictions = read_predictions(path).sort_values("image_id", ignore_index=True)
     validation = table_path(workdir, split_name("val", variant))
     configs = [member.config for member in info.members]

@@ -35,12 +35,16 @@ from skincnn.evaluation.variants import (
     read_tta,
     reread,
 )
-from skincnn.files import sha256
 from skincnn.inference.grad_cam import GradCam
 from skincnn.inference.logit_adjustment import adjusted_name
 from skincnn.inference.ood import OOD_FILE, FeatureGaussian, predict_ood
 from skincnn.inference.ood_images import OOD_TABLE, make_ood_images, read_ood_folder
-from skincnn.inference.predictions import table_path, table_sha256, write_predictions
+from skincnn.inference.predictions import (
+    file_sha256,
+    table_path,
+    table_sha256,
+    write_predictions,
+)
 from skincnn.inference.run_dir import read_run
 from skincnn.inference.scored_tables import record_scored
 from skincnn.inference.tta import VIEWS, View
@@ -205,7 +209,7 @@ def remove_replaced(workdir: Path, predictions: Tables) -> None:
         new = [name for name in predictions if _has_variant(name, tta)]
         replaced = any(
             (path := table_path(workdir, name)).is_file()
-            and sha256(path) != table_sha256(predictions[name])
+            and file_sha256(path) != table_sha256(predictions[name])
             for name in new
         )
         for name in existing - predictions.keys():

@@ -11,13 +11,13 @@ from typing import TypeVar
 from skincnn.evaluation.results import InferenceCost, SplitResult, split_name
 from skincnn.evaluation.scoring import InferenceVariant
 from skincnn.evaluation.splits import LoadedRun, Split
-from skincnn.files import sha256
 from skincnn.inference.logit_adjustment import adjust_tables, adjusted_name
 from skincnn.inference.ood import FeatureGaussian, fit_gaussian
 from skincnn.inference.predict import predict
 from skincnn.inference.predictions import (
     DISTANCE,
     as_written,
+    file_sha256,
     mean_predictions,
     read_predictions,
     table_path,
@@ -90,7 +90,7 @@ def read_tta(
         for split in splits:
             result = results.get(split_name(split, name))
             path = table_path(workdir, split_name(split, name))
-            if result and path.is_file() and sha256(path) == result.predictions_sha256:
+            if result and path.is_file() and file_sha256(path) == result.predictions_sha256:
                 tables[split] = read_predictions(path)
         if name not in leave_out and "val" in tables:
             cost = results[split_name("val", name)].cost

@@ -177,8 +177,22 @@ def table_path(workdir: Path, name: str) -> Path:
 
 
 def table_sha256(table: pd.DataFrame) -> str:
-    """Returns the SHA-256 of the file that `write_predictions` writes for a table."""
-    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
+    """Returns the `file_sha256` of the file that `write_predictions` writes for a table."""
+    return hashlib.sha256(_to_text(table).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the SHA-256 of a predictions file without the carriage returns of Windows.
+
+    Git can add carriage returns to text files, or remove them.
+
+    Raises:
+        DataError: The file is a Git LFS pointer.
+        OSError: The file cannot be read.
+    """
+    require_content(path)
+    content = path.read_bytes().replace(b"\r\n", b"\n")
+    return hashlib.sha256(content).hexdigest()
 
 
 def table_fingerprint(table: pd.DataFrame) -> str:
@@ -202,7 +216,7 @@ def write_predictions(workdir: Path, tables: Mapping[str, pd.DataFrame]) -> None
         OSError: A file cannot be written; see `skincnn.files.replacing`.
     """
     for name, table in tables.items():
-        write_text(table_path(workdir, name), table.to_csv(index=False))
+        write_text(table_path(workdir, name), _to_text(table))
 
 
 def class_names_of(predictions: pd.DataFrame) -> list[str]:
@@ -229,6 +243,10 @@ def probabilities(
     """Returns the probabilities, [num_images, num_classes]."""
     columns = [f"{PROBABILITY_PREFIX}{name}" for name in class_names]
     return np.asarray(predictions[columns].to_numpy(), np.float64)
+
+
+def _to_text(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False, lineterminator="\n")
 
 
 def _parse(source: Path | io.StringIO) -> pd.DataFrame:

@@ -26,9 +26,8 @@ from skincnn.evaluation.results import (
     split_name,
 )
 from skincnn.evaluation.robustness import CorruptionResult
-from skincnn.files import sha256
 from skincnn.inference.ood_images import OOD_SETS, OOD_TABLE
-from skincnn.inference.predictions import read_predictions, table_path
+from skincnn.inference.predictions import file_sha256, read_predictions, table_path
 from skincnn.inference.run_dir import RunInfo, read_run_config, read_run_info
 from skincnn.lookup import suggest
 from skincnn.records import Part, describe_error, keep_named
@@ -121,7 +120,7 @@ class RunResults:
         name = split_name(result.split, result.variant)
         path = table_path(self.workdir, name)
         table = read_predictions(path)
-        if sha256(path) != result.predictions_sha256:
+        if file_sha256(path) != result.predictions_sha256:
             raise ConfigError(
                 f"{path} has changed since {result_path(self.workdir, name)} was computed "
                 "from it. Restore the file, or evaluate again."

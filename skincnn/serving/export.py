@@ -21,7 +21,13 @@ from skincnn.data.combined import open_datasets
 from skincnn.data.preprocessing_spec import describe_preprocessing
 from skincnn.errors import ConfigError
 from skincnn.files import replacing, sha256, write_text
-from skincnn.inference.predictions import DISTANCE, arrays, read_predictions, table_path
+from skincnn.inference.predictions import (
+    DISTANCE,
+    arrays,
+    file_sha256,
+    read_predictions,
+    table_path,
+)
 from skincnn.inference.run_dir import MODEL_FILE, join_datasets
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.records import to_json, write_record
@@ -182,7 +188,7 @@ def describe_export(
         ),
         clinical_features=CLINICAL_FEATURES if use_clinical_metadata(networks) else (),
         models_sha256=tuple(network.info.sha256[MODEL_FILE] for network in networks),
-        predictions_sha256=sha256(spec.predictions),
+        predictions_sha256=file_sha256(spec.predictions),
         files={},
     )
 

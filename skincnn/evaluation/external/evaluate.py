@@ -42,7 +42,6 @@ from skincnn.evaluation.results import (
 )
 from skincnn.evaluation.splits import Split, load_split
 from skincnn.evaluation.triage import ValidationChoices
-from skincnn.files import sha256
 from skincnn.inference.load import load_model
 from skincnn.inference.ood import OOD_FILE, FeatureGaussian
 from skincnn.inference.predict import predict, with_features
@@ -50,6 +49,7 @@ from skincnn.inference.predictions import (
     DISTANCE,
     LEFT_OUT,
     as_written,
+    file_sha256,
     predictions_table,
     read_predictions,
     table_path,
@@ -192,7 +192,7 @@ def read_choices(workdir: Path, info: RunInfo, config: EvaluateConfig) -> RunCho
     ood = read_result(workdir, "ood", OodResult)
     path = table_path(workdir, "val")
     validation = read_predictions(path)
-    if sha256(path) != result.predictions_sha256:
+    if file_sha256(path) != result.predictions_sha256:
         raise ConfigError(
             f"{path} has changed since {result_path(workdir, 'val')} was computed from it. "
             f"Restore the file, or run: {command_line('evaluate', workdir)}"
