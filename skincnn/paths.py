@@ -26,27 +26,29 @@ MAX_PATH, MAX_NAME = 4095, 255
 """Maximum length in bytes of a path and of a name in it, on Linux."""
 
 
-def to_path(path: str | os.PathLike[str]) -> Path:
+def to_path(path: str | os.PathLike[str], source: str = "") -> Path:
     """Returns a path in which `~` at the beginning is replaced by the home directory.
+
+    If the path is not from an argument, `source` names its origin for the error messages.
 
     Raises:
         ConfigError: `path` is a URL or not a path, or the home directory is not known.
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    start = f"{source}: expected" if source else "Expected"
     if not isinstance(text, str):
         raise ConfigError(
-            "Expected a path, as a string or pathlib.Path. Received: "
-            f"{type(path).__name__}."
+            f"{start} a path, as a string or pathlib.Path. Received: {type(path).__name__}."
         )
     if URL.match(text):
         raise ConfigError(
-            f"Expected a path on this computer. Received the URL {text}. Download the "
+            f"{start} a path on this computer. Received the URL {text}. Download the "
             "files, or mount the bucket as a directory, first."
         )
     expanded = os.path.expanduser(text)
     if HOME.match(expanded):
         raise ConfigError(
-            f"Expected a path. Received: {text}, but the home directory is not known. Set "
+            f"{start} a path. Received: {text}, but the home directory is not known. Set "
             "the environment variable HOME, or use an absolute path (for datasets, with "
             "--data-dir)."
         )

@@ -250,7 +250,7 @@ def _set_keras_home() -> None:
     temporary directory that is removed at the end of the process.
     """
     if home := os.environ.get("KERAS_HOME"):
-        os.environ["KERAS_HOME"] = str(to_path(home))
+        os.environ["KERAS_HOME"] = str(to_path(home, "KERAS_HOME"))
     elif os.path.expanduser("~") == "~":
         os.environ["KERAS_HOME"] = tempfile.mkdtemp(prefix="keras-")
         atexit.register(shutil.rmtree, os.environ["KERAS_HOME"], ignore_errors=True)

@@ -669,7 +669,10 @@ def test_unusable_paths_are_rejected_before_any_work(
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [("gs://bucket/x", "Received the URL gs://bucket/x"), (NOT_UTF8, "TFDS_DATA_DIR must")],
+    [
+        ("gs://bucket/x", "DATA_DIR: expected a path on this computer. Received the URL"),
+        (NOT_UTF8, "TFDS_DATA_DIR must"),
+    ],
 )
 def test_the_default_data_dir_is_checked(
     value: str, message: str, monkeypatch: pytest.MonkeyPatch

@@ -30,8 +30,7 @@ IMAGE_SUFFIXES = (
 ARCHIVE_SUFFIXES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz", ".bz2", ".xz")
 SYSTEM_NAMES = (
     *("__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
-    *("@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),
-    *("lost+found", "found.000"),
+    *("@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "lost+found"),
 )
 """Lower-case names that operating systems and file servers add to directories."""
 HIDDEN = "hidden, or added by the operating system"

@@ -323,7 +323,7 @@ def _check_root(data_dir: Path | None) -> None:
         require_usable_path(data_dir, "--data-dir")
     else:
         root = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-        require_usable_path(to_path(root), "TFDS_DATA_DIR")
+        require_usable_path(to_path(root, "TFDS_DATA_DIR"), "TFDS_DATA_DIR")
 
 
 def _builder(dataset: str, data_dir: Path | None) -> tfds.core.DatasetBuilder:
