@@ -60,20 +60,17 @@ def read_csv(paths: Sequence[Path]) -> pd.DataFrame:
 
 def read_output(
     folder: Path, read: Callable[[Sequence[Path]], pd.DataFrame] = read_csv
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Returns the predictions and the unreadable files; there are no other files."""
-    names = ("predictions", "unreadable")
-    paths = [sorted(folder.glob(f"{name}-*-of-*.*")) for name in names]
-    assert sorted(folder.iterdir()) == [*paths[0], *paths[1]]
-    predictions, unreadable = map(read, paths)
-    return predictions, unreadable
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Returns the rows and, for each file that was not predicted, the reason."""
+    paths = sorted(folder.glob("predictions-*-of-*.*"))
+    assert sorted(folder.iterdir()) == paths
+    table = read(paths)
+    failed = table[table["status"] != OK]
+    return table, dict(zip(failed["file"], failed["status"], strict=True))
 
 
 def assert_same(expected: pd.DataFrame, predictions: pd.DataFrame) -> None:
-    """Compares the rows of predict.py for readable files with those of the pipeline."""
-    readable = expected[expected["status"] == OK].reset_index(drop=True)
-    assert len(readable) > 0
-    pd.testing.assert_frame_equal(readable, predictions, atol=1e-6, rtol=0)
+    pd.testing.assert_frame_equal(expected, predictions, atol=1e-6, rtol=0)
 
 
 def test_the_rows_equal_those_of_predict(model: Path, images: Path, tmp_path: Path) -> None:
@@ -88,18 +85,12 @@ def test_the_rows_equal_those_of_predict(model: Path, images: Path, tmp_path: Pa
     many = run_here("batch_predict.py", model, folder, *flags)
     assert (alone.returncode, many.returncode) == (3, 3), many.stderr
     expected = read_csv([tmp_path / "alone.csv"])
-    predictions, unreadable = read_output(tmp_path / "many")
-    assert len(predictions) == 9
-    assert_same(expected, predictions)
-    failed = expected[expected["status"] != OK]
-    assert unreadable["file"].tolist() == failed["file"].tolist()
-    assert unreadable["status"].tolist() == failed["status"].tolist()
-    assert unreadable["status"].str.startswith("unreadable: ").all()
+    assert (expected["status"] == OK).sum() == 9
+    assert_same(expected, read_output(tmp_path / "many")[0])
     assert "4 of 13 file(s) could not be read or predicted" in many.stderr
     for note in (str(folder / ".hidden"), str(folder / "a/notes.txt")):
         assert note in alone.stderr
         assert note in many.stderr
-    assert f"{tmp_path / 'many'}/unreadable-*.csv" in many.stderr
 
 
 def test_each_name_of_a_list_is_predicted_or_reported(
@@ -116,12 +107,12 @@ def test_each_name_of_a_list_is_predicted_or_reported(
     output = tmp_path / "out"
     flags = ("--names", listed, "--output", output, "--format", "jsonl")
     run_here("batch_predict.py", model, *flags, exit_code=3)
-    predictions, unreadable = read_output(output, read_jsonl)
-    assert sorted(predictions["file"]) == list(map(str, good))
+    table, reasons = read_output(output, read_jsonl)
+    assert sorted(table["file"]) == sorted(map(str, names))
+    assert sorted(reasons) == sorted(map(str, names[9:]))
+    predictions = table[table["status"] == OK]
     probabilities = predictions.filter(like="probability_").sum(axis=1)
     np.testing.assert_allclose(probabilities, 1, atol=1e-5)
-    reasons = unreadable.set_index("file")["status"].to_dict()
-    assert sorted(reasons) == sorted(map(str, names[9:]))
     assert reasons[str(large)] == TOO_LARGE
     assert reasons[str(names[-3])] == "unreadable: No such file or directory"
     assert all(reason.startswith("unreadable: ") for reason in reasons.values())
@@ -143,23 +134,23 @@ def test_images_in_archives_are_predicted(
         archive.writestr("notes.txt", "not an image")
     flags = ("--output", tmp_path / "out", "--batch-size", 5)
     run_here("batch_predict.py", model, tmp_path / "*.[zZ]*", *flags, exit_code=3)
-    predictions, unreadable = read_output(tmp_path / "out")
-    reasons = {
-        Path(row.file).relative_to(tmp_path): row.status for row in unreadable.itertuples()
+    table, reasons = read_output(tmp_path / "out")
+    expected = {
+        "a.zip/bomb.jpg": TOO_LARGE,
+        "a.zip/0, an image.JPG": "CRC",
+        "b.ZIP": "not a zip file",
+        "c.zip": "contains no images",
     }
-    assert reasons.pop(Path("a.zip/bomb.jpg")) == TOO_LARGE
-    assert "CRC" in reasons.pop(Path("a.zip/0, an image.JPG"))
-    assert "not a zip file" in reasons.pop(Path("b.ZIP"))
-    assert "contains no images" in reasons.pop(Path("c.zip"))
-    assert all(reason.startswith("unreadable: ") for reason in reasons.values())
-    assert reasons[Path("a.zip/a/half.jpg")] == UNREADABLE
+    for name, text in expected.items():
+        assert text in reasons.pop(str(tmp_path / name))
+    assert reasons[str(tmp_path / "a.zip/a/half.jpg")] == UNREADABLE
     assert len(reasons) == 3
     alone = run_here("predict.py", model, images, "--output", tmp_path / "alone.csv")
     assert alone.returncode == 3
-    expected = read_csv([tmp_path / "alone.csv"]).iloc[1:].reset_index(drop=True)
+    rows = read_csv([tmp_path / "alone.csv"]).iloc[1:].reset_index(drop=True)
     inside = f"{tmp_path / 'a.zip'}/"
-    expected["file"] = expected["file"].str.replace(f"{images}/", inside, regex=False)
-    assert_same(expected, predictions)
+    rows["file"] = rows["file"].str.replace(f"{images}/", inside, regex=False)
+    assert_same(rows, table[table["file"].isin(rows["file"])].reset_index(drop=True))
 
 
 def test_a_damaged_member_does_not_affect_the_others(tmp_path: Path) -> None:
@@ -189,7 +180,7 @@ def test_a_batch_that_fails_loses_one_image(
 
         def _predict(
             self, batch: Sequence[io.ImageFile], model: pipeline.LoadedModel
-        ) -> list[str | pipeline.UnreadableFile]:
+        ) -> pd.DataFrame:
             if any("4, an image" in image.name for image in batch):
                 raise MemoryError("out of\nmemory")
             return super()._predict(batch, model)
@@ -200,12 +191,12 @@ def test_a_batch_that_fails_loses_one_image(
     # ** matches any text, including slashes.
     pattern, output = f"{images.parent}/**/*an image*", tmp_path / "out"
     counts = pipeline.run(handler, [pattern], None, str(output), ("file",), ())
-    assert counts == {"predictions": 8, "unreadable": 1, "without_metadata": 8}
-    predictions, unreadable = read_output(output, read_jsonl)
+    assert counts == pipeline.Counts(predicted=8, failed=1, without_metadata=8)
+    table, reasons = read_output(output, read_jsonl)
     failed = str(images / "a/4, an image.JPG")
-    reason = "not predicted: MemoryError: out of memory"
-    assert unreadable.to_dict("records") == [{"file": failed, "status": reason}]
-    assert {failed, *predictions["file"]} == {*map(str, images.rglob("*.JPG"))}
+    assert reasons == {failed: "not predicted: MemoryError: out of memory"}
+    assert set(table["file"]) == {*map(str, images.rglob("*.JPG"))}
+    assert table.set_index("file")["refer"][failed]
 
 
 def test_one_star_matches_one_directory(model: Path, images: Path, tmp_path: Path) -> None:
@@ -265,7 +256,7 @@ def test_invalid_arguments_are_rejected(
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "old").mkdir()
-    (tmp_path / "old/unreadable-00001-of-00003.jsonl").touch()
+    (tmp_path / "old/predictions-00001-of-00003.jsonl").touch()
     (tmp_path / "blank.txt").write_text("\n \n")
     (tmp_path / "x.png").touch()
     before = sorted(tmp_path.rglob("*"))

@@ -14,7 +14,7 @@ from skincnn.config import DataConfig
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.serving.decision import explain_rule, percent
 from skincnn.serving.predictor import Predictor, predict_files
-from skincnn.serving.tables import to_lines
+from skincnn.serving.tables import to_text
 from skincnn.serving.web.schemas import ImagePrediction, to_predictions
 
 UNKNOWN = {"class_names": ("one", "two"), "threshold": None}
@@ -86,7 +86,7 @@ def test_nothing_is_said_about_ood_without_detection_and_for_unreadable_files(
     predictor = Predictor("keras", rule, DataConfig(), False, False, lambda *_: outputs)
     names = ["a", "b", "c"]
     table = predict_files(predictor, [*map(Path, names)], [b""] * 3, pd.DataFrame())
-    lines = map(json.loads, to_lines(table, as_json=True))
+    lines = map(json.loads, to_text(table, as_json=True).splitlines())
     assert [line["out_of_distribution"] for line in lines] == expected
     results = to_predictions(names, outputs, rule)
     assert [result.out_of_distribution for result in results] == expected

@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 from web_models import TOKEN, URL, make_model, predict_lengths
 
 from skincnn.serving.predictor import predict_files
-from skincnn.serving.tables import select_clinical_metadata, to_lines
+from skincnn.serving.tables import select_clinical_metadata, to_text
 from skincnn.serving.web import batching
 from skincnn.serving.web.app import PAGE_PATHS, build_app
 from skincnn.serving.web.model import ServedModel, load_served_model
@@ -61,7 +61,7 @@ def test_predictions_are_those_of_the_predict_command(model: ServedModel) -> Non
         files = [("images", image) for image in images.items()]
         response = client.post("/v1/predict", files=files).json()
     assert response["model"] == model.info.model.model_dump(mode="json")
-    rows = map(json.loads, to_lines(expected, as_json=True))
+    rows = map(json.loads, to_text(expected, as_json=True).splitlines())
     names = model.predictor.rule.class_names
     for row, prediction in zip(rows, response["predictions"], strict=True):
         for name in ("file", "status", "refer", "out_of_distribution"):

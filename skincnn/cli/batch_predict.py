@@ -23,14 +23,14 @@ IRRELEVANT_WARNINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    r"""Writes one row for each readable image, with the columns of `skincnn predict`.
+    r"""Writes one row for each image, with the columns of `skincnn predict`.
 
     The rows are in any order. The files in --output are predictions-00000-of-00007.csv and
-    so on. Beam chooses the number of files, which appear when all files are complete.
-    Images that cannot be read or predicted are listed with the reason in files
-    unreadable-*, and the exit code is then 3; all other images are predicted. Images and
-    --output can be on any file system that Beam supports (gs://, s3:// and hdfs:// require
-    extra packages). Not a medical device.
+    so on. Beam chooses the number of files, which appear when all files are complete. If
+    images cannot be read or predicted, the column `status` contains the reasons, and the
+    exit code is 3; all other images are predicted. Images and --output can be on any file
+    system that Beam supports (gs://, s3:// and hdfs:// require extra packages). Not a
+    medical device.
 
     Arguments after -- are passed to Beam, such as -- --direct_running_mode multi_processing
     --direct_num_workers 4, or -- --runner FlinkRunner --flink_master 10.0.0.1:8081. Without
@@ -80,17 +80,12 @@ def command() -> None:
     load_beam()
     common.load_tensorflow()
     from skincnn.serving.beam import pipeline
-    from skincnn.serving.beam.io import (
-        list_files,
-        list_skipped,
-        require_empty,
-        require_images,
-    )
+    from skincnn.serving.beam.io import list_skipped, require_empty, require_images
     from skincnn.serving.decision import explain_rule
     from skincnn.serving.predictor import check_clinical_metadata, columns
 
     require_images(arguments.images, arguments.names)
-    require_empty(arguments.output, (pipeline.PREDICTIONS, pipeline.UNREADABLE_FILES))
+    require_empty(arguments.output, pipeline.PREDICTIONS)
     handler = pipeline.ImageHandler(
         arguments.model, arguments.clinical_metadata, arguments.batch_size, arguments.format
     )
@@ -107,28 +102,24 @@ def command() -> None:
         columns(predictor.rule),
         argv[len(own) + 1 :],
     )
-    folder = arguments.output.rstrip("/")
-    names = (pipeline.PREDICTIONS, pipeline.UNREADABLE_FILES)
-    predictions, unreadable = (f"{folder}/{name}-*.{arguments.format}" for name in names)
-    num_files = sum(counts[name] for name in names)
-    print(f"predictions  {predictions}", file=sys.stderr)
+    predictions = f"{arguments.output.rstrip('/')}/{pipeline.PREDICTIONS}-*"
+    num_files = counts.predicted + counts.failed
+    print(f"predictions  {predictions}.{arguments.format}", file=sys.stderr)
     print(f"refer        {explain_rule(predictor.rule)}", file=sys.stderr)
     common.warn_of_synthetic_images(predictor)
-    if missing := counts[pipeline.WITHOUT_METADATA]:
-        text = (
-            f"{arguments.clinical_metadata} has no row for {missing} of {num_files} images"
-        )
-        if missing == num_files:
+    if counts.without_metadata:
+        text = f"has no row for {counts.without_metadata} of {num_files} images"
+        text = f"{arguments.clinical_metadata} {text}"
+        if counts.without_metadata == num_files:
             raise DataError(
                 f"{text}. Expected the names of the images in the column image_id."
             )
         print(f"note: {text}", file=sys.stderr)
-    if list_files(unreadable, 1):
-        others = "All other files were" if counts[pipeline.PREDICTIONS] else "No file was"
+    if counts.failed:
+        others = "All other files were" if counts.predicted else "No file was"
         raise DataError(
-            f"{counts[pipeline.UNREADABLE_FILES]} of {num_files} file(s) could not be "
-            f"read or predicted. They are listed with the reason in {unreadable}\n"
-            f"{others} predicted."
+            f"{counts.failed} of {num_files} file(s) could not be read or predicted. The "
+            f"column `status` contains the reasons. {others} predicted."
         )
 
 

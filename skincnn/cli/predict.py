@@ -204,7 +204,7 @@ def write_predictions(
     """
     from skincnn.serving.images import OK
     from skincnn.serving.prefetch import predict_batches
-    from skincnn.serving.tables import csv_line, to_lines
+    from skincnn.serving.tables import to_text
 
     readable, unreadable = [], []
     as_json = arguments.output is not None and arguments.output.suffix == ".jsonl"
@@ -219,9 +219,7 @@ def write_predictions(
         stack.enter_context(contextlib.closing(batches))
         for start, batch in zip(bar, batches, strict=True):
             table = batch.table
-            if start == 0 and not as_json:
-                file.write(f"{csv_line(table)}\n")
-            file.writelines(f"{line}\n" for line in to_lines(table, as_json=as_json))
+            file.write(to_text(table, as_json=as_json, header=start == 0))
             file.flush()
             if explainer is not None and arguments.grad_cam is not None:
                 from skincnn.serving.explain import write_explanations

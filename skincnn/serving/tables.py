@@ -1,11 +1,9 @@
-"""Tables for serving: clinical metadata, lines of output files, and ISIC submissions."""
+"""Tables for serving: clinical metadata, predictions as text, and ISIC submissions."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -130,25 +128,17 @@ def describe_matches(
     )
 
 
-def to_lines(table: pd.DataFrame, *, as_json: bool) -> list[str]:
-    """Returns each row as a JSON object or a CSV record, without a final newline.
+def to_text(table: pd.DataFrame, *, as_json: bool, header: bool = False) -> str:
+    """Returns the rows of a table as JSON objects or CSV records, one per line.
 
-    Missing values become null in JSON and an empty cell in CSV. A CSV record contains a
-    newline if one of its cells does.
+    Missing values become null in JSON and empty cells in CSV. `header` states whether CSV
+    begins with the names of the columns.
     """
-    if as_json:
-        values = table.astype(object).where(table.notna(), None)
-        return [json.dumps(row, allow_nan=False) for row in values.to_dict("records")]
-    columns = [table[name].to_numpy() for name in table]
-    rows = zip(*columns, strict=True)
-    return [csv_line("" if pd.isna(cell) else cell for cell in row) for row in rows]
-
-
-def csv_line(cells: Iterable[object]) -> str:
-    """Returns a CSV record without a final newline."""
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\r\n").writerow(cells)
-    return file.getvalue().removesuffix("\r\n")
+    if not as_json:
+        return table.to_csv(index=False, header=header, lineterminator="\n")
+    values = table.astype(object).where(table.notna(), None)
+    rows = values.to_dict("records")
+    return "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows)
 
 
 def find_isic_year(class_names: Sequence[str]) -> str:

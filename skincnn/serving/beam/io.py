@@ -180,7 +180,7 @@ def require_images(patterns: Sequence[str], names: str | None) -> None:
     )
 
 
-def require_empty(output: str, prefixes: Sequence[str]) -> None:
+def require_empty(output: str, prefix: str) -> None:
     """Checks that the directory `output`, if it exists, contains no files <prefix>-*.
 
     Raises:
@@ -193,11 +193,7 @@ def require_empty(output: str, prefixes: Sequence[str]) -> None:
     if "://" not in output:
         require_writable_folder(Path(output), "--output")
     try:
-        paths = [
-            name
-            for prefix in prefixes
-            for name in _match(FileSystems.join(output, f"{prefix}-*"), 1)
-        ]
+        paths = _match(FileSystems.join(output, f"{prefix}-*"), 1)
     except (OSError, ValueError) as error:
         text = f"The --output directory {output} cannot be listed: {error}"
         raise ConfigError(f"{text}. Use another --output.") from error

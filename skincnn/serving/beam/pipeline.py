@@ -6,7 +6,6 @@ images in the same process, so that no image is sent from one worker to another.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -33,15 +32,37 @@ from skincnn.errors import ConfigError, DataError
 from skincnn.serving import tables
 from skincnn.serving.beam import io
 from skincnn.serving.images import OK
-from skincnn.serving.predictor import Predictor, load_predictor, predict_files
+from skincnn.serving.predictor import (
+    Predictor,
+    columns,
+    load_predictor,
+    predict_files,
+)
 from skincnn.startup import own_settings
 from tfds_ham10000.records import SourceError
 
 Format = Literal["csv", "jsonl"]
-PREDICTIONS, UNREADABLE_FILES = "predictions", "unreadable"
-"""Prefixes of the output files, and names of the counters."""
-WITHOUT_METADATA = "without_metadata"
-"""Counter of the images without a row in the table of clinical metadata."""
+PREDICTIONS = "predictions"
+"""Prefix of the output files."""
+
+
+class Counts(NamedTuple):
+    """Numbers of images, each a counter of Beam.
+
+    Attributes:
+        predicted: Images that were predicted.
+        failed: Files that could not be read or predicted.
+        without_metadata: Images without a row in the table of clinical metadata.
+    """
+
+    predicted: int = 0
+    failed: int = 0
+    without_metadata: int = 0
+
+    def add(self) -> None:
+        """Adds the numbers to the counters of Beam."""
+        for name, number in self._asdict().items():
+            Metrics.counter("skincnn", name).inc(number)
 
 
 @dataclass(frozen=True)
@@ -52,14 +73,7 @@ class LoadedModel:
     clinical_metadata: pd.DataFrame | None
 
 
-class UnreadableFile(NamedTuple):
-    """A file that cannot be predicted; `status` is the reason."""
-
-    file: str
-    status: str
-
-
-class ImageHandler(ModelHandler[io.ImageFile, str | UnreadableFile, LoadedModel]):
+class ImageHandler(ModelHandler[io.ImageFile, str, LoadedModel]):
     """Loads a model once in each worker process, and predicts batches of images.
 
     See `load_predictor` for `model`, and `tables.read_clinical_metadata` for
@@ -94,17 +108,20 @@ class ImageHandler(ModelHandler[io.ImageFile, str | UnreadableFile, LoadedModel]
         batch: Sequence[io.ImageFile],
         model: LoadedModel,
         inference_args: dict[str, Any] | None = None,
-    ) -> list[str | UnreadableFile]:
-        """Returns an output line or an `UnreadableFile` for each image.
+    ) -> list[str]:
+        """Returns one text: the rows of the images, without the final newline.
 
         If the batch fails, for example because it does not fit into memory, each image is
         predicted separately.
         """
-        if model.clinical_metadata is not None:
-            paths = [Path(image.name) for image in batch]
-            missing = tables.find_rows(paths, model.clinical_metadata).count(None)
-            Metrics.counter("skincnn", WITHOUT_METADATA).inc(missing)
-        return self._try_predict(batch, model)
+        table = self._try_predict(batch, model)
+        rows, missing = model.clinical_metadata, 0
+        if rows is not None:
+            missing = tables.find_rows([Path(one.name) for one in batch], rows).count(None)
+        num_predicted = int((table["status"] == OK).sum())
+        Counts(num_predicted, len(batch) - num_predicted, missing).add()
+        text = tables.to_text(table, as_json=self.format_name == "jsonl")
+        return [text.removesuffix("\n")]
 
     def get_num_bytes(self, batch: Sequence[io.ImageFile]) -> int:
         """Returns the total size of the files in bytes, for the metrics of Beam."""
@@ -112,29 +129,25 @@ class ImageHandler(ModelHandler[io.ImageFile, str | UnreadableFile, LoadedModel]
 
     def _try_predict(
         self, batch: Sequence[io.ImageFile], model: LoadedModel
-    ) -> list[str | UnreadableFile]:
+    ) -> pd.DataFrame:
         try:
             return self._predict(batch, model)
         except Exception as error:
             if len(batch) > 1:
-                return [self._try_predict([image], model)[0] for image in batch]
+                return pd.concat([self._try_predict([image], model) for image in batch])
+            name = batch[0].name
             text = " ".join(f"{type(error).__name__}: {error}".split())
-            return [UnreadableFile(batch[0].name, f"not predicted: {text[:500]}")]
+            row = {"status": f"not predicted: {text[:500]}", "refer": True}
+            row |= {"file": name, "image_id": Path(name).stem}
+            return pd.DataFrame([row], columns=columns(model.predictor.rule))
 
     @own_settings()
-    def _predict(
-        self, batch: Sequence[io.ImageFile], model: LoadedModel
-    ) -> list[str | UnreadableFile]:
+    def _predict(self, batch: Sequence[io.ImageFile], model: LoadedModel) -> pd.DataFrame:
         names, contents = zip(*batch, strict=True)
         paths = [Path(name) for name in names]
         metadata = tables.select_clinical_metadata(paths, model.clinical_metadata)
         table = predict_files(model.predictor, paths, contents, metadata)
-        table = table.assign(file=names)  # `Path` changes gs:// into gs:/.
-        lines = tables.to_lines(table, as_json=self.format_name == "jsonl")
-        return [
-            line if status == OK else UnreadableFile(name, status)
-            for name, status, line in zip(names, table["status"], lines, strict=True)
-        ]
+        return table.assign(file=names)  # `Path` changes gs:// into gs:/.
 
 
 def run(
@@ -142,23 +155,21 @@ def run(
     patterns: Sequence[str],
     names: str | None,
     output: str,
-    columns: Sequence[str],
+    column_names: Sequence[str],
     flags: Sequence[str],
-) -> dict[str, int]:
-    """Predicts images, and writes predictions-* and unreadable-* files to a directory.
+) -> Counts:
+    """Predicts images, and writes the files `PREDICTIONS`-* to a directory.
 
     Args:
         handler: Loads and applies the model.
         patterns: See `io.list_files`.
         names: Text file with the name of an image or an archive on each line, or None.
         output: Directory to write to, on any file system that Beam supports.
-        columns: Column names for the headers of CSV files of predictions.
+        column_names: Names of the columns, for the headers of CSV files.
         flags: Flags of Beam. Without --runner, the pipeline runs on this machine.
 
     Returns:
-        Number of predicted images (`PREDICTIONS`), of files that could not be read or
-        predicted (`UNREADABLE_FILES`), and of images without clinical metadata
-        (`WITHOUT_METADATA`; 0 without a table).
+        The numbers of images; `Counts.without_metadata` is 0 without a table.
 
     Raises:
         ConfigError: Beam rejects the flags; see also `ImageHandler.load_model`.
@@ -167,12 +178,14 @@ def run(
     """
     pipeline, is_local = _create_pipeline(flags)
     refs = find_images(pipeline, patterns, names)
-    predicted = refs | "Read" >> beam.FlatMap(io.read) | RunInference(handler)
-    predictions, failures = predicted | "Split" >> beam.Partition(_is_unreadable, 2)
-    format_name = handler.format_name
-    unreadable = failures | "UnreadableLine" >> beam.Map(_unreadable_line, format_name)
-    write(predictions, output, PREDICTIONS, format_name, columns)
-    write(unreadable, output, UNREADABLE_FILES, format_name, UnreadableFile._fields)
+    rows = refs | "Read" >> beam.FlatMap(io.read) | RunInference(handler)
+    header = None
+    if handler.format_name == "csv":
+        empty = pd.DataFrame(columns=list(column_names))
+        header = tables.to_text(empty, as_json=False, header=True).removesuffix("\n")
+    prefix = FileSystems.join(output, PREDICTIONS)
+    suffix = f".{handler.format_name}"
+    rows | beam.io.WriteToText(prefix, suffix, header=header, skip_if_empty=True)
     try:
         result = pipeline.run()
         state = result.wait_until_finish()
@@ -188,9 +201,7 @@ def run(
     if state != PipelineState.DONE:
         raise RuntimeError(f"The pipeline ended in the state {state}. Expected DONE.")
     counters = result.metrics().query(MetricsFilter().with_namespace("skincnn"))["counters"]
-    counts = {counter.key.metric.name: int(counter.result) for counter in counters}
-    counted = (PREDICTIONS, UNREADABLE_FILES, WITHOUT_METADATA)
-    return {name: counts.get(name, 0) for name in counted}
+    return Counts(**{one.key.metric.name: int(one.result) for one in counters})
 
 
 def find_images(
@@ -207,27 +218,6 @@ def find_images(
         refs = (refs, listed) | beam.Flatten()
     files = refs | "DistributeFiles" >> beam.Reshuffle()
     return files | beam.FlatMap(io.list_members) | "DistributeImages" >> beam.Reshuffle()
-
-
-def write(
-    lines: PCollection[str],
-    output: str,
-    name: str,
-    format_name: Format,
-    columns: Sequence[str],
-) -> None:
-    """Counts the lines and, if there are any, writes them to <name>-* files in `output`.
-
-    CSV files start with a header of the `columns`.
-    """
-    header = tables.csv_line(columns) if format_name == "csv" else None
-    counted = lines | f"Count {name}" >> beam.Map(_count, name)
-    counted | f"Write {name}" >> beam.io.WriteToText(
-        FileSystems.join(output, name),
-        f".{format_name}",
-        header=header,
-        skip_if_empty=True,
-    )
 
 
 def _create_pipeline(flags: Sequence[str]) -> tuple[beam.Pipeline, bool]:
@@ -258,16 +248,3 @@ def _find_user_error(error: BaseException) -> BaseException | None:
             return cause
         cause = cause.__cause__ or cause.__context__
     return None
-
-
-def _is_unreadable(element: str | UnreadableFile, _: int) -> int:
-    return int(isinstance(element, UnreadableFile))
-
-
-def _count(line: str, name: str) -> str:
-    Metrics.counter("skincnn", name).inc()
-    return line
-
-
-def _unreadable_line(file: UnreadableFile, format_name: Format) -> str:
-    return tables.csv_line(file) if format_name == "csv" else json.dumps(file._asdict())
