@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -20,16 +21,16 @@ from run_dirs import make_dataset, make_info
 from skincnn.cli.train import finish
 from skincnn.config import Config
 from skincnn.errors import ConfigError, DataError
-from skincnn.evaluation.results import SplitResult, read_result, result_path
+from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.files import sha256
 from skincnn.inference.predictions import arrays, read_predictions, table_path
 from skincnn.records import to_json
 from skincnn.reporting.parity_result import ParityResult, read_parity
 from skincnn.serving import export
-from skincnn.serving.export_info import ExportInfo, info_path, read_export_info
+from skincnn.serving.export_info import ExportInfo, read_export_info
 from skincnn.serving.export_spec import ExportSpec, list_versions, read_rule
 from skincnn.serving.network import RunNetwork
-from skincnn.serving.parity import check_parity, choose_images, decide, find_ood_fault
+from skincnn.serving.parity import check_parity, choose_images, decide
 from skincnn.serving.predictor import load_predictor
 from skincnn.serving.runtimes import RUNTIMES, Infer, Runtime
 
@@ -81,7 +82,6 @@ def measure(
         np.array(y_true),
         decide(before, np.zeros(len(before)), rule),
         decide(after, np.full(len(after), distances), rule),
-        rule,
         ExportInfo.model_construct(format="x", variant="", rule=rule),
         num_bytes=9,
         tolerance=tolerance,
@@ -104,7 +104,6 @@ def test_the_parity_of_the_saved_model_is_recorded(workdir: Path) -> None:
     assert parity.same_class == parity.same_refer == 1
     # Whether detection is on in this run depends on the processor.
     has_limit = read_rule(ExportSpec(workdir=workdir)).max_distance is not None
-    assert parity.ood_detection == has_limit
     assert (parity.largest_distance_difference is not None) == has_limit
     # All images of such a small split are compared.
     result = read_result(workdir, "test", SplitResult)
@@ -223,54 +222,33 @@ def test_a_run_whose_export_is_rejected_has_a_report(workdir: Path) -> None:
 
 
 def fake_runtime(infer: Infer) -> Runtime:
-    """Returns a runtime whose files contain the field `ood_off` only."""
     return Runtime(
         ".fake",
         lambda model, inputs, path: path.write_bytes(b"x"),
-        lambda path, metadata: path.write_text(metadata["ood_off"]),
+        lambda path, metadata: None,
         lambda path: infer,
         1e-4,
         (),
     )
 
 
-def test_ood_detection_is_switched_off_if_the_distances_differ(
+def test_a_file_with_other_distances_is_rejected(
     workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rule = RULE.model_copy(update={"max_distance": 0.5})
-    distances, y_prob = np.linspace(0, 2, 9), np.full((9, 2), 0.5)
-    model = decide(y_prob, distances, rule)
-    for shift, fault in ((0.04, ""), (-0.06, "by up to 12 %"), (np.nan, "nan")):
-        found = find_ood_fault(model, decide(y_prob, distances + shift, rule), rule)
-        assert fault in found
-        assert bool(fault) == bool(found)
-    # An export with such distances, in which all images are in-distribution.
     spec = ExportSpec(workdir=workdir)
     table = read_predictions(table_path(workdir, "test"))
-    limit = float(table["distance"].median())
-    rule = read_rule(spec).model_copy(update={"max_distance": limit})
+    rule = read_rule(spec).model_copy(update={"max_distance": 0.5})
     monkeypatch.setattr(export, "read_rule", lambda spec: rule)
-    rows = iter(np.log(arrays(table, rule.class_names)[1]))
+    rows = zip(np.log(arrays(table, rule.class_names)[1]), table["distance"], strict=True)
 
     def infer(inputs: Any) -> dict[str, Any]:
-        count = len(inputs["images"])
-        logits = np.stack([next(rows) for _ in range(count)])
-        return {"logits": logits, "ood_distance": np.zeros(count)}
+        logits, distances = zip(*itertools.islice(rows, len(inputs["images"])), strict=True)
+        return {"logits": np.stack(logits), "ood_distance": np.array(distances) + 0.06}
 
     monkeypatch.setitem(RUNTIMES, "shifted", fake_runtime(infer))
-    ((_, path),) = export.export(spec, ["shifted"], data_dir)
-    info = read_export_info(path)
-    assert info.rule == rule.model_copy(update={"max_distance": None})
-    assert info.ood_off.startswith("its distances differ")
-    assert path.read_text() == info.ood_off
-    parity = read_result(workdir, "export.shifted", ParityResult)
-    assert not parity.ood_detection
-    is_far = (table["distance"] > limit).to_numpy()
-    assert parity.same_out_of_distribution == pytest.approx(1 - is_far.mean())
-    assert parity.largest_distance_difference is not None
-    assert parity.largest_distance_difference > 0.1
-    for file in (path, info_path(path), result_path(workdir, "export.shifted")):
-        file.unlink()
+    with pytest.raises(DataError, match=r"by 0\.12 in OOD distance"):
+        list(export.export(spec, ["shifted"], data_dir))
+    assert not list((workdir / "export").glob("*fake*"))
 
 
 @pytest.mark.slow

@@ -33,9 +33,8 @@ class Arguments:
     by up to 1e-5 for a SavedModel of a run trained with TensorFlow on a CPU, 1e-4 for
     litert and onnx, and 1e-3 for other SavedModels; for formats with fewer than 32 bits,
     the difference is not limited. An export is rejected if it never predicts a class, or
-    never predicts it correctly, although the Keras model does. If distances for
-    out-of-distribution detection differ too much, a SavedModel is rejected (unless
-    --no-ood is given), and the detection is switched off in a LiteRT or ONNX file.
+    never predicts it correctly, although the Keras model does, or if the distances for
+    out-of-distribution detection differ too much (unless --no-ood is given).
     results/export.*.json and the model card show the parity of each export for each class.
     A new SavedModel gets the next version number; LiteRT and ONNX files are replaced.
 

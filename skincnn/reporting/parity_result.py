@@ -26,7 +26,6 @@ class ParityResult(Record):
     Attributes:
         format: "saved_model" or a key of `skincnn.serving.runtimes.RUNTIMES`.
         variant: Inference variant that is part of the export; see `SplitResult.variant`.
-        ood_detection: Whether the export detects out-of-distribution images.
         num_bytes: Size of the export in bytes.
         same_class: Share of images with the same predicted class.
         same_refer: Share of images with the same referral decision; None if the rule has no
@@ -35,12 +34,11 @@ class ParityResult(Record):
             the model nor the export detects OOD images.
         largest_difference: Largest difference in probability before calibration.
         largest_distance_difference: Largest difference in OOD distance, as a fraction of
-            the OOD limit; None if the model has no limit, or the export no OOD distances.
+            the OOD limit; None if the export does not detect OOD images.
     """
 
     format: str
     variant: str
-    ood_detection: bool
     num_bytes: int
     num_images: int
     same_class: float

@@ -62,9 +62,11 @@ TOLERANCE = 1e-5
 with TensorFlow on a CPU."""
 DEVICE_TOLERANCE = 1e-3
 """Maximum difference in probability for a model trained on another device or with another
-backend, where rounding errors differ. It is also the maximum difference in OOD distance of
-any SavedModel, as a fraction of the OOD limit; without OOD detection, distances are not
-compared."""
+backend, where rounding errors differ; and maximum difference in OOD distance of any
+SavedModel, as a fraction of the OOD limit."""
+FILE_DISTANCE_TOLERANCE = 0.1
+"""Maximum difference in OOD distance of a LiteRT or ONNX file, as a fraction of the OOD
+limit."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,8 @@ def _export_saved_model(source: _Source) -> Path:
         write_saved_model(source.networks, source.rule, path)
         is_exact = all(map(_is_trained_on_cpu, source.networks))
         tolerance = TOLERANCE if is_exact else DEVICE_TOLERANCE
-        info = _check(source, path, SAVED_MODEL, tolerance, DEVICE_TOLERANCE)
+        info = describe_export(spec, source.networks, source.rule, SAVED_MODEL)
+        _check(source, path, info, tolerance, DEVICE_TOLERANCE)
         written = sorted(file for file in path.rglob("*") if file.is_file())
         files = {file.relative_to(path).as_posix(): sha256(file) for file in written}
         write_record(info_path(path), info.model_copy(update={"files": files}))
@@ -244,10 +247,12 @@ def _export_file(source: _Source, format_name: str, calibration: Inputs) -> Path
     path = spec.folder.with_name(f"{spec.name}{runtime.suffix}")
     (network,) = source.networks
     size = network.config.data.image_size
+    info = describe_export(spec, source.networks, rule, format_name)
     with replacing(path) as temporary:
         model = with_fixed_size(network.model, size, rule.calibration_map)
         runtime.write(model, calibration, temporary)
-        info = _check(source, temporary, format_name, runtime.tolerance)
+        runtime.embed(temporary, to_json(info))
+        _check(source, temporary, info, runtime.tolerance, FILE_DISTANCE_TOLERANCE)
     write_text(path.with_name("labels.txt"), labels_text(rule.class_names))
     # Written last, because the file cannot be loaded without its metadata.
     files = {path.name: sha256(path)}
@@ -258,40 +263,27 @@ def _export_file(source: _Source, format_name: str, calibration: Inputs) -> Path
 def _check(
     source: _Source,
     path: Path,
-    format_name: str,
+    info: ExportInfo,
     tolerance: float | None,
-    distance_tolerance: float | None = None,
-) -> ExportInfo:
-    """Checks the export at a path, writes its parity, and returns its metadata.
-
-    The tolerances are those of `parity.check_parity`. The metadata are embedded in a LiteRT
-    or ONNX file, whose OOD detection is switched off if its distances differ too much.
-    """
+    distance_tolerance: float,
+) -> None:
+    """Checks the export at a path with `parity.check_parity`, and writes its parity."""
     rule, table = source.rule, source.table
-    info = describe_export(source.spec, source.networks, rule, format_name)
     # Without a variable for the function, because Windows cannot rename an open file.
     export = parity.predict_images(open_export(path, info), source.contents, table)
     y_true, y_prob = arrays(table, rule.class_names)
     model = parity.decide(y_prob, table[DISTANCE].to_numpy(), rule)
-    if format_name != SAVED_MODEL:
-        if fault := parity.find_ood_fault(model, export, rule):
-            off = rule.model_copy(update={"max_distance": None})
-            info = info.model_copy(update={"rule": off, "ood_off": fault})
-            export = parity.decide(export.probabilities, export.distances, off)
-        RUNTIMES[format_name].embed(path, to_json(info))
     files = (file for file in (path, *path.rglob("*")) if file.is_file())
     result = parity.check_parity(
         y_true,
         model,
         export,
-        rule,
         info,
         num_bytes=sum(file.stat().st_size for file in files),
         tolerance=tolerance,
         distance_tolerance=distance_tolerance,
     )
     write_parity(source.spec.workdir, result)
-    return info
 
 
 def _export_in_subprocess(

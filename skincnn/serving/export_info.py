@@ -21,7 +21,7 @@ SAVED_MODEL = "saved_model"
 EXPORT_AGAIN = "Export the run again (`skincnn export`)."
 OOD_FAILED = "it missed too many unsuitable images in the evaluation"
 OOD_LEFT_OUT = "it was left out of the export"
-"""Reasons for `ExportInfo.ood_off`; `parity.find_ood_fault` returns others."""
+"""Reasons for `ExportInfo.ood_off`."""
 
 
 class Preprocessing(Part):

@@ -24,10 +24,6 @@ NUM_IMAGES = 256
 MIN_PER_CLASS, MAX_PER_CLASS = 20, 100
 """If a class has fewer than `MIN_PER_CLASS` of the evenly spaced images, up to
 `MAX_PER_CLASS` images of the class are added."""
-MAX_OOD_DIFFERENCE = 0.1
-"""Maximum difference in OOD distance between a LiteRT or ONNX file and the Keras model, as
-a fraction of the OOD limit. If a difference is larger, OOD detection is switched off in the
-file."""
 
 
 class Output(NamedTuple):
@@ -94,12 +90,11 @@ def check_parity(
     y_true: Labels,
     model: Output,
     export: Output,
-    rule: DecisionRule,
     info: ExportInfo,
     *,
     num_bytes: int,
     tolerance: float | None,
-    distance_tolerance: float | None = None,
+    distance_tolerance: float,
 ) -> ParityResult:
     """Compares the predictions of an export with those of the Keras model.
 
@@ -107,24 +102,23 @@ def check_parity(
         y_true: Class indices [num_images].
         model: Outputs of the model.
         export: Outputs of the export for the same images.
-        rule: The rule of the model.
-        info: The metadata of the export, whose rule can lack the OOD limit.
+        info: The metadata of the export.
         num_bytes: Size of the export in bytes.
         tolerance: Maximum difference in probability; None for no maximum.
         distance_tolerance: Maximum difference in OOD distance, as a fraction of the OOD
-            limit; without this limit, distances are not compared. None for no maximum.
+            limit; without this limit, distances are not compared.
 
     Raises:
         DataError: A difference exceeds its maximum or is NaN, or there is a class that the
             model predicts (or correctly predicts) and the export never does.
     """
+    rule = info.rule
     differences = np.abs(export.probabilities - model.probabilities).max(axis=1)
     samples = (Sample(y_true, output.probabilities) for output in (model, export))
     accuracies = [float(balanced_accuracy(sample)) for sample in samples]
     result = ParityResult(
         format=info.format,
         variant=info.variant,
-        ood_detection=info.rule.max_distance is not None,
         num_bytes=num_bytes,
         num_images=len(y_true),
         same_class=float(np.mean(_classes(model) == _classes(export))),
@@ -150,7 +144,7 @@ def _require_parity(
     model: Output,
     export: Output,
     tolerance: float | None,
-    distance_tolerance: float | None,
+    distance_tolerance: float,
 ) -> None:
     missing = sorted(
         name
@@ -179,21 +173,6 @@ def _require_parity(
                 f"Keras model by {difference:.2g} in {quantity}. Expected {expected}. "
                 f"The export was rejected. Evaluate the run and export it again{fix}."
             )
-
-
-def find_ood_fault(model: Output, export: Output, rule: DecisionRule) -> str:
-    """Returns why OOD detection must be switched off in an export; "" if it need not be.
-
-    `rule` is that of the model. Without an OOD limit, the result is "".
-    """
-    difference = _distance_difference(model, export, rule) or 0.0
-    # A NaN is not <= the maximum, and is therefore reported.
-    if difference <= MAX_OOD_DIFFERENCE:
-        return ""
-    return (
-        "its distances differ from those of the Keras model by up to "
-        f"{100 * difference:.0f} % of the limit"
-    )
 
 
 def _distance_difference(model: Output, export: Output, rule: DecisionRule) -> float | None:
