@@ -21,11 +21,12 @@ from benchmarks.measure import Result, compare
 from benchmarks.serving import BATCH_SIZE, MB, Setting
 from skincnn.cli import common, process
 from skincnn.config import DataConfig
+from skincnn.errors import require_packages
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.serving.predictor import Predictor, converting_files
 from skincnn.serving.prefetch import predict_batches
 from skincnn.serving.saved_model import open_saved_model
-from skincnn.serving.web import check_requirements
+from skincnn.serving.web import PACKAGES
 from skincnn.serving.web.schemas import ModelVersion
 
 ModelPart = tuple[Path, DecisionRule, DataConfig]
@@ -44,7 +45,7 @@ def http_service(setting: Setting) -> Iterator[Result]:
     requests with one image each. The baseline predicts the same files with the same
     SavedModel and in batches, as `skincnn predict` does. Both convert the files first.
     """
-    check_requirements()
+    require_packages(PACKAGES, "The server", "serve")
     model = (setting.saved_model, setting.rule, setting.data)
     requests = [to_request(path.read_bytes()) for path in setting.paths]
     predictor = load(model)

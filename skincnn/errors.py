@@ -9,9 +9,11 @@ a traceback and exits with this code.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 import traceback
+from collections.abc import Iterable
 
 PACKAGES = ("skincnn", "tfds_ham10000", "tuning", "scripts")
 """The packages of this project."""
@@ -53,6 +55,18 @@ class Terminated(KeyboardInterrupt):
 
     Handlers of `KeyboardInterrupt` also handle it.
     """
+
+
+def require_packages(names: Iterable[str], what: str, extra: str) -> None:
+    """Raises a `ConfigError` that begins with `what` if a package is not installed.
+
+    `extra` is the extra of setup.cfg that installs the packages.
+    """
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"{what} requires {', '.join(missing)}. Install: pip install -e '.[{extra}]'"
+        )
 
 
 def describe_import_error(error: BaseException, name: str = "") -> str:

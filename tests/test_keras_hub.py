@@ -328,5 +328,5 @@ def test_training_evaluation_and_export(
     monkeypatch.delitem(objects, "keras_hub>ViTBackbone")
     monkeypatch.setitem(sys.modules, "keras_hub.src.models.vit.vit_backbone", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"model\.keras requires KerasHub"):
+    with pytest.raises(ConfigError, match=r"model\.keras requires keras_hub"):
         load_model(workdir, info)

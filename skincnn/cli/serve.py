@@ -11,6 +11,8 @@ import tyro
 
 from skincnn.cli import common
 from skincnn.cli.help.text import parse_arguments
+from skincnn.errors import require_packages
+from skincnn.serving import web
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +50,7 @@ def command() -> None:
     """Parses the arguments, loads the model, and serves it until a signal stops it."""
     arguments = parse_arguments(Arguments)
     common.load_tensorflow([arguments.model])
-    from skincnn.serving.web import check_requirements
-
-    check_requirements()
+    require_packages(web.PACKAGES, "The server", "serve")
     from skincnn.serving.web import server
 
     # If the shell reads the token from a file that ends with \r\n, it removes only the \n.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-from skincnn.errors import ConfigError, DataError
+from skincnn.errors import ConfigError, DataError, require_packages
 from skincnn.files import sha256
 from skincnn.inference.run_dir import (
     MODEL_FILE,
@@ -16,7 +16,6 @@ from skincnn.inference.run_dir import (
     RunInfo,
     read_run_config,
 )
-from skincnn.model.keras_hub_backbone import require_keras_hub
 from skincnn.parts import import_module, is_custom, warn_of_changes
 
 
@@ -50,7 +49,7 @@ def load_model(workdir: Path, info: RunInfo) -> keras.Model:
         if isinstance(error, ConfigError):
             raise
         if "keras_hub" in str(error):
-            require_keras_hub(str(path))
+            require_packages(["keras_hub"], str(path), "hub")
         raise DataError(
             f"{path} cannot be loaded. Expected a model from `skincnn train`, without "
             "Lambda layers or other code in the file, and the package versions in "

@@ -6,7 +6,6 @@ directory from `save_to_preset`. KerasHub is optional and is imported only for a
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import keras
 
-from skincnn.errors import ConfigError
+from skincnn.errors import ConfigError, require_packages
 from skincnn.lookup import suggest
 from skincnn.model.networks import accept_any_size, is_opaque
 
@@ -42,15 +41,6 @@ CONSTANT_VARIABLES = ("mask_token", "interpolated_position_embeddings")
 changes of the interpolated position embeddings when a model is saved."""
 
 
-def require_keras_hub(what: str) -> None:
-    """Raises a `ConfigError` that begins with `what` if KerasHub is not installed."""
-    if importlib.util.find_spec("keras_hub") is None:
-        raise ConfigError(
-            f"{what} requires KerasHub, which is not installed. Install the extra: "
-            "pip install -e '.[hub]'"
-        )
-
-
 def read_scaling(preset: str) -> tuple[Channels, Channels]:
     """Returns scale and offset of the preset's image converter, for RGB in 0..255.
 
@@ -58,7 +48,7 @@ def read_scaling(preset: str) -> tuple[Channels, Channels]:
         ConfigError: KerasHub is not installed, or the preset does not exist, cannot be
             downloaded, is not an image backbone or has no image converter.
     """
-    require_keras_hub(f"`model.backbone` {PREFIX}{preset}")
+    require_packages(["keras_hub"], f"`model.backbone` {PREFIX}{preset}", "hub")
     import keras_hub
 
     known = keras_hub.models.Backbone.presets

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import os
 import threading
@@ -20,7 +19,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from keras import ops
 
-from skincnn.errors import ConfigError
+from skincnn.errors import ConfigError, require_packages
 from skincnn.lookup import look_up
 from skincnn.metrics.calibration import CalibrationMap
 from skincnn.serving.network import LOGITS
@@ -86,12 +85,7 @@ def find_runtime(format_name: str) -> Runtime:
         ConfigError: The format does not exist, or its packages are not installed.
     """
     runtime = look_up(RUNTIMES, format_name, "`formats` other than saved_model")
-    missing = [name for name in runtime.packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"The format {format_name} requires {', '.join(missing)}. "
-            "Install: pip install -e '.[export]'"
-        )
+    require_packages(runtime.packages, f"The format {format_name}", "export")
     return runtime
 
 
