@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,29 +130,13 @@ def export(
     files = _read_images(spec.predictions, networks[0], data_dir)
     source = _Source(spec, rule, networks, *files)
     calibration = _read_calibration(source, data_dir) if others else {}
-    folders = (spec.folder, spec.folder.parent)
     for name in names:
-        with (
-            explain_write_errors(spec.folder.parent, "Earlier exports are unchanged."),
-            _removing_new_empty(folders),
-        ):
+        with explain_write_errors(spec.folder.parent, "Earlier exports are unchanged."):
             if name == SAVED_MODEL:
                 path = _export_saved_model(source)
             else:
                 path = _export_file(source, name, calibration)
         yield name, path
-
-
-@contextlib.contextmanager
-def _removing_new_empty(folders: Iterable[Path]) -> Iterator[None]:
-    """Removes the folders that did not exist before the block and are empty after it."""
-    new = [folder for folder in folders if not folder.exists()]
-    try:
-        yield
-    finally:
-        for folder in new:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
 
 
 def export_one(spec: ExportSpec, format_name: str, data_dir: Path | None = None) -> Path:
