@@ -306,27 +306,6 @@ def test_an_export_that_differs_gets_no_version(
     assert sorted((workdir / "export/skincnn").iterdir()) == before
 
 
-def test_processes_with_the_same_id_export_to_different_temporary_directories(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Containers that share a volume may use the same process IDs."""
-    paths = []
-
-    def fail(networks: object, rule: object, path: Path) -> None:
-        paths.append(path)
-        raise OSError("disk full")
-
-    monkeypatch.setattr(export, "read_rule", lambda _: None)
-    monkeypatch.setattr(export, "load_networks", lambda *_: [None])
-    monkeypatch.setattr(export, "_read_images", lambda *_: ([], None))
-    monkeypatch.setattr(export, "write_saved_model", fail)
-    for _ in range(2):
-        with pytest.raises(ConfigError, match="disk full"):
-            export.export_one(ExportSpec(workdir=tmp_path), "saved_model")
-    assert paths[0] != paths[1]
-    assert not any(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("name", ["saved_model", "onnx"])
 def test_a_full_disk_does_not_affect_previous_exports(
     name: str, workdir: Path, data_dir: Path
