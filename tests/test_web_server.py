@@ -228,24 +228,6 @@ def test_the_server_survives_bad_clients(server: Server) -> None:
     assert server.errors.read_text() == ""
 
 
-def test_clients_that_send_no_request_are_disconnected(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(web_server, "HEADER_SECONDS", 0.5)
-
-    model = make_model(lambda *_: time.sleep(1))  # longer than the limit
-    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
-    with serve_in_thread(model) as port, contextlib.ExitStack() as stack:
-        clients = []
-        for sent in (b"", request, request + b"\r\n" + request):
-            clients.append(stack.enter_context(connect(port)))
-            clients[-1].sendall(sent)
-        assert post(port, b"12345").ok
-        received = [b"".join(iter(lambda c=c: c.recv(1000), b"")) for c in clients]
-    assert received[:2] == [b"", b""]
-    assert received[2].startswith(b"HTTP/1.1 200 OK")
-
-
 def choose(page: Any, *paths: Path) -> list[str]:
     """Chooses files on the page and returns the text of each prediction."""
     page.evaluate("document.querySelector('#predictions').replaceChildren()")

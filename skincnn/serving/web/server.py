@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import re
 import socket
@@ -11,7 +10,6 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from skincnn.errors import ConfigError
 from skincnn.interruption import StopRequest, prepare_to_stop
@@ -22,9 +20,6 @@ MAX_CONNECTIONS = 512
 """Maximum number of open connections; further ones get the status 503."""
 PORT_ERRORS = (errno.EADDRINUSE, errno.EACCES)
 """Error numbers of a port that another program uses, or that only root may use."""
-HEADER_SECONDS = 10
-"""Maximum time from the start of a connection, or from the previous response, until the
-headers of a request are complete."""
 DRAIN_SECONDS = 150
 """Maximum time for completing the requests in progress after a signal."""
 EXPOSED = (
@@ -93,34 +88,6 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-class Protocol(HttpToolsProtocol):
-    """Closes connections whose client sends no request within `HEADER_SECONDS`.
-
-    In uvicorn, clients that send nothing, or incomplete headers, keep their connections,
-    and could thus use up the maximum number of connections.
-    """
-
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        """Starts the timer."""
-        super().connection_made(transport)
-        self._start_timer()
-
-    def on_headers_complete(self) -> None:
-        """Stops the timer, because the request is complete except for its body."""
-        self._timer.cancel()
-        super().on_headers_complete()
-
-    def on_response_complete(self) -> None:
-        """Starts the timer for the next request."""
-        super().on_response_complete()
-        if self.cycle.response_complete:  # no other request was received meanwhile
-            self._start_timer()
-
-    def _start_timer(self) -> None:
-        # For a connection that has been lost meanwhile, `close` does nothing.
-        self._timer = self.loop.call_later(HEADER_SECONDS, self.transport.close)
-
-
 def make_server(app: FastAPI) -> uvicorn.Server:
     """Returns a server for an application from `build_app`.
 
@@ -128,7 +95,7 @@ def make_server(app: FastAPI) -> uvicorn.Server:
     """
     config = uvicorn.Config(
         app,
-        http=Protocol,
+        http="httptools",
         ws="none",
         lifespan="on",
         workers=1,
