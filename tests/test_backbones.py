@@ -18,7 +18,10 @@ from types import ModuleType
 import keras
 import numpy as np
 import pytest
+from conftest import run_here
 from keras import applications
+from keras.src.applications import mobilenet
+from keras.src.backend import config as keras_config
 
 from skincnn.config import (
     IMAGENET_MEAN,
@@ -580,3 +583,31 @@ def test_unusable_backbones_are_errors(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         build_backbone(name, width, weights)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [("http://127.0.0.1:9/", "URL fetch failure"), ("{}/", "file signature not found")],
+)
+def test_a_failed_download_is_an_error_before_training(
+    address: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mobilenet_2_5_224_tf_no_top.h5").write_text("<html>no</html>")
+    address = address.format(tmp_path.as_uri())
+    monkeypatch.setattr(mobilenet, "BASE_WEIGHT_PATH", address)
+    monkeypatch.setattr(keras_config, "_KERAS_DIR", str(tmp_path / "keras"))
+    mine = tmp_path / "keras/models/mine.h5"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    flags = (
+        "--data.datasets demo_tiny --train.scenario fine_tune --model.backbone mobilenet "
+        "--model.width-multiplier 0.25 --model.weights imagenet"
+    ).split()
+    where = ("--workdir", tmp_path / "run", "--data-dir", tmp_path / "data")
+    done = run_here("train.py", *where, *flags, exit_code=2)
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("error: The ImageNet weights of mobilenet, width 0.25, could")
+    assert message in error
+    # Neither data, nor a run, nor an incomplete file remains.
+    assert list(mine.parent.iterdir()) == [mine]
+    assert not {"run", "data"} & {path.name for path in tmp_path.iterdir()}

@@ -17,8 +17,6 @@ import pytest
 import tensorflow as tf
 from conftest import Run, jpeg, run_here
 from exports import CONFIG, make_rule, with_distance
-from keras.src.applications import mobilenet
-from keras.src.backend import config as keras_config
 
 from skincnn.classes import HAM10000
 from skincnn.config import ModelConfig
@@ -179,31 +177,3 @@ def test_a_converted_model_with_other_metadata_is_rejected(
     rewrite(info_path(path), lambda content: content.update(more=1))
     with pytest.raises(ConfigError, match=r"`more`: Extra inputs.*Export the run again"):
         load_predictor(path)
-
-
-@pytest.mark.parametrize(
-    ("address", "message"),
-    [("http://127.0.0.1:9/", "URL fetch failure"), ("{}/", "file signature not found")],
-)
-def test_a_failed_download_is_an_error_before_training(
-    address: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "mobilenet_2_5_224_tf_no_top.h5").write_text("<html>no</html>")
-    address = address.format(tmp_path.as_uri())
-    monkeypatch.setattr(mobilenet, "BASE_WEIGHT_PATH", address)
-    monkeypatch.setattr(keras_config, "_KERAS_DIR", str(tmp_path / "keras"))
-    mine = tmp_path / "keras/models/mine.h5"
-    mine.parent.mkdir(parents=True)
-    mine.touch()
-    flags = (
-        "--data.datasets demo_tiny --train.scenario fine_tune --model.backbone mobilenet "
-        "--model.width-multiplier 0.25 --model.weights imagenet"
-    ).split()
-    where = ("--workdir", tmp_path / "run", "--data-dir", tmp_path / "data")
-    done = run_here("train.py", *where, *flags, exit_code=2)
-    error = done.stderr.splitlines()[-1]
-    assert error.startswith("error: The ImageNet weights of mobilenet, width 0.25, could")
-    assert message in error
-    # Neither data, nor a run, nor an incomplete file remains.
-    assert list(mine.parent.iterdir()) == [mine]
-    assert not {"run", "data"} & {path.name for path in tmp_path.iterdir()}
