@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, Run, run_here, run_script
+from conftest import ROOT, Run, deny_listing, run_here, run_script
 from source_files import jpeg
 
 from skincnn.errors import ConfigError
@@ -207,6 +207,15 @@ def test_one_star_matches_one_directory(model: Path, images: Path, tmp_path: Pat
     assert predictions == f"predictions  {tmp_path / 'flat'}/predictions-*.csv"
     assert refer.startswith("refer        The model refers images for which the ")
     assert len(pd.read_csv(next((tmp_path / "flat").glob("predictions-*")))) == 3
+
+
+def test_a_directory_that_cannot_be_listed_is_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    deny_listing(monkeypatch, tmp_path / "a")
+    (ref,) = io.match(str(tmp_path))
+    assert list(io.read(ref)) == [(str(tmp_path / "a"), "unreadable: Permission denied")]
 
 
 def test_relative_patterns_match_in_the_working_directory(

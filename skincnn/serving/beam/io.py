@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import lzma
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -17,6 +18,7 @@ from skincnn.errors import ConfigError
 from skincnn.files import require_writable_folder
 from skincnn.paths import decode_names
 from skincnn.serving.images import MAX_BYTES
+from skincnn.serving.prefetch import files_to_read
 from tfds_ham10000.image_files import (
     ARCHIVE_ERRORS,
     IMAGE_SUFFIXES,
@@ -93,7 +95,8 @@ def list_files(pattern: str, limit: int | None = None) -> list[str]:
             end in /), which is searched recursively for images, see
             `tfds_ham10000.image_files.find_files`; or a name with wildcards: * matches any
             text without slashes, ** also text with slashes. a/**.jpg matches a/x.jpg and
-            a/b/x.jpg, but a/**/*.jpg matches only the latter.
+            a/b/x.jpg, but a/**/*.jpg matches only the latter. Local directories that
+            cannot be listed are among the files.
         limit: Maximum number of files for a name with wildcards, None for all; ignored for
             directories.
 
@@ -101,7 +104,7 @@ def list_files(pattern: str, limit: int | None = None) -> list[str]:
         OSError, ValueError: The file system cannot be read or is not supported.
     """
     if Path(pattern).is_dir():
-        return list(map(str, find_files(Path(pattern)).files))
+        return list(map(str, files_to_read(find_files(Path(pattern)))))
     if pattern.endswith("/"):
         folder = f"{pattern.rstrip('/')}/"
         names = _match(f"{folder}**")
@@ -239,6 +242,9 @@ def _match(pattern: str, limit: int | None = None) -> list[str]:
 
 def _open(name: str) -> IO[bytes]:
     if "://" not in name:
-        require_file(Path(name))
+        path = Path(name)
+        if path.is_dir():
+            os.scandir(path).close()  # raises the reason why it cannot be listed
+        require_file(path)
     file: IO[bytes] = FileSystems.open(name, compression_type=CompressionTypes.UNCOMPRESSED)
     return file

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+from collections.abc import Callable
+from importlib import resources
 from typing import Any
 
 import pandas as pd
 from fastapi import APIRouter, FastAPI, Request, Response
 from prometheus_client import generate_latest
 from starlette.exceptions import HTTPException
-from starlette.staticfiles import StaticFiles
 
 from skincnn import __version__
 from skincnn.clinical_metadata import CLINICAL_COLUMNS
@@ -38,8 +38,13 @@ from skincnn.serving.web.schemas import (
 PREDICT_SECONDS = 60
 """Maximum time from the receipt of a request to its response."""
 CLASS_FIELD = "class_name"
-PAGE_PATHS = ("/", "/page.css", "/page.js", "/icon.svg")
-"""The paths of the web page and its files."""
+PAGE = {
+    "/": ("index.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+"""The files of the web page and their media types, which Windows can change, by path."""
 DESCRIPTION = """Predicts classes of skin lesions in dermatoscopic images. **Not a medical
 device.** Images are decoded in memory and not stored. Errors are `Problem` objects."""
 PROBLEMS = (401, 403, 408, 413, 415, 422, 429, 500, 503)
@@ -119,10 +124,14 @@ def build_app(model: ServedModel, token: str = "") -> FastAPI:
     app.add_exception_handler(HTTPException, _report_problem)
     app.add_exception_handler(TimeoutError, _report_timeout)
     app.include_router(router)
-    page = StaticFiles(directory=Path(__file__).parent / "page", html=True)
-    for path in PAGE_PATHS:
-        app.add_route(path, page)
+    for path, file in PAGE.items():
+        app.add_route(path, _send_file(*file))
     return app
+
+
+def _send_file(name: str, media_type: str) -> Callable[[Request], Response]:
+    content = resources.files(__package__).joinpath("page", name).read_bytes()
+    return lambda request: Response(content, media_type=media_type)
 
 
 def _form_schema(*fields: str, many: bool) -> dict[str, Any]:
