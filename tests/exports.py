@@ -44,9 +44,9 @@ def with_distance(model: keras.Model) -> keras.Model:
 
 
 def run_example(usage: str, path: Path, image: np.ndarray) -> dict[str, float]:
-    """Runs the example for a file in export/README.md, and returns what it prints."""
-    examples = re.findall(r"```python\n(.*?)```", usage, re.DOTALL)
-    (code,) = (code for code in examples if path.name in code)
+    """Runs the code for a file in export/README.md, and returns what it prints."""
+    inputs, *examples = re.findall(r"```python\n(.*?)```", usage, re.DOTALL)
+    (code,) = (inputs + code for code in examples if path.name in code)
     file = path.parent / "x.png"
     Image.fromarray(image).save(file)
     code = code.replace(path.name, str(path)).replace("x.jpg", str(file))
