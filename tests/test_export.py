@@ -18,7 +18,6 @@ from conftest import ROOT, Run, limited_file_size, run_here
 from exports import make_rule, run_example
 from run_dirs import make_dataset, make_info
 
-from skincnn.cli.train import finish
 from skincnn.config import Config
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.results import SplitResult, read_result
@@ -206,19 +205,6 @@ def test_distances_are_compared_only_for_ood_detection() -> None:
         parity = measure(y_true, y_prob, y_prob, distance, max_distance=None)
         assert parity.largest_distance_difference is None
     assert measure(y_true, y_prob, y_prob, 0.01).largest_distance_difference == 0.005
-
-
-def test_a_run_whose_export_is_rejected_has_a_report(workdir: Path) -> None:
-    names = ("report.html", "README.md")
-    for name in names:
-        (workdir / name).unlink()
-
-    def reject() -> Path:
-        raise DataError("the export was rejected")
-
-    with pytest.raises(DataError, match="rejected"):
-        finish(workdir, reject)
-    assert all((workdir / name).exists() for name in names)
 
 
 def fake_runtime(infer: Infer) -> Runtime:

@@ -19,10 +19,12 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 from test_tensorboard import read_images
 
 from skincnn.classes import HAM10000
+from skincnn.cli.train import finish
 from skincnn.clinical_metadata import CLINICAL_FEATURES, encode_clinical_metadata
 from skincnn.config import Config
 from skincnn.data import datasets, pipeline
 from skincnn.data.combined import open_datasets
+from skincnn.errors import DataError
 from skincnn.evaluation.compared_runs import describe_provenance, read_compared_run
 from skincnn.evaluation.results import SplitResult, read_result
 from skincnn.inference.predictions import read_predictions
@@ -555,3 +557,18 @@ def test_the_readme_starts_with_the_two_main_commands() -> None:
     first = "\n".join((ROOT / "README.md").read_text().splitlines()[:30])
     assert "make train" in first
     assert "make test" in first
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_run_whose_export_is_rejected_has_a_report(run: Run, tmp_path: Path) -> None:
+    workdir = Path(shutil.copytree(run[0], tmp_path / "run"))
+    names = ("report.html", "README.md")
+    for name in names:
+        (workdir / name).unlink()
+
+    def reject() -> Path:
+        raise DataError("the export was rejected")
+
+    with pytest.raises(DataError, match="rejected"):
+        finish(workdir, reject)
+    assert all((workdir / name).exists() for name in names)
