@@ -28,7 +28,6 @@ from skincnn.serving.images import (
     read_images,
 )
 from tfds_ham10000.image_decoding import normalize
-from tfds_ham10000.records import SourceError
 
 CONFIG = DataConfig(image_size=32)
 RNG = np.random.default_rng(0)
@@ -54,33 +53,22 @@ FILES = {
     "palette png": encode(IMAGE.quantize(64), "PNG"),
     "alpha png": encode(IMAGE.convert("RGBA"), "PNG"),
     "16-bit png": encode(Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257), "PNG"),
-    "bmp": encode(IMAGE, "BMP"),
-    "webp": encode(IMAGE, "WEBP", quality=95),
-    "lossless webp": encode(IMAGE, "WEBP", lossless=True),
-    "alpha webp": encode(IMAGE.convert("RGBA"), "WEBP", lossless=True),
-    "webp with exif": encode(IMAGE, "WEBP", exif=exif(1)),
+    "animated png": encode(IMAGE, "PNG", save_all=True, append_images=[OTHER]),
 }
+OTHER_FORMATS = {name: encode(IMAGE, name) for name in ("BMP", "GIF", "TIFF", "WEBP")}
 UNREADABLE_FILES = {
+    **OTHER_FORMATS,
     "empty": b"",
     "text": b"<!DOCTYPE html><html></html>",
     "half": FILES["jpeg"][: len(FILES["jpeg"]) // 2],
     "without end marker": FILES["jpeg"][:-2],
     "half a png": FILES["png"][: len(FILES["png"]) // 2],
-    "ten bytes": FILES["jpeg"][:10],
-    "ten bytes of webp": FILES["webp"][:10],
-    "tiff": encode(IMAGE, "TIFF"),
-    "gif": encode(IMAGE, "GIF"),
-    "palette bmp": encode(IMAGE.quantize(64), "BMP"),
+    "ten bytes of a jpeg": FILES["jpeg"][:10],
+    "ten bytes of a png": FILES["png"][:10],
+    "png with negative sizes": FILES["png"].replace(
+        struct.pack(">II", 40, 48), b"\xff" * 8
+    ),
 }
-
-
-def gif_with_a_smaller_frame() -> bytes:
-    """Returns a GIF file whose first frame covers only part of the image."""
-    content = bytearray(encode(IMAGE, "GIF"))
-    content[6:10] = struct.pack("<HH", IMAGE.width + 5, IMAGE.height + 3)
-    return bytes(content)
-
-
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -101,12 +89,8 @@ CONVERTED = {
     "oriented in XMP": encode(IMAGE, "JPEG", quality=95, xmp=XMP),
     "black and white bmp": encode(IMAGE.convert("1"), "BMP"),
     "animated gif": encode(IMAGE, "GIF", save_all=True, append_images=[OTHER]),
-    "gif with a smaller frame": gif_with_a_smaller_frame(),
-    "animated webp": encode(IMAGE, "WEBP", save_all=True, append_images=[OTHER]),
-    "lossy webp": encode(OTHER, "WEBP", quality=80),
     "16-bit tiff": encode(Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257), "TIFF"),
     "oriented tiff": encode(IMAGE, "TIFF", tiffinfo={0x0112: 6}),
-    "two pages": encode(IMAGE, "TIFF", save_all=True, append_images=[OTHER]),
     "sRGB profile": encode(IMAGE, "JPEG", icc_profile=SRGB),
     "linear jpeg": encode(IMAGE, "JPEG", icc_profile=linear_rgb()),
     "linear png": encode(IMAGE, "PNG", icc_profile=linear_rgb()),
@@ -116,26 +100,22 @@ CONVERTED = {
 }
 
 
-@pytest.mark.parametrize("name", [*FILES, *CONVERTED, *UNREADABLE_FILES])
+@pytest.mark.parametrize("name", [*FILES, *CONVERTED, *OTHER_FORMATS])
 def test_files_are_read_as_the_builder_stores_them(name: str) -> None:
-    content = {**FILES, **CONVERTED, **UNREADABLE_FILES}[name]
+    content = {**FILES, **CONVERTED, **OTHER_FORMATS}[name]
     converted = convert_file(content)
-    try:
-        stored = normalize(content)
-    except SourceError:
-        assert name in UNREADABLE_FILES
-        if isinstance(converted, bytes):  # a JPEG or PNG file with damaged pixels
-            with pytest.raises(tf.errors.InvalidArgumentError):
-                read_image(converted, CONFIG)
-        return
-    assert isinstance(converted, bytes)
-    expected = preprocess.read_image(stored, CONFIG)
+    expected = preprocess.read_image(normalize(content), CONFIG)
     np.testing.assert_array_equal(read_image(converted, CONFIG), expected)
     if name in FILES:  # which the graph reads without a conversion
+        assert (converted is content) == (name != "cmyk jpeg")
         assert num_pixels(content) == 48 * 40
         np.testing.assert_array_equal(read_image(content, CONFIG), expected)
-        if "jpeg" in name:
-            assert (converted is content) == (name != "cmyk jpeg")
+
+
+@pytest.mark.parametrize("name", UNREADABLE_FILES)
+def test_the_graph_rejects_damaged_files_and_other_formats(name: str) -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        read_image(UNREADABLE_FILES[name], CONFIG)
 
 
 def test_colors_are_converted_to_srgb() -> None:
@@ -158,21 +138,20 @@ def test_a_large_converted_image_is_read() -> None:
     assert (read_image(converted, CONFIG).numpy() == (9, 8, 7)).all()
 
 
-@pytest.mark.parametrize("format_name", ["PNG", "BMP", "WEBP", "JPEG"])
-def test_image_sizes_of_several_bytes_are_read(format_name: str) -> None:
+def test_image_sizes_of_several_bytes_are_read() -> None:
     for width, height in [(1, 300), (5000, 1), (257, 259)]:
-        content = encode(Image.new("RGB", (width, height)), format_name)
+        content = encode(Image.new("RGB", (width, height)), "PNG")
         assert num_pixels(content) == width * height
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG"])
 @pytest.mark.parametrize("value", range(1, 9))
 def test_orientations_are_applied_as_by_pillow_and_the_builder(
     value: int, format_name: str, order: str
 ) -> None:
-    options = {"quality": 95, "subsampling": 0, "lossless": True}
-    content = encode(IMAGE, format_name, exif=exif(value, order), **options)
+    options = {"quality": 95, "subsampling": 0, "exif": exif(value, order)}
+    content = encode(IMAGE, format_name, **options)
     assert exif_orientation(content) == value
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
     decoded = preprocess.decode(content)
@@ -182,11 +161,11 @@ def test_orientations_are_applied_as_by_pillow_and_the_builder(
 
 
 def test_exif_is_found_after_the_pixels_and_after_other_segments() -> None:
-    png = encode(IMAGE, "PNG", exif=exif(6))
+    png = encode(IMAGE.resize((200, 100)), "PNG", exif=exif(6), compress_level=0)
     start = png.index(b"eXIf") - 4
     size = 12 + int.from_bytes(png[start : start + 4], "big")
     moved = png[:start] + png[start + size : -12] + png[start : start + size] + png[-12:]
-    assert moved.index(b"IDAT") < moved.index(b"eXIf")
+    assert moved.index(b"eXIf") > images.NUM_FIRST
     assert exif_orientation(moved) == 6
     content = encode(IMAGE, "JPEG", exif=exif(6), icc_profile=b"x" * 3000, comment=b"Exif")
     assert exif_orientation(content) == 6
@@ -233,10 +212,15 @@ def test_files_without_a_valid_orientation_are_upright() -> None:
     for value in (0, 9, 65535):
         assert exif_orientation(encode(IMAGE, "JPEG", exif=exif(value))) == 1
     assert exif_orientation(b"") == 1
-    tag = exif(6, ">") + exif(6)
+    tag = b"\xff\xd8" + exif(6, ">")
     assert exif_orientation(tag) == 6
     assert exif_orientation(tag[: tag.index(b"\x06")]) == 1
-    assert exif_orientation(b"BM" + tag) == 1, "pixels, not a tag"
+    second = encode(IMAGE, "JPEG", exif=exif(6))
+    assert exif_orientation(FILES["jpeg"] + bytes(images.NUM_FIRST) + second) == 1
+    pixels = Image.frombytes("RGB", (64, 1), exif(6).ljust(192))
+    converted = convert_file(encode(pixels, "BMP"))
+    assert exif(6) in converted
+    assert exif_orientation(converted) == 1, "pixels, not a tag"
 
 
 def test_unreadable_files_do_not_affect_the_others() -> None:

@@ -45,8 +45,8 @@ class Preprocessing(Part):
     crop_border: bool
     color_constancy: bool
     stored_longest_side: int | None
-    decode: str = "JPEG, PNG, BMP or WebP to RGB, accurate inverse DCT, no color profiles"
-    orientation: str = "EXIF (JPEG, PNG, WebP)"
+    decode: str = "JPEG or PNG to RGB, accurate inverse DCT, no color profiles"
+    orientation: str = "EXIF (JPEG, PNG)"
     resize: str = "antialiased if bilinear, uint8"
 
     def data_config(self) -> DataConfig:

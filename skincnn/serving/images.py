@@ -4,8 +4,8 @@ The functions of `serving.predictor` convert files as the dataset builder does, 
 files reach the graph (`convert_file`). The graph then reads the pixels that the dataset
 builder stores if it does not downsize the images. A SavedModel on a server receives
 arbitrary files, so its graph checks the format and the size, and applies the EXIF
-orientation. The graph decodes JPEG, PNG, BMP (24 or 32 bits per pixel) and WebP files (one
-frame), ignores color profiles and orientations in XMP, and rejects other files.
+orientation. The graph decodes JPEG and PNG files, the formats that the dataset builder
+stores. It ignores color profiles and orientations in XMP.
 """
 
 from __future__ import annotations
@@ -28,12 +28,9 @@ MAX_GRAPH_BYTES = 4 * MAX_PIXELS + 1_000_000
 """Maximum size in bytes of a file in the graph, which may be an uncompressed image."""
 OK = "ok"
 UNREADABLE = (
-    "unreadable: expected a complete JPEG, PNG, BMP (24 or 32 bits per pixel) or WebP (one "
-    f"frame) file of at most {MAX_PIXELS} pixels"
+    f"unreadable: expected a complete JPEG or PNG file of at most {MAX_PIXELS} pixels"
 )
 TOO_LARGE = f"unreadable: {image_files.TOO_LARGE}"
-HEADER_BYTES = 34
-"""Number of leading bytes that contain the image size in all formats except JPEG."""
 NUM_FIRST, NUM_LAST = 1 << 14, 1 << 17
 """Numbers of bytes at the start and at the end of a file that are searched for its EXIF
 orientation."""
@@ -112,15 +109,15 @@ def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
     """Returns the decoded, upright and preprocessed image in a file.
 
     Args:
-        content: Content of a JPEG, PNG, BMP or WebP file, a scalar.
+        content: Content of a JPEG or PNG file, a scalar.
         config: See `data.preprocess.read_image`.
 
     Returns:
         The model input, uint8 [image_size, image_size, 3] in 0..255.
 
     Raises:
-        tf.errors.InvalidArgumentError: The file has an unsupported format, is damaged, or
-            exceeds `MAX_GRAPH_BYTES` or `MAX_PIXELS`.
+        tf.errors.InvalidArgumentError: The file has another format, is damaged, or exceeds
+            `MAX_GRAPH_BYTES` or `MAX_PIXELS`.
     """
     max_pixels = tf.constant(MAX_PIXELS, tf.int64)
     within_limits = [
@@ -135,28 +132,23 @@ def read_image(content: tf.Tensor, config: DataConfig) -> tf.Tensor:
 def num_pixels(content: tf.Tensor) -> tf.Tensor:
     """Returns the number of pixels according to the header of a file, int64.
 
-    The result is the largest int64 for a format in which TensorFlow would not read the
-    pixels that the dataset builder stores, such as BMP files with a palette and GIF files,
-    whose first frame may be smaller than the image. A truncated header raises
-    `tf.errors.InvalidArgumentError` for JPEG, and the result is arbitrary otherwise.
+    The result is the largest int64 if the file is neither JPEG nor PNG. A truncated header
+    raises `tf.errors.InvalidArgumentError`, or the result is arbitrary.
     """
-    header = _read_bytes(content, HEADER_BYTES)
 
-    def bmp() -> tf.Tensor:
-        height = _little_endian(header, 22, 4)  # negative if rows are stored top to bottom
-        pixels = _little_endian(header, 18, 4) * tf.minimum(height, 2**32 - height)
-        return tf.where(_little_endian(header, 28, 2) >= 24, pixels, tf.int64.max)
+    def jpeg() -> tf.Tensor:
+        return tf.reduce_prod(tf.io.extract_jpeg_shape(content, tf.int64)[:2])
 
-    formats = {
-        b"\xff\xd8\xff": lambda: tf.reduce_prod(
-            tf.io.extract_jpeg_shape(content, tf.int64)[:2]
-        ),
-        b"\x89PNG": lambda: _big_endian(header, 16, 4) * _big_endian(header, 20, 4),
-        b"BM": bmp,
-        b"RIFF": lambda: _webp_pixels(header),
-    }
+    def png() -> tf.Tensor:
+        header = tf.strings.substr(content, 0, 24)
+        numbers = tf.io.decode_raw(header, tf.int32, little_endian=False)
+        return tf.reduce_prod(tf.cast(numbers[4:], tf.int64))  # width and height
+
     return tf.case(
-        [(_equals(header, magic), size) for magic, size in formats.items()],
+        [
+            (tf.equal(tf.strings.substr(content, 0, 3), b"\xff\xd8\xff"), jpeg),
+            (tf.equal(tf.strings.substr(content, 0, 4), b"\x89PNG"), png),
+        ],
         default=lambda: tf.constant(tf.int64.max, tf.int64),
     )
 
@@ -164,23 +156,23 @@ def num_pixels(content: tf.Tensor) -> tf.Tensor:
 def exif_orientation(content: tf.Tensor) -> tf.Tensor:
     """Returns the EXIF orientation of a file, int64 in 1..8; 1 if it has no valid one.
 
-    The file is searched for the tag. In JPEG files, EXIF data are among the first segments;
-    in PNG and WebP files, they are near one of the ends. BMP files contain no EXIF data,
-    but uncompressed pixels, which could look like a tag.
+    The file is searched for the tag, after the name of the segment or chunk that contains
+    the EXIF data, because uncompressed pixels could look like a tag. In JPEG files, this is
+    among the first segments, and further images may follow; in PNG files, it is near one of
+    the ends.
     """
-    magic = tf.strings.substr(content, 0, 2)
-    is_bmp, is_jpeg = tf.equal(magic, b"BM"), tf.equal(magic, b"\xff\xd8")
-    first = tf.where(is_bmp, 0, NUM_FIRST)
-    last = tf.where(is_bmp | is_jpeg, 0, NUM_LAST)
-    start = tf.maximum(tf.strings.length(content) - last, 0)
-    ends = ((0, first), (start, last))
-    searched = tf.strings.join([tf.strings.substr(content, *end) for end in ends])
-    after = [
-        tf.strings.split([searched], tag, maxsplit=1).values[1:] for tag in ORIENTATION_TAGS
+    is_jpeg = tf.equal(tf.strings.substr(content, 0, 2), b"\xff\xd8")
+    start = tf.maximum(tf.strings.length(content) - NUM_LAST, 0)
+    last = tf.strings.substr(content, start, tf.where(is_jpeg, 0, NUM_LAST))
+    searched = tf.strings.join([tf.strings.substr(content, 0, NUM_FIRST), last])
+    name = tf.where(is_jpeg, b"Exif", b"eXIf")
+    exif = tf.strings.split([searched], name, maxsplit=1).values[1:]
+    values = [
+        tf.strings.split(exif, tag, maxsplit=1).values[1:] for tag in ORIENTATION_TAGS
     ]
-    value = tf.concat([*after, [b"\x01"]], axis=0)[0]
-    number = tf.cast(_read_bytes(value, 1)[0], tf.int64)
-    return tf.where((number >= 1) & (number <= 8), number, 1)
+    value = tf.strings.reduce_join(tf.concat([*values, [b"\x01"]], axis=0))
+    number = tf.io.decode_raw(tf.strings.substr(value, 0, 1), tf.uint8)[0]
+    return tf.where((number >= 1) & (number <= 8), tf.cast(number, tf.int64), 1)
 
 
 def apply_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
@@ -199,34 +191,3 @@ def apply_orientation(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     index = tf.cast(orientation, tf.int32) - 1
     upright = tf.switch_case(index, [unchanged, *transforms])
     return tf.ensure_shape(upright, (None, None, 3))
-
-
-def _webp_pixels(header: tf.Tensor) -> tf.Tensor:
-    """Returns the number of pixels of an extended, lossless or lossy WebP file."""
-    extended = (1 + _little_endian(header, 24, 3)) * (1 + _little_endian(header, 27, 3))
-    sides = _little_endian(header, 21, 4)  # 14 bits each
-    lossless = (1 + sides % 2**14) * (1 + sides // 2**14 % 2**14)
-    width, height = _little_endian(header, 26, 2), _little_endian(header, 28, 2)
-    lossy = (width % 2**14) * (height % 2**14)
-    simple = tf.where(_equals(header, b"VP8L", 12), lossless, lossy)
-    return tf.where(_equals(header, b"VP8X", 12), extended, simple)
-
-
-def _read_bytes(content: tf.Tensor, size: int) -> tf.Tensor:
-    """Returns the first `size` bytes of a file, uint8 [size], padded with zeros."""
-    data = tf.io.decode_raw(tf.strings.substr(content, 0, size), tf.uint8)
-    return tf.pad(data, [[0, size - tf.size(data)]])
-
-
-def _equals(data: tf.Tensor, text: bytes, offset: int = 0) -> tf.Tensor:
-    return tf.reduce_all(tf.equal(data[offset : offset + len(text)], tuple(text)))
-
-
-def _little_endian(data: tf.Tensor, offset: int, size: int) -> tf.Tensor:
-    """Returns the unsigned little-endian integer in `size` bytes at an offset, int64."""
-    digits = tf.cast(data[offset : offset + size], tf.int64)
-    return tf.reduce_sum(digits * tf.constant([256**i for i in range(size)], tf.int64))
-
-
-def _big_endian(data: tf.Tensor, offset: int, size: int) -> tf.Tensor:
-    return _little_endian(data[offset : offset + size][::-1], 0, size)
