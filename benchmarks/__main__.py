@@ -108,7 +108,7 @@ def measure_serve(
         image_dir: A directory of .jpg files; by default, the images are synthetic.
         num_images: Number of images per pass; files are repeated as needed.
         requests: Number of one-file requests to the server in the benchmark `memory`.
-        only: The benchmarks to run; all by default. signature: the SavedModel on pixels;
+        only: The benchmarks to run; all by default. signature: the SavedModel alone;
             end_to_end: from files to a table of predictions; conversions: size of LiteRT,
             speed of LiteRT and ONNX; memory: memory growth of a server; http: 1,000
             requests to the HTTP service by 16 clients.

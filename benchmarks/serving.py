@@ -28,15 +28,12 @@ from skincnn.metrics.calibration import CalibrationMap
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.model.classifier import build_classifier
 from skincnn.serving.export_spec import ExportSpec, read_rule
+from skincnn.serving.images import read_images
 from skincnn.serving.network import Network, build_network, load_network
 from skincnn.serving.predictor import Predictor, converting_files
 from skincnn.serving.prefetch import predict_batches
 from skincnn.serving.runtimes import RUNTIMES, Infer, find_runtime, with_fixed_size
-from skincnn.serving.saved_model import (
-    IMAGES_SIGNATURE,
-    open_saved_model,
-    write_saved_model,
-)
+from skincnn.serving.saved_model import SIGNATURE, open_saved_model, write_saved_model
 from skincnn.serving.tables import select_clinical_metadata
 
 CONFIG = Config(
@@ -98,21 +95,26 @@ def prepare(
 
 
 def signature(setting: Setting) -> Iterator[Result]:
-    """Compares the SavedModel signature for pixels with the compiled Keras model.
+    """Compares the SavedModel with the compiled Keras model.
 
-    Both map uint8 images of the input size to probabilities.
+    Both map PNG files of the input size to probabilities, and decode the files in the same
+    way. The baseline does not check their sizes or read EXIF data.
     """
     loaded = tf.saved_model.load(str(setting.saved_model))
-    serve_images = loaded.signatures[IMAGES_SIGNATURE]
+    serve = loaded.signatures[SIGNATURE]
     keras_call = _keras_call(setting)
-    images = tf.constant(_read(setting, BATCH_SIZE))
-    for name, batches in _in_batches(images).items():
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])
+    def read(contents: tf.Tensor) -> tf.Tensor:
+        return read_images(contents, setting.data, converted=True)[0]
+
+    images = _read(setting, BATCH_SIZE)
+    files = tf.stack([tf.io.encode_png(image) for image in images])
+    for name, batches in _in_batches(files).items():
         yield compare(
             f"time of SavedModel / Keras compiled, {name} ({setting.description})",
-            _predict_all(keras_call, batches),
-            _predict_all(
-                lambda batch: serve_images(images=batch)["probabilities"], batches
-            ),
+            _predict_all(lambda batch: keras_call(read(batch)), batches),
+            _predict_all(lambda batch: serve(image_bytes=batch)["probabilities"], batches),
             at_most=1.1,
         )
 
@@ -226,7 +228,7 @@ BENCHMARKS: dict[str, Callable[[Setting], Iterator[Result]]] = {
 def handle_requests(saved_model: Path, requests: int) -> tuple[int, int]:
     """Returns the resident memory in bytes after a tenth and after all of the requests."""
     loaded = tf.saved_model.load(str(saved_model))
-    serve = loaded.signatures["serving_default"]
+    serve = loaded.signatures[SIGNATURE]
     files, process, resident = request_files(), psutil.Process(), []
     for number in range(1, requests + 1):
         outputs = serve(image_bytes=tf.constant([files[number % len(files)]]))

@@ -302,18 +302,6 @@ def test_the_export_reproduces_the_evaluated_predictions(
     check_export(run[0], data_dir, tmp_path)
 
 
-def test_the_export_takes_image_tensors_and_is_deterministic(run: Run) -> None:
-    model = tf.saved_model.load(str(run[0] / "export/skincnn/1"))
-    images = tf.constant(
-        np.random.default_rng(0).integers(0, 256, (2, 50, 70, 3)), tf.uint8
-    )
-    first, second = (
-        model.signatures["images"](images=images)["probabilities"].numpy() for _ in range(2)
-    )
-    np.testing.assert_array_equal(first, second)
-    np.testing.assert_allclose(first.sum(axis=1), 1, atol=1e-5)
-
-
 @pytest.mark.usefixtures("no_figures")
 @pytest.mark.slow
 def test_a_model_with_clinical_metadata_is_trained_and_served(
@@ -326,18 +314,8 @@ def test_a_model_with_clinical_metadata_is_trained_and_served(
     assert done.returncode == 0, done.stderr
     (tmp_path / "client").mkdir()
     check_export(workdir, data_dir, tmp_path / "client", clinical_metadata=True)
-
-    saved_model = workdir / "export/skincnn/1"
-    info = read_export_info(saved_model)
+    info = read_export_info(workdir / "export/skincnn/1")
     assert info.clinical_features == CLINICAL_FEATURES
-    assert {"image_bytes", "images", "metadata"} == set(info.inputs)
-    # Clinical metadata changes the prediction for image tensors as well as for files.
-    model = tf.saved_model.load(str(saved_model))
-    images = tf.zeros((2, 40, 40, 3), tf.uint8)
-    rows = np.eye(2, len(CLINICAL_FEATURES), dtype=np.float32)
-    outputs = model.signatures["images"](images=images, metadata=tf.constant(rows))
-    first, second = outputs["probabilities"].numpy()
-    assert np.abs(first - second).max() > 1e-4
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -74,7 +74,8 @@ def test_probabilities_of_mixed_precision_are_float32_and_sum_to_1(
     network = Network(with_distance(loaded), CONFIG)
     write_saved_model([network], RULE, tmp_path / "saved")
     saved_model = tf.saved_model.load(str(tmp_path / "saved"))
-    outputs = saved_model.signatures["images"](images=tf.constant(IMAGES))
+    files = tf.stack([tf.io.encode_png(image) for image in IMAGES])
+    outputs = saved_model.signatures["serving_default"](image_bytes=files)
     for name in ("probabilities", "uncalibrated_probabilities"):
         check_rows(outputs[name])
     # A head in half precision would be off by 1e-3.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ import pandas as pd
 import tensorflow as tf
 
 from skincnn.clinical_metadata import CLINICAL_FEATURES, encode_clinical_metadata
-from skincnn.config import DataConfig
-from skincnn.data.preprocess import preprocess
 from skincnn.data.preprocessing_spec import preprocessing_fields
 from skincnn.errors import DataError
 from skincnn.metrics.decision_rule import DecisionRule
@@ -30,46 +27,29 @@ Predict = Callable[[Sequence[bytes], pd.DataFrame], Predictions]
 """Maps file contents and their `CLINICAL_COLUMNS`, one row per file, to predictions."""
 METADATA = tf.TensorSpec((None, len(CLINICAL_FEATURES)), tf.float32, name="metadata")
 """The input for clinical metadata, from `encode_clinical_metadata`."""
-BYTES_SIGNATURE = "serving_default"
-IMAGES_SIGNATURE = "images"
+SIGNATURE = "serving_default"
 
 
 def write_saved_model(networks: Sequence[Network], rule: DecisionRule, path: Path) -> None:
-    """Writes a SavedModel with the signatures `serving_default` and `images`.
+    """Writes a SavedModel with the signature `serving_default`.
 
-    `serving_default` takes the contents of image files, string [batch], and decodes the
-    formats that `serving.images` describes. `images` takes decoded images, uint8 [batch,
-    height, width, 3] in 0..255. If a network requires clinical metadata, both also take the
-    input `METADATA`. Both return the outputs of `postprocess`, averaged over the networks.
+    It takes the contents of image files, string [batch], in the formats that
+    `serving.images` describes, and, if a network requires clinical metadata, the input
+    `METADATA`. It returns the outputs of `postprocess`, averaged over the networks.
 
     Raises:
         OSError, tf.errors.OpError: The SavedModel cannot be written.
     """
 
-    def from_bytes(image_bytes: tf.Tensor, *metadata: tf.Tensor) -> dict[str, tf.Tensor]:
-        read = functools.partial(read_images, image_bytes)
-        return _predict(networks, rule, read, metadata)
-
-    def from_images(images: tf.Tensor, *metadata: tf.Tensor) -> dict[str, tf.Tensor]:
-        def read(config: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
-            size = (config.image_size, config.image_size, 3)
-            preprocessed = tf.map_fn(
-                lambda image: preprocess(image, config),
-                images,
-                fn_output_signature=tf.TensorSpec(size, tf.uint8),
-            )
-            return preprocessed, tf.ones(tf.shape(images)[:1], tf.bool)
-
-        return _predict(networks, rule, read, metadata)
+    def predict(image_bytes: tf.Tensor, *metadata: tf.Tensor) -> dict[str, tf.Tensor]:
+        return _predict(networks, rule, image_bytes, metadata)
 
     metadata = [METADATA] if use_clinical_metadata(networks) else []
     archive = keras.export.ExportArchive()
     for network in networks:
         archive.track(network.model)
     contents = tf.TensorSpec((None,), tf.string, name="image_bytes")
-    archive.add_endpoint(BYTES_SIGNATURE, from_bytes, [contents, *metadata])
-    pixels = tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")
-    archive.add_endpoint(IMAGES_SIGNATURE, from_images, [pixels, *metadata])
+    archive.add_endpoint(SIGNATURE, predict, [contents, *metadata])
     with plain_path(path.parent) as folder:
         archive.write_out(str(folder / path.name), verbose=False)
 
@@ -82,7 +62,7 @@ def open_saved_model(path: Path, class_names: Sequence[str]) -> Predict:
     """
     with plain_path(path) as folder:
         loaded = tf.saved_model.load(str(folder))
-    signature = loaded.signatures[BYTES_SIGNATURE]
+    signature = loaded.signatures[SIGNATURE]
 
     def predict(contents: Sequence[bytes], metadata: pd.DataFrame) -> Predictions:
         inputs = {"image_bytes": tf.constant(list(contents), tf.string)}
@@ -110,7 +90,7 @@ def decode_strings(values: npt.NDArray[Any]) -> list[str]:
 def _predict(
     networks: Sequence[Network],
     rule: DecisionRule,
-    read: Callable[[DataConfig], tuple[tf.Tensor, tf.Tensor]],
+    contents: tf.Tensor,
     clinical_metadata: Sequence[tf.Tensor],
 ) -> dict[str, tf.Tensor]:
     """Returns the outputs of `postprocess`, averaged over networks."""
@@ -120,7 +100,7 @@ def _predict(
         data = network.config.data
         key = str(preprocessing_fields(data))
         if key not in preprocessed:  # computed once for networks with equal preprocessing
-            preprocessed[key] = read(data)
+            preprocessed[key] = read_images(contents, data)
         images, is_readable = preprocessed[key]
         inputs = {"images": tf.cast(images, tf.float32)}
         if network.config.model.clinical_metadata:
