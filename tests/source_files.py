@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageCms
 
 from tfds_ham10000.layouts import CONFIRM_TYPES, HAM10000_COLUMNS
 from tfds_ham10000.records import CLASS_NAMES, ISIC2019_CLASS_NAMES
@@ -194,3 +195,17 @@ def write_classes(folder: Path, rows: Rows) -> Path:
     names = [f"{row['dx']}/{row['image_id']}.jpg" for row in rows]
     write_folder(folder, dict(zip(names, contents(rows).values(), strict=True)))
     return folder
+
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def linear_rgb() -> bytes:
+    """Returns a profile of the primaries of sRGB with linear tone curves."""
+    tags = {}
+    for number in range(int.from_bytes(SRGB[128:132])):
+        name, start, size = struct.unpack_from(">4sII", SRGB, 132 + 12 * number)
+        tags[name] = (start, size)
+    start, size = tags[b"rTRC"]
+    curve = b"curv" + bytes(8)  # no entries: the identity
+    return SRGB[:start] + curve.ljust(size, b"\0") + SRGB[start + size :]

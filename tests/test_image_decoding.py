@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageFile
 from PIL.PngImagePlugin import PngImageFile, PngInfo
-from source_files import SIZE, encode, jpeg, make_image
+from source_files import SIZE, SRGB, encode, jpeg, linear_rgb, make_image
 
 from tfds_ham10000 import image_files
 from tfds_ham10000.image_decoding import CheckedImages, normalize, require_valid
@@ -260,3 +260,15 @@ def test_up_to_one_percent_of_invalid_images_may_be_skipped() -> None:
         require_valid(errors, 99, "skip")
     with pytest.raises(SourceError, match="--on-bad-image skip"):
         require_valid(errors, 100, "fail")
+
+
+def test_colors_are_converted_to_srgb() -> None:
+    """A linear value x is sRGB 1.055 x^(1/2.4) - 0.055 (IEC 61966-2-1)."""
+    gray = Image.new("RGB", (8, 8), (64, 128, 191))
+    stored = normalize(encode(gray, "PNG", icc_profile=linear_rgb()))
+    expected = 255 * (1.055 * (np.array([64, 128, 191]) / 255) ** (1 / 2.4) - 0.055)
+    with Image.open(io.BytesIO(stored)) as image:
+        assert "icc_profile" not in image.info
+        np.testing.assert_allclose(np.asarray(image)[0, 0], expected, atol=1)
+    content = encode(gray, "JPEG", icc_profile=SRGB)
+    assert normalize(content) is content

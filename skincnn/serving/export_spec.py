@@ -145,8 +145,7 @@ def find_runs(workdir: Path) -> tuple[Path, ...]:
     Raises:
         ConfigError: run.json is missing or damaged, or the runs are not in `workdir`.
     """
-    is_ensemble = read_run_info(workdir).kind == "ensemble"
-    return find_members(workdir) if is_ensemble else ()
+    return find_members(workdir) if read_run_info(workdir).kind == "ensemble" else ()
 
 
 def find_current_export(workdir: Path) -> Path | None:

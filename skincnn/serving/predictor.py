@@ -49,8 +49,6 @@ from skincnn.serving.saved_model import (
 
 PredictFiles = Callable[[Sequence[bytes | str], pd.DataFrame], Predictions]
 """Like `Predict`, but the reason why a file could not be read may replace its content."""
-REFERRAL_COLUMNS = ("malignant_probability", "refer")
-"""Columns of the table from `predict_files` that are left out without a target."""
 PART_BYTES = 200 << 20
 """Files are predicted together as soon as their total size after the conversion reaches
 this number of bytes."""
@@ -160,10 +158,10 @@ def predict_files(
 def columns(rule: DecisionRule) -> tuple[str, ...]:
     """Returns the column names of the table from `predict_files` for a model."""
     probabilities = (f"{PROBABILITY_PREFIX}{name}" for name in rule.class_names)
+    referral = ("malignant_probability", "refer") if rule.target else ()
     return (
         *("file", "image_id", "status", *probabilities, "predicted_class"),
-        *("prediction_set", *(REFERRAL_COLUMNS if rule.target else ())),
-        *("out_of_distribution", "ood_distance"),
+        *("prediction_set", *referral, "out_of_distribution", "ood_distance"),
     )
 
 

@@ -42,7 +42,23 @@ def write_saved_model(networks: Sequence[Network], rule: DecisionRule, path: Pat
     """
 
     def predict(image_bytes: tf.Tensor, *metadata: tf.Tensor) -> dict[str, tf.Tensor]:
-        return _predict(networks, rule, image_bytes, metadata)
+        preprocessed: dict[str, Any] = {}
+        logits, distances = [], []
+        for network in networks:
+            data = network.config.data
+            key = str(preprocessing_fields(data))
+            if key not in preprocessed:  # once for networks with equal preprocessing
+                preprocessed[key] = read_images(image_bytes, data)
+            images, is_readable = preprocessed[key]
+            inputs = {"images": tf.cast(images, tf.float32)}
+            if network.config.model.clinical_metadata:
+                inputs["metadata"] = metadata[0]
+            # Without `training=False`, the exported model would apply dropout.
+            outputs = network.model(inputs, training=False)
+            logits.append(outputs[LOGITS])
+            if OOD_DISTANCE in outputs:
+                distances.append(outputs[OOD_DISTANCE])
+        return postprocess(logits, distances, is_readable, rule)
 
     metadata = [METADATA] if use_clinical_metadata(networks) else []
     archive = keras.export.ExportArchive()
@@ -85,29 +101,3 @@ def open_saved_model(path: Path, class_names: Sequence[str]) -> Predict:
 def decode_strings(values: npt.NDArray[Any]) -> list[str]:
     """Decodes the string output of a model, given as an array of `bytes` objects."""
     return [value.decode() for value in values.tolist()]
-
-
-def _predict(
-    networks: Sequence[Network],
-    rule: DecisionRule,
-    contents: tf.Tensor,
-    clinical_metadata: Sequence[tf.Tensor],
-) -> dict[str, tf.Tensor]:
-    """Returns the outputs of `postprocess`, averaged over networks."""
-    preprocessed: dict[str, Any] = {}
-    logits, distances = [], []
-    for network in networks:
-        data = network.config.data
-        key = str(preprocessing_fields(data))
-        if key not in preprocessed:  # computed once for networks with equal preprocessing
-            preprocessed[key] = read_images(contents, data)
-        images, is_readable = preprocessed[key]
-        inputs = {"images": tf.cast(images, tf.float32)}
-        if network.config.model.clinical_metadata:
-            inputs["metadata"] = clinical_metadata[0]
-        # Without `training=False`, the exported model would apply dropout.
-        outputs = network.model(inputs, training=False)
-        logits.append(outputs[LOGITS])
-        if OOD_DISTANCE in outputs:
-            distances.append(outputs[OOD_DISTANCE])
-    return postprocess(logits, distances, is_readable, rule)

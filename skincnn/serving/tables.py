@@ -147,11 +147,10 @@ def find_isic_year(class_names: Sequence[str]) -> str:
     Raises:
         ConfigError: No challenge has these classes.
     """
-    expected = []
     for year, columns in ISIC_COLUMNS.items():
         if {name.upper() for name in class_names} == set(columns):
             return year
-        expected.append(f"{year} ({', '.join(columns)})")
+    expected = (f"{year} ({', '.join(names)})" for year, names in ISIC_COLUMNS.items())
     raise ConfigError(
         f"--isic-csv requires a model with the classes of the ISIC challenge of "
         f"{' or '.join(expected)}. Received: {', '.join(class_names)}."

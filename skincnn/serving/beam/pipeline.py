@@ -59,11 +59,6 @@ class Counts(NamedTuple):
     failed: int = 0
     without_metadata: int = 0
 
-    def add(self) -> None:
-        """Adds the numbers to the counters of Beam."""
-        for name, number in self._asdict().items():
-            Metrics.counter("skincnn", name).inc(number)
-
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -119,7 +114,9 @@ class ImageHandler(ModelHandler[io.ImageFile, str, LoadedModel]):
         if rows is not None:
             missing = tables.find_rows([Path(one.name) for one in batch], rows).count(None)
         num_predicted = int((table["status"] == OK).sum())
-        Counts(num_predicted, len(batch) - num_predicted, missing).add()
+        counts = Counts(num_predicted, len(batch) - num_predicted, missing)
+        for name, number in counts._asdict().items():
+            Metrics.counter("skincnn", name).inc(number)
         text = tables.to_text(table, as_json=self.format_name == "jsonl")
         return [text.removesuffix("\n")]
 

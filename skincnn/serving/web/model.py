@@ -21,8 +21,6 @@ from skincnn.serving.web.form import MAX_IMAGES, parse_clinical_metadata
 from skincnn.serving.web.schemas import ClinicalFields, ModelInfo, ModelVersion
 from tfds_ham10000.records import MAX_AGE
 
-MODEL_CARD = "README.md"
-
 
 @dataclass(frozen=True)
 class ServedModel:
@@ -85,7 +83,7 @@ def describe_model(
         ConfigError: run.json or the result of the test split is missing or damaged.
     """
     rule = predictor.rule
-    card = workdir and workdir / MODEL_CARD
+    card = workdir and workdir / "README.md"
     fields = ClinicalFields(max_age=MAX_AGE, **FORM_VALUES)
     return ModelInfo(
         model=version,
