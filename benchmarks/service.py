@@ -20,13 +20,13 @@ import psutil
 from benchmarks.measure import Result, compare
 from benchmarks.serving import BATCH_SIZE, MB, Setting
 from skincnn.cli import common, process
+from skincnn.cli.serve import PACKAGES
 from skincnn.config import DataConfig
 from skincnn.errors import require_packages
 from skincnn.metrics.decision_rule import DecisionRule
 from skincnn.serving.predictor import Predictor, converting_files
 from skincnn.serving.prefetch import predict_batches
 from skincnn.serving.saved_model import open_saved_model
-from skincnn.serving.web import PACKAGES
 from skincnn.serving.web.schemas import ModelVersion
 
 ModelPart = tuple[Path, DecisionRule, DataConfig]

@@ -175,12 +175,13 @@ def conversions(setting: Setting) -> Iterator[Result]:
     """
     images = _read(setting, max(BATCH_SIZE, min(NUM_CALIBRATION, len(setting.paths))))
     pixels = images.astype(np.float32)
-    model = with_fixed_size(
-        setting.network.model, setting.data.image_size, setting.rule.calibration_map
-    )
+    network, size = setting.network.model, setting.data.image_size
     converted, sizes = {}, {}
     for name in RUNTIMES:
         runtime = find_runtime(name)
+        limit = setting.rule.max_distance if runtime.detects_ood else None
+        rule = setting.rule.model_copy(update={"max_distance": limit})
+        model = with_fixed_size(network, size, rule)
         path = setting.saved_model.parent / f"model{runtime.suffix}"
         runtime.write(model, {"images": pixels}, path)
         converted[name], sizes[name] = runtime.open(path), path.stat().st_size

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from skincnn.inference.predictions import arrays, read_predictions, table_path
 from skincnn.records import to_json
 from skincnn.reporting.parity_result import ParityResult, read_parity
 from skincnn.serving import export
-from skincnn.serving.export_info import ExportInfo, read_export_info
+from skincnn.serving.export_info import OOD_LEFT_OUT, ExportInfo, read_export_info
 from skincnn.serving.export_spec import ExportSpec, list_versions, read_rule
 from skincnn.serving.network import RunNetwork
 from skincnn.serving.parity import check_parity, choose_images, decide
@@ -211,30 +212,37 @@ def fake_runtime(infer: Infer) -> Runtime:
     return Runtime(
         ".fake",
         lambda model, inputs, path: path.write_bytes(b"x"),
-        lambda path, metadata: None,
-        lambda path: infer,
         1e-4,
-        (),
+        embed=lambda path, metadata: None,
+        open=lambda path: infer,
+        packages=(),
     )
 
 
-def test_a_file_with_other_distances_is_rejected(
-    workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_with_other_distances_is_rejected_or_does_not_detect_ood(
+    run: Run, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    workdir = Path(shutil.copytree(run[0], tmp_path / "run"))
     spec = ExportSpec(workdir=workdir)
     table = read_predictions(table_path(workdir, "test"))
     rule = read_rule(spec).model_copy(update={"max_distance": 0.5})
     monkeypatch.setattr(export, "read_rule", lambda spec: rule)
-    rows = zip(np.log(arrays(table, rule.class_names)[1]), table["distance"], strict=True)
+    log_prob = np.log(arrays(table, rule.class_names)[1])
+    rows = itertools.cycle(zip(log_prob, table["distance"], strict=True))
 
     def infer(inputs: Any) -> dict[str, Any]:
         logits, distances = zip(*itertools.islice(rows, len(inputs["images"])), strict=True)
         return {"logits": np.stack(logits), "ood_distance": np.array(distances) + 0.06}
 
-    monkeypatch.setitem(RUNTIMES, "shifted", fake_runtime(infer))
+    runtime = fake_runtime(infer)
+    monkeypatch.setitem(RUNTIMES, "shifted", runtime)
     with pytest.raises(DataError, match=r"by 0\.12 in OOD distance"):
         list(export.export(spec, ["shifted"], data_dir))
     assert not list((workdir / "export").glob("*fake*"))
+    monkeypatch.setitem(RUNTIMES, "shifted", replace(runtime, detects_ood=False))
+    ((_, path),) = export.export(spec, ["shifted"], data_dir)
+    info = read_export_info(path)
+    assert (info.rule.max_distance, info.ood_off) == (None, OOD_LEFT_OUT)
 
 
 @pytest.mark.slow
@@ -265,7 +273,7 @@ def test_an_onnx_model_is_kept_if_another_format_is_rejected(
 def test_an_unsupported_export_is_rejected(
     workdir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake = Runtime("", print, print, print, None, ("no_such",))
+    fake = Runtime("", print, embed=print, open=print, packages=("no_such",))
     monkeypatch.setitem(RUNTIMES, "new", fake)
     operating_point = "`operating_point` must be one of: specificity=0.90"
     evaluate = r"skincnn evaluate .*run --logit-adjustment"

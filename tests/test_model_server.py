@@ -31,7 +31,7 @@ from skincnn.serving.export_spec import ExportSpec
 from skincnn.serving.images import OK, UNREADABLE
 from skincnn.serving.network import RunNetwork
 from skincnn.serving.runtimes import RUNTIMES, with_fixed_size
-from skincnn.serving.saved_model import decode_strings, write_saved_model
+from skincnn.serving.saved_model import write_saved_model
 
 NAMES = tuple(lesion.name for lesion in HAM10000)
 RULE = make_rule(*NAMES)
@@ -80,7 +80,7 @@ def test_the_documented_rest_example_works(
     )
     assert outputs["status"].numpy().tolist() == [OK.encode(), UNREADABLE.encode()]
     assert sum(outputs["probabilities"][0].numpy()) == pytest.approx(1, abs=1e-5)
-    assert decode_strings(outputs["class_names"][0].numpy()) == list(NAMES)
+    assert outputs["class_names"][0].numpy().tolist() == [name.encode() for name in NAMES]
 
 
 @pytest.mark.parametrize("name", ["onnx", "litert"])
@@ -93,7 +93,7 @@ def test_the_documented_examples_encode_the_clinical_metadata(
         "images": np.float32([IMAGE[:32, :32]]),
         "metadata": encode_clinical_metadata(ROW),
     }
-    model = with_fixed_size(network.model, 32, RULE.calibration_map)
+    model = with_fixed_size(network.model, 32, RULE)
     runtime.write(model, inputs, path)
     runtime.embed(path, to_json(info))
     printed = run_example(render_usage(info, MODEL), path, IMAGE)

@@ -94,7 +94,7 @@ def test_conversions_of_a_mixed_precision_network_are_float32(
     model = keras.saving.load_model(tmp_path / "model.keras", compile=False)
     pixels = {"images": IMAGES.astype(np.float32)}
     path = tmp_path / f"model{RUNTIMES[name].suffix}"
-    network = with_fixed_size(with_distance(model), 32, RULE.calibration_map)
+    network = with_fixed_size(with_distance(model), 32, RULE)
     RUNTIMES[name].write(network, pixels, path)
     outputs = RUNTIMES[name].open(path)(pixels)
     assert outputs["logits"].dtype == np.float32

@@ -26,7 +26,6 @@ from web_models import TOKEN, URL, make_model, serve_in_thread
 
 from skincnn.errors import ConfigError, Terminated
 from skincnn.interruption import TERMINATION
-from skincnn.serving import web
 from skincnn.serving.web import server as web_server
 from skincnn.serving.web.app import build_app
 
@@ -147,7 +146,7 @@ def test_wrong_arguments_are_errors(run: Run, monkeypatch: pytest.MonkeyPatch) -
         ):
             done = run_here("serve.py", run[0], *flags, exit_code=2)
             assert message in done.stderr
-    monkeypatch.setattr(web, "PACKAGES", ("uvicorn", "package_that_is_missing"))
+    monkeypatch.setattr("skincnn.cli.serve.PACKAGES", ("package_that_is_missing",))
     done = run_here("serve.py", run[0], exit_code=2)
     assert "requires package_that_is_missing. Install: pip install -e '.[ser" in done.stderr
 

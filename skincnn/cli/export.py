@@ -34,7 +34,9 @@ class Arguments:
     litert and onnx, and 1e-3 for other SavedModels; for formats with fewer than 32 bits,
     the difference is not limited. An export is rejected if it never predicts a class, or
     never predicts it correctly, although the Keras model does, or if the distances for
-    out-of-distribution detection differ too much (unless --no-ood is given).
+    out-of-distribution detection differ too much (unless --no-ood is given). litert_int8
+    and litert_int8_weights files do not detect out-of-distribution images, because 8 bits
+    are too few for the distances.
     results/export.*.json and the model card show the parity of each export for each class.
     A new SavedModel gets the next version number; LiteRT and ONNX files are replaced.
 

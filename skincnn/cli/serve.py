@@ -12,7 +12,9 @@ import tyro
 from skincnn.cli import common
 from skincnn.cli.help.text import parse_arguments
 from skincnn.errors import require_packages
-from skincnn.serving import web
+
+PACKAGES = ("fastapi", "httptools", "prometheus_client", "python_multipart", "uvicorn")
+"""Packages of the extra `serve` that the server requires."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ def command() -> None:
     """Parses the arguments, loads the model, and serves it until a signal stops it."""
     arguments = parse_arguments(Arguments)
     common.load_tensorflow([arguments.model])
-    require_packages(web.PACKAGES, "The server", "serve")
+    require_packages(PACKAGES, "The server", "serve")
     from skincnn.serving.web import server
 
     # If the shell reads the token from a file that ends with \r\n, it removes only the \n.

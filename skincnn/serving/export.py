@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
@@ -226,13 +226,17 @@ def _export_saved_model(source: _Source) -> Path:
 
 def _export_file(source: _Source, format_name: str, calibration: Inputs) -> Path:
     """Writes a LiteRT or ONNX file and its metadata, and returns its path."""
-    spec, rule, runtime = source.spec, source.rule, RUNTIMES[format_name]
+    runtime = RUNTIMES[format_name]
+    if not runtime.detects_ood:
+        rule = source.rule.model_copy(update={"max_distance": None})
+        source = replace(source, spec=replace(source.spec, ood=False), rule=rule)
+    spec, rule = source.spec, source.rule
     path = spec.folder.with_name(f"{spec.name}{runtime.suffix}")
     (network,) = source.networks
     size = network.config.data.image_size
     info = describe_export(spec, source.networks, rule, format_name)
     with replacing(path) as temporary:
-        model = with_fixed_size(network.model, size, rule.calibration_map)
+        model = with_fixed_size(network.model, size, rule)
         runtime.write(model, calibration, temporary)
         runtime.embed(temporary, to_json(info))
         _check(source, temporary, info, runtime.tolerance, FILE_DISTANCE_TOLERANCE)

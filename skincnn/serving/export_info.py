@@ -32,7 +32,6 @@ class Preprocessing(Part):
         stored_longest_side: Longest side in pixels to which larger images of the training
             datasets were downsized; None for no limit, and if it differs between datasets.
         decode: Supported file formats and how they are decoded.
-        orientation: Formats whose EXIF orientation is applied.
         resize: Antialiasing and data type of resized images.
     """
 
@@ -45,8 +44,7 @@ class Preprocessing(Part):
     crop_border: bool
     color_constancy: bool
     stored_longest_side: int | None
-    decode: str = "JPEG or PNG to RGB, accurate inverse DCT, no color profiles"
-    orientation: str = "EXIF (JPEG, PNG)"
+    decode: str = "JPEG, PNG; accurate inverse DCT, EXIF orientation, no color profiles"
     resize: str = "antialiased if bilinear, uint8"
 
     def data_config(self) -> DataConfig:

@@ -43,7 +43,6 @@ from skincnn.serving.runtimes import Infer, Inputs, Outputs, find_runtime
 from skincnn.serving.saved_model import (
     Predict,
     Predictions,
-    decode_strings,
     open_saved_model,
 )
 
@@ -143,8 +142,8 @@ def predict_files(
         **predictions,
         "file": map(str, paths),
         "image_id": [path.stem for path in paths],
-        "status": decode_strings(predictions["status"]),
-        "predicted_class": decode_strings(predictions["predicted_class"]),
+        "status": [status.decode() for status in predictions["status"]],
+        "predicted_class": [name.decode() for name in predictions["predicted_class"]],
         "prediction_set": [
             "; ".join(names[row]) for row in predictions["in_prediction_set"]
         ],

@@ -9,7 +9,7 @@ import threading
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from keras import ops
 
 from skincnn.errors import ConfigError, require_packages
 from skincnn.lookup import look_up
-from skincnn.metrics.calibration import CalibrationMap
-from skincnn.serving.network import LOGITS
+from skincnn.metrics.decision_rule import DecisionRule
+from skincnn.serving.network import LOGITS, OOD_DISTANCE
 
 Floats = npt.NDArray[np.float32]
 Inputs = Mapping[str, Floats]
@@ -44,38 +44,43 @@ class Runtime:
         suffix: Suffix of the file name.
         write: Writes the model from `with_fixed_size` to a file. In the format
             "litert_int8", the inputs calibrate the quantization.
+        tolerance: Maximum difference in probability from the Keras model; None (no limit)
+            for formats with fewer than 32 bits.
+        detects_ood: Whether the distances in a file are precise enough for OOD detection.
+            If not, or if it is switched off, the file does not contain them.
         embed: Adds metadata, as JSON values by name, to a file. They include the class
             names of the rule.
         open: Loads a file and returns the inference function.
-        tolerance: Maximum difference in probability from the Keras model; None (no limit)
-            for formats with fewer than 32 bits.
         packages: Required packages, which the extra `export` installs.
     """
 
     suffix: str
     write: Write
+    tolerance: float | None = None
+    detects_ood: bool = True
+    _: KW_ONLY
     embed: Callable[[Path, Mapping[str, Any]], None]
     open: Callable[[Path], Infer]
-    tolerance: float | None
     packages: tuple[str, ...]
 
 
-def with_fixed_size(
-    model: keras.Model, size: int, calibration_map: CalibrationMap
-) -> keras.Model:
+def with_fixed_size(model: keras.Model, size: int, rule: DecisionRule) -> keras.Model:
     """Returns the model with a fixed image `size` in pixels, as the runtimes require.
 
-    `probabilities`, calibrated by the map, are an additional output.
+    Calibrated `probabilities` are an additional output. Without OOD limit in the rule, the
+    distances are no output.
     """
     shapes = {name: tensor.shape[1:] for name, tensor in model.input.items()}
     shapes["images"] = (size, size, 3)
     inputs = {name: keras.Input(shape, name=name) for name, shape in shapes.items()}
     outputs = model(inputs, training=False)
     # Softmax gives the same result for logits and for the logarithms of probabilities.
-    bias = np.asarray(calibration_map.bias, np.float32)
-    calibrated = outputs[LOGITS] / calibration_map.temperature + bias
-    probabilities = ops.softmax(calibrated, axis=-1)
-    return keras.Model(inputs, {**outputs, "probabilities": probabilities})
+    bias = np.asarray(rule.calibration_map.bias, np.float32)
+    calibrated = outputs[LOGITS] / rule.calibration_map.temperature + bias
+    outputs["probabilities"] = ops.softmax(calibrated, axis=-1)
+    if rule.max_distance is None:
+        outputs.pop(OOD_DISTANCE, None)
+    return keras.Model(inputs, outputs)
 
 
 def find_runtime(format_name: str) -> Runtime:
@@ -193,18 +198,19 @@ def _open_onnx(path: Path) -> Infer:
     return infer
 
 
-def _litert(suffix: str, write: Write, tolerance: float | None = None) -> Runtime:
-    packages = ("ai_edge_litert",)
-    suffix = f"{suffix}.tflite"
-    return Runtime(suffix, write, _embed_litert, _open_litert, tolerance, packages)
-
-
-ONNX = ("onnx", "onnxruntime", "tf2onnx")
+_litert = functools.partial(
+    Runtime, embed=_embed_litert, open=_open_litert, packages=("ai_edge_litert",)
+)
+_onnx = functools.partial(
+    Runtime, embed=_embed_onnx, open=_open_onnx, packages=("onnx", "onnxruntime", "tf2onnx")
+)
 RUNTIMES = {
-    "litert": _litert("", _write_litert, 1e-4),
-    "litert_float16": _litert("_float16", _write_litert_float16),
-    "litert_int8_weights": _litert("_int8_weights", _write_litert_int8_weights),
-    "litert_int8": _litert("_int8", _write_litert_int8),
-    "onnx": Runtime(".onnx", _write_onnx, _embed_onnx, _open_onnx, 1e-4, ONNX),
+    "litert": _litert(".tflite", _write_litert, 1e-4),
+    "litert_float16": _litert("_float16.tflite", _write_litert_float16),
+    "litert_int8_weights": _litert(
+        "_int8_weights.tflite", _write_litert_int8_weights, detects_ood=False
+    ),
+    "litert_int8": _litert("_int8.tflite", _write_litert_int8, detects_ood=False),
+    "onnx": _onnx(".onnx", _write_onnx, 1e-4),
 }
 """Runtimes by the name of their format in --formats."""

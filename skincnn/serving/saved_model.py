@@ -85,8 +85,8 @@ def open_saved_model(path: Path, class_names: Sequence[str]) -> Predict:
         if METADATA.name in signature.structured_input_signature[1]:
             inputs[METADATA.name] = tf.constant(encode_clinical_metadata(metadata))
         outputs = {name: value.numpy() for name, value in signature(**inputs).items()}
-        names = decode_strings(outputs["class_names"][0]) if contents else class_names
-        if list(names) != list(class_names):
+        names = [name.decode() for row in outputs["class_names"][:1] for name in row]
+        if contents and names != list(class_names):
             raise DataError(
                 f"{path} has the classes {', '.join(names)}. Expected those of its "
                 f"metadata.json: {', '.join(class_names)}. {EXPORT_AGAIN}"
@@ -96,8 +96,3 @@ def open_saved_model(path: Path, class_names: Sequence[str]) -> Predict:
     # A signature does not keep its model alive.
     predict.model = loaded  # type: ignore[attr-defined]
     return predict
-
-
-def decode_strings(values: npt.NDArray[Any]) -> list[str]:
-    """Decodes the string output of a model, given as an array of `bytes` objects."""
-    return [value.decode() for value in values.tolist()]
