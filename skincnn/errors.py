@@ -10,6 +10,7 @@ a traceback and exits with this code.
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import sys
 import traceback
@@ -17,6 +18,13 @@ from collections.abc import Iterable
 
 PACKAGES = ("skincnn", "tfds_ham10000", "tuning", "scripts")
 """The packages of this project."""
+STDLIB = os.path.dirname(os.__file__) + os.sep
+"""The directory of the modules of Python."""
+ADDRESS_SPACE = (
+    "The limit of address space or memory is too low. Use `ulimit -v unlimited`, or "
+    "request more memory from the job scheduler, such as h_vmem."
+)
+"""What to do if shared libraries or TensorFlow do not get enough address space."""
 OPTIONAL_MODULES = {
     **{"_bz2": "libbz2-dev", "_lzma": "liblzma-dev", "_sqlite3": "libsqlite3-dev"},
     **{"_ctypes": "libffi-dev", "_ssl": "libssl-dev", "zlib": "zlib1g-dev"},
@@ -87,6 +95,8 @@ def describe_import_error(error: BaseException, name: str = "") -> str:
         return ""
     text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
     text = f"{name} cannot be imported: {text}."
+    if "map segment" in text:  # of a shared library
+        return f"{text} {ADDRESS_SPACE}"
     if library := OPTIONAL_MODULES.get(missing):
         return (
             f"{text} Python was built without the module {missing}. Install its "
@@ -96,7 +106,8 @@ def describe_import_error(error: BaseException, name: str = "") -> str:
     modules = {x: sys.modules.get(x) for x in sorted({*re.findall(r"\w+", text)})}
     files = {x: getattr(module, "__file__", None) for x, module in modules.items()}
     files[package] = file
-    external = {x: y for x, y in files.items() if y and x not in sys.stdlib_module_names}
+    own = {x for x in sys.stdlib_module_names if (files.get(x) or "").startswith(STDLIB)}
+    external = {x: y for x, y in files.items() if y and x not in own}
     used = ", ".join(f"{x} from {y}" for x, y in external.items())
     return (
         f"{text} {f'Python uses {used}. ' if used else ''}A package is missing or damaged, "

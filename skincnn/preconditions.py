@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 
-from skincnn.errors import ConfigError
+from skincnn.errors import ADDRESS_SPACE, ConfigError
 from skincnn.write_errors import describe_cause
 
 EXECUTABLE = "/proc/self/exe"
@@ -24,6 +24,8 @@ TensorFlow kills the process."""
 NUM_THREADS = min(16 + 2 * (os.cpu_count() or 1), 80)
 """Number of threads that must be available, which is more than TensorFlow starts at first.
 The maximum limits the time of the check to less than 10 ms."""
+MIN_ADDRESS_SPACE = 3_500_000 << 10
+"""Number of bytes of address space with which training works on two cores."""
 is_after_tensorflow = False
 """Whether the parent of this process, or an earlier one, had initialized TensorFlow."""
 
@@ -59,6 +61,11 @@ def require_machine() -> None:
         )
     _require_avx()
     _require_threads()
+    _require_address_space()
+    for package in ("tensorflow", "keras"):
+        spec = importlib.util.find_spec(package)
+        if spec and os.path.basename(spec.origin or "") == f"{package}.py":
+            raise _hidden(str(spec.origin), package)
 
 
 def _require_avx() -> None:
@@ -95,6 +102,30 @@ def _require_threads() -> None:
             thread.join()
 
 
+def _require_address_space() -> None:
+    """Raises a `ConfigError` if the address space is limited to `MIN_ADDRESS_SPACE`.
+
+    With less, TensorFlow aborts the process, or OpenBLAS waits forever.
+    """
+    if sys.platform != "win32":
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE:
+            raise ConfigError(
+                "TensorFlow requires at least "
+                f"{MIN_ADDRESS_SPACE / 1e9:.1f} GB of address space, and more with more "
+                f"than two cores. Received: {limit / 1e9:.1f} GB. {ADDRESS_SPACE}"
+            )
+
+
+def _hidden(path: str, package: str) -> ConfigError:
+    return ConfigError(
+        f"{path} hides the package {package}, because Python finds it first. Rename it, "
+        "start Python in another directory, or remove its directory from PYTHONPATH."
+    )
+
+
 def require_own(package: str) -> None:
     """Raises a `ConfigError` if a module of the user hides another package of this project.
 
@@ -108,8 +139,4 @@ def require_own(package: str) -> None:
     if received != os.path.join(os.path.dirname(own), package):
         name = "__init__.py"
         path = folders[0] if os.path.basename(spec.origin) == name else spec.origin
-        raise ConfigError(
-            f"{path} hides the package {package} of skincnn, because Python finds it "
-            "first. Rename it, start Python in another directory, or remove its directory "
-            "from PYTHONPATH."
-        )
+        raise _hidden(path, f"{package} of skincnn")

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import re
-import tempfile
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +40,7 @@ ADVICE = {
     ),
     "The file system does not support this operation. Use a directory on a local disk.": (
         *(errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EXDEV),
+        errno.ENODEV,
     ),
 }
 """Causes of errors and what the user can do, with the numbers of the errors."""
@@ -57,7 +58,8 @@ def describe_cause(error: BaseException, path: Path | str = "") -> str:
     the advice is to use another temporary directory.
     """
     cause, _, advice = _find_cause(error).partition(". ")
-    folder = tempfile.tempdir  # None before the first use
+    # Imported elsewhere, so that a user's own random.py is an error in a command.
+    folder = getattr(sys.modules.get("tempfile"), "tempdir", None)
     temporary = rf"{re.escape(folder or '')}[/\\]tmp[a-z0-9_]{{8}}\b"
     if folder and "another directory" in advice and re.search(temporary, f"{error} {path}"):
         cause = f"{cause}, in the temporary directory {folder}"

@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -498,6 +499,24 @@ def test_names_that_tensorflow_would_encode_differently_are_rejected(
         assert done.returncode == expected
     assert b"--workdir must be a path in ASCII" in done.stderr
     assert b"Set PYTHONUTF8=1" in done.stderr
+
+
+def test_a_full_disk_of_standard_output_is_named() -> None:
+    code = "from skincnn.cli import process; process.main(lambda: print('x', flush=True))"
+    shell = ["sh", "-c", 'exec "$0" -c "$1" > /dev/full', sys.executable, code]
+    done = subprocess.run(shell, capture_output=True, text=True)
+    assert done.returncode == 2
+    start = "error: Standard output cannot be written: [Errno 28] No space left on device."
+    assert done.stderr.startswith(start)
+    assert done.stderr.count("\n") == 1
+
+
+def test_too_little_address_space_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenBLAS would wait forever."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (3 << 30, resource.RLIM_INFINITY))
+    message = r"at least 3\.6 GB of .* Received: 3\.2 GB\. .*`ulimit -v unlimited`"
+    with pytest.raises(ConfigError, match=message):
+        preconditions.require_machine()
 
 
 def test_the_exit_code_is_correct_if_standard_error_is_full() -> None:

@@ -31,6 +31,7 @@ from skincnn.inference.predictions import arrays
 from skincnn.metrics.bootstrap import Estimate
 from skincnn.metrics.sample import Sample
 from skincnn.reporting import evaluation_plots as plots
+from skincnn.reporting import plots as style
 from skincnn.reporting.load import load_results
 from skincnn.reporting.plots import (
     plot_learning_curves,
@@ -251,6 +252,18 @@ def test_captions_of_errors_do_not_overlap() -> None:
     heading = figure._suptitle.get_window_extent()
     assert heading.y0 > first._left_title.get_window_extent().y1
     assert second.xaxis.label.get_window_extent().y0 > 0
+
+
+def test_characters_without_a_glyph_are_noted_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(style, "_installed_fonts", lambda: ["DejaVu Sans"])
+    style._note_missing_glyphs.cache_clear()
+    for _ in range(2):
+        figure = Figure()
+        figure.suptitle("\u9ed1\u8272\u7d20\u7624")  # melanoma in Chinese
+        to_png(figure)
+    assert capsys.readouterr().err.count("note: the figures show boxes instead of") == 1
 
 
 def test_learning_curves_mark_the_selected_epoch() -> None:

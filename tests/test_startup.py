@@ -133,6 +133,27 @@ def test_a_module_that_hides_a_package_is_named(
     assert (message in done.stderr.splitlines()[-1]) if code else not done.stderr
 
 
+@pytest.mark.parametrize("name", ["keras", "tensorflow"])
+def test_a_module_that_hides_a_dependency_is_named(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.py"
+    path.touch()
+    command = [sys.executable, "-c", "import skincnn; skincnn.load"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    message = f"{path} hides the package {name}, because Python finds it first"
+    assert message in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["random", "numbers"])
+def test_a_module_that_hides_one_of_python_is_named(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.py"
+    path.touch()
+    command = [sys.executable, "-m", "skincnn", "predict", "x", "x.jpg"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert f"{name} from {path}" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("file", "content", "code", "message"),
     [

@@ -136,11 +136,16 @@ def _exit_after_error(error: Exception) -> None:
     from skincnn.write_errors import describe_cause
 
     closed = isinstance(error, BrokenPipeError) and _stdout_is_closed()
+    is_system_error = isinstance(error, OSError) and not error.filename
+    is_unwritable = is_system_error and _stdout_is_unwritable()
     _discard_unwritten()
     if closed:
         sys.exit(BROKEN_PIPE)
     code, text = getattr(error, "exit_code", None), str(error)
-    if cause := describe_cause(error):
+    if is_unwritable:
+        code, text = ConfigError.exit_code, f"Standard output cannot be written: {error}."
+        text += " Write it to another file, and repeat the command (training: --resume)."
+    elif cause := describe_cause(error):
         code, text = ConfigError.exit_code, f"{error}. {cause}"
     elif code is None and (cause := describe_import_error(error)):
         code, text = ConfigError.exit_code, cause
@@ -161,6 +166,15 @@ def _discard_unwritten() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _stdout_is_unwritable() -> bool:
+    """Returns whether writing a line break fails, because the disk of a log is full."""
+    try:
+        os.write(1, b"\n")
+    except OSError:
+        return True
+    return False
 
 
 def _stdout_is_closed() -> bool:

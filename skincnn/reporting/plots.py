@@ -5,17 +5,22 @@ All figures remain readable at half their size and with color vision deficiency.
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
+import sys
 import textwrap
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from skincnn.classes import NOTHING_DECLARED, LesionClass
@@ -29,6 +34,12 @@ GRAY = "#777777"
 PALETTE = (BLUE, "#009e73", "#cc79a7", "#000000")
 """Okabe-Ito colors for lines that also differ in their dash pattern."""
 DPI = 110
+FALLBACK_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei"),
+    *("Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "PingFang SC", "Hiragino Sans"),
+    *("Noto Sans", "Noto Sans Devanagari", "Noto Sans Thai", "Arial Unicode MS"),
+)
+"""Fonts for characters that DejaVu Sans lacks, if they are installed."""
 COLUMNS = 3
 """Number of pairs of images in a row."""
 IMAGE, GAP, LINE = 1.6, 0.25, 0.17
@@ -113,9 +124,35 @@ def plot_learning_rates(test: pd.DataFrame, suggestion: float | None, title: str
 
 def to_png(figure: Figure) -> bytes:
     """Returns a figure as bytes in PNG format."""
+    families = _installed_fonts()
+    for text in figure.findobj(Text):
+        text.set_fontfamily(families)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", "Glyph .* missing from font")
+        figure.savefig(buffer, format="png", dpi=DPI)
+    for warning in caught:
+        if "missing from font" in str(warning.message):
+            _note_missing_glyphs()
+        else:
+            warnings.warn(warning.message, stacklevel=2)
     return buffer.getvalue()
+
+
+@functools.cache
+def _installed_fonts() -> list[str]:
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in FALLBACK_FONTS if name in installed)]
+
+
+@functools.cache
+def _note_missing_glyphs() -> None:
+    """Prints a note, once in a process."""
+    print(
+        "note: the figures show boxes instead of some characters. Install a font that has "
+        "them, such as Noto Sans CJK, and run `skincnn report`.",
+        file=sys.stderr,
+    )
 
 
 def to_image(figure: Figure) -> Image.Image:
