@@ -68,19 +68,19 @@ def ensemble5_member() -> Config:
     """The first model of `ensemble5`, with effective-number sampling.
 
     Command: skincnn train ensemble5_member
-    Cost: 277 minutes on one or two slow cores for all five members, plus 10 to 12 minutes
-    per member for test-time augmentation.
-    Score, measured with an earlier version of the code, with 13 epochs, of which the first
-    seven at 128 px, and on folds of version 1: on images of 200x150 px, for training on
-    folds 0 to 6, validation on fold 7 and test on folds 8 and 9 (docs/results). The command
-    above trains on folds 0 to 7 and validates on fold 8.
+    Cost: that of `mobilenet_160` for each of the five members, and 6 to 9 minutes per
+    member for test-time augmentation on one core that other programs used, too.
+    Score: on images of 200x150 px, for training on folds 0 to 6, validation on fold 7 and
+    test on folds 8 and 9, one seed per member (docs/results). The command above trains on
+    folds 0 to 7, validates on fold 8 and tests on fold 9.
 
-    - Ensemble with --tta augment: macro F1 .719 [.669, .760], balanced accuracy .709 [.654,
-      .759], melanoma AUC .933 [.916, .949].
-    - Ensemble with --tta augment --logit-adjustment: macro F1 .691 [.640, .733], balanced
-      accuracy .754 [.699, .804], melanoma AUC .931 [.913, .947].
-    - This member without these flags: macro F1 .630 [.574, .679], balanced accuracy .631
-      [.574, .691], melanoma AUC .890 [.866, .915].
+    - Ensemble: macro F1 .730 [.681, .774], balanced accuracy .711 [.653, .763], melanoma
+      AUC .891 [.859, .916].
+    - Ensemble with --tta augment: .736 [.688, .779], .722 [.663, .773], .902 [.871, .925].
+    - Ensemble with --tta augment --logit-adjustment: .667 [.617, .713], .757 [.700, .807],
+      .903 [.873, .926].
+    - This member without these flags: .662 [.610, .710], .658 [.598, .714], .860 [.824,
+      .888].
     """
     imbalance = ImbalanceConfig(strategy="effective_number_sampling", power=0.7)
     return dataclasses.replace(mobilenet_160(), imbalance=imbalance)
