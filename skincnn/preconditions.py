@@ -25,7 +25,8 @@ NUM_THREADS = min(16 + 2 * (os.cpu_count() or 1), 80)
 """Number of threads that must be available, which is more than TensorFlow starts at first.
 The maximum limits the time of the check to less than 10 ms."""
 MIN_ADDRESS_SPACE = 3_500_000 << 10
-"""Number of bytes of address space with which training works on two cores."""
+"""Number of bytes of address space with which prediction works on two cores. Training was
+tried with 4 GiB."""
 is_after_tensorflow = False
 """Whether the parent of this process, or an earlier one, had initialized TensorFlow."""
 
@@ -114,8 +115,8 @@ def _require_address_space() -> None:
         if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE:
             raise ConfigError(
                 "TensorFlow requires at least "
-                f"{MIN_ADDRESS_SPACE / 1e9:.1f} GB of address space, and more with more "
-                f"than two cores. Received: {limit / 1e9:.1f} GB. {ADDRESS_SPACE}"
+                f"{MIN_ADDRESS_SPACE / 1e9:.1f} GB of address space, and perhaps more with "
+                f"many cores. Received: {limit / 1e9:.1f} GB. {ADDRESS_SPACE}"
             )
 
 
