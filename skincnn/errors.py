@@ -106,9 +106,11 @@ def describe_import_error(error: BaseException, name: str = "") -> str:
     modules = {x: sys.modules.get(x) for x in sorted({*re.findall(r"\w+", text)})}
     files = {x: getattr(module, "__file__", None) for x, module in modules.items()}
     files[package] = file
-    own = {x for x in sys.stdlib_module_names if (files.get(x) or "").startswith(STDLIB)}
-    external = {x: y for x, y in files.items() if y and x not in own}
-    used = ", ".join(f"{x} from {y}" for x, y in external.items())
+    used = ", ".join(
+        f"{x} from {y}"
+        for x, y in files.items()
+        if y and not (x in sys.stdlib_module_names and y.startswith(STDLIB))
+    )
     return (
         f"{text} {f'Python uses {used}. ' if used else ''}A package is missing or damaged, "
         "or another version than required is found first. Check PYTHONPATH, "

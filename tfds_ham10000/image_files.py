@@ -219,9 +219,12 @@ def read_file(path: Path) -> bytes:
 def require_file(path: Path) -> None:
     """Raises a `SourceError` if `path` exists, but is not a regular file.
 
-    Opening a pipe blocks until it has a writer; a device can be endless.
+    Opening a pipe blocks until it has a writer; a device can be endless. For a directory
+    that cannot be listed, the error is the OSError that states why.
     """
     if path.exists() and not path.is_file():
+        if path.is_dir():
+            os.scandir(path).close()
         raise SourceError("expected a file. Received: a directory, pipe or device")
 
 

@@ -68,8 +68,8 @@ def ensemble5_member() -> Config:
     """The first model of `ensemble5`, with effective-number sampling.
 
     Command: skincnn train ensemble5_member
-    Cost: that of `mobilenet_160` for each of the five members, and 6 to 9 minutes per
-    member for test-time augmentation on one core that other programs used, too.
+    Cost: five runs like `mobilenet_160` (not measured on idle cores), and 6 to 9 minutes
+    per member for test-time augmentation on one core that other programs used, too.
     Score: on images of 200x150 px, for training on folds 0 to 6, validation on fold 7 and
     test on folds 8 and 9, one seed per member (docs/results). The command above trains on
     folds 0 to 7, validates on fold 8 and tests on fold 9.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import os
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,8 +100,6 @@ def files_to_read(found: image_files.Found) -> list[Path]:
 def read_file(path: Path) -> bytes | str:
     """Returns the content of an image file, or the reason why it cannot be read."""
     try:
-        if os.path.isdir(path):
-            os.scandir(path).close()
         return image_files.read_file(path)
     # ValueError: a SourceError, or a null character in the name
     except (OSError, ValueError) as error:

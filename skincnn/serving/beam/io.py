@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import lzma
-import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -242,9 +241,6 @@ def _match(pattern: str, limit: int | None = None) -> list[str]:
 
 def _open(name: str) -> IO[bytes]:
     if "://" not in name:
-        path = Path(name)
-        if path.is_dir():
-            os.scandir(path).close()  # raises the reason why it cannot be listed
-        require_file(path)
+        require_file(Path(name))
     file: IO[bytes] = FileSystems.open(name, compression_type=CompressionTypes.UNCOMPRESSED)
     return file
