@@ -146,5 +146,5 @@ class _LenientStream:
         return len(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError, RuntimeError):
+        with contextlib.suppress(OSError, RuntimeError, AttributeError):
             self.wrapped.flush()

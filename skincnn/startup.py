@@ -174,8 +174,8 @@ def own_settings() -> Iterator[None]:
     decorated with `own_settings`.
 
     Raises:
-        ConfigError: This process was forked after TensorFlow was initialized, or
-            TensorFlow does not execute eagerly.
+        ConfigError: This process was forked after TensorFlow was initialized, TensorFlow
+            does not execute eagerly, or a strategy of `tf.distribute` is in scope.
     """
     global _num_inside, _restore
     preconditions.require_unforked()
@@ -185,6 +185,11 @@ def own_settings() -> Iterator[None]:
             "TensorFlow must execute eagerly. Remove "
             "tf.compat.v1.disable_eager_execution() and tf.compat.v1.disable_v2_behavior() "
             "from the program, and call this function outside tf.Graph and tf.function."
+        )
+    if tensorflow is not None and tensorflow.distribute.has_strategy():
+        raise ConfigError(
+            "This function was called in the scope of a tf.distribute strategy. Call it "
+            "outside the scope: `train.devices` distributes the training."
         )
     with _lock:
         if not _num_inside:
@@ -228,7 +233,8 @@ def _apply_settings() -> contextlib.ExitStack:
 def _thread_settings() -> Iterator[None]:
     """Permits underflow in NumPy and NaN (an unknown age) in tensors, in this thread.
 
-    Numbers in files have all digits, unlike those of `legacy` print options.
+    Numbers in files have all digits, unlike those of `legacy` print options. Only
+    `train.devices` distributes models.
     """
     with contextlib.ExitStack() as stack:
         if numpy := sys.modules.get("numpy"):
@@ -240,6 +246,10 @@ def _thread_settings() -> Iterator[None]:
             tf.debugging.disable_check_numerics()
             if context.op_callbacks != callbacks:
                 stack.callback(tf.debugging.enable_check_numerics)
+        if keras := sys.modules.get("keras"):
+            module = keras.distribution
+            stack.callback(module.set_distribution, module.distribution())
+            module.set_distribution(None)
         yield
 
 
@@ -320,7 +330,7 @@ def _without_noise() -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stderr.flush()
+            _flush_stderr()
             os.dup2(original, 2)
             os.close(original)
 
@@ -336,7 +346,7 @@ def _start_filter() -> subprocess.Popen[bytes] | None:
         return None
     if sys.stderr is None:  # a program without a console
         return None
-    sys.stderr.flush()
+    _flush_stderr()
     noise = NOISE if os.path.exists(DRIVER) else f"{NOISE}|{NO_DRIVER_NOISE}"
     command = [sys.executable, "-I", "-S", "-c", _FILTER, noise]
     try:
@@ -344,3 +354,9 @@ def _start_filter() -> subprocess.Popen[bytes] | None:
         return subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0)
     except OSError:
         return None
+
+
+def _flush_stderr() -> None:
+    """Flushes standard error, unless it is a user's object without `flush`, or closed."""
+    with contextlib.suppress(AttributeError, ValueError):
+        sys.stderr.flush()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from conftest import Prepare
 from source_files import (
     COLUMNS,
@@ -166,6 +167,17 @@ def test_a_missing_file_of_certificates_is_named(
     monkeypatch.setenv(name, "/none.pem")
     monkeypatch.setattr(download, "BASE_URL", "https://127.0.0.1:1")
     with pytest.raises(SourceError, match=rf"{name} does not .*: /none\.pem\. Correct"):
+        download.fetch(tmp_path)
+
+
+def test_the_package_for_socks_proxies_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def send(*args: object, **kwargs: object) -> None:
+        raise requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support.")
+
+    monkeypatch.setattr(requests.Session, "send", send)
+    with pytest.raises(SourceError, match=r"support \(pip install 'requests\[socks\]'\)\."):
         download.fetch(tmp_path)
 
 

@@ -225,6 +225,23 @@ def test_a_program_without_eager_execution_is_named() -> None:
         pass
 
 
+def test_a_strategy_in_scope_is_named() -> None:
+    with (
+        tf.distribute.OneDeviceStrategy("CPU:0").scope(),
+        pytest.raises(ConfigError, match=r"outside the scope: `train\.devices`"),
+        startup.own_settings(),
+    ):
+        pass
+
+
+def test_models_are_not_distributed_by_keras() -> None:
+    users = keras.distribution.DataParallel(devices=["cpu:0"])
+    with users.scope():
+        with startup.own_settings():
+            assert keras.distribution.distribution() is None
+        assert keras.distribution.distribution() is users
+
+
 def test_errors_of_numpy_are_the_default_and_then_those_of_the_user() -> None:
     with np.errstate(all="raise"):
         with startup.own_settings():

@@ -239,6 +239,23 @@ def test_warnings_of_libraries_do_not_end_a_program_that_raises_warnings(
         assert f"ignore:{pattern}:{category.__name__}" in setup
 
 
+def test_standard_error_may_be_an_object_without_flush() -> None:
+    """As of notebooks and programs that copy their output to a file."""
+    done = run_python(
+        "import sys\n"
+        "class Tee:\n"
+        "    def write(self, text): print(text)\n"
+        "    def close(self): pass\n"  # absl closes it at the end
+        "sys.stderr = Tee()\n"
+        "from skincnn.interruption import prepare_to_stop\n"
+        "from skincnn.startup import load_tensorflow\n"
+        "load_tensorflow()\n"
+        "prepare_to_stop()\n"
+        "sys.stderr.flush()"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_the_serial_mode_of_joblib_prints_no_warning() -> None:
     """Without /dev/shm, joblib cannot create a semaphore."""
     done = run_python(

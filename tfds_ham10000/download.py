@@ -178,9 +178,12 @@ def _fetch(session: requests.Session, file: RemoteFile, path: Path) -> Path:
             raise requests.RequestException(f"its checksum is not {file.checksum}")
         partial.rename(path)
     except requests.RequestException as error:
+        cause = str(error).rstrip(".")
+        if "SOCKS support" in cause:
+            cause = f"{cause} (pip install 'requests[socks]')"
         raise SourceError(
             f"{file.name} cannot be downloaded from {file.url}, or differs from the "
-            f"published file: {error}. Check the network and run the command again, or "
+            f"published file: {cause}. Check the network and run the command again, or "
             "download all files from Harvard Dataverse, doi:10.7910/DVN/DBW86T, into one "
             "directory and use --manual-dir DIR."
         ) from error
