@@ -98,9 +98,9 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
-        for name in STREAMS:
+        for name in STREAMS if self.requested and not in_command else ():
             stream = getattr(sys, name)
-            if isinstance(stream, _LenientStream) and not in_command:
+            if isinstance(stream, LenientStream):
                 setattr(sys, name, stream.wrapped)
 
     def _record(self, number: int, frame: FrameType | None) -> None:
@@ -123,15 +123,18 @@ def prepare_to_stop() -> None:
     """
     for name in STREAMS:
         stream = getattr(sys, name)
-        if stream is not None and not isinstance(stream, _LenientStream):
-            setattr(sys, name, _LenientStream(stream))
+        if stream is not None and not isinstance(stream, LenientStream):
+            setattr(sys, name, LenientStream(stream))
     if sys.platform != "win32":
         _, hard = resource.getrlimit(resource.RLIMIT_CPU)
         resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
 
 
-class _LenientStream:
-    """A standard stream that discards what it cannot write instead of raising an error."""
+class LenientStream:
+    """A standard stream that discards what it cannot write instead of raising an error.
+
+    The wrapped stream may be closed, or an object that only has the method `write`.
+    """
 
     def __init__(self, stream: TextIO):
         self.wrapped = stream
@@ -140,11 +143,19 @@ class _LenientStream:
         return getattr(self.wrapped, name)
 
     def write(self, text: str) -> int:
+        """Writes the text, or discards it."""
         # Python raises a RuntimeError if the signal has interrupted another output.
-        with contextlib.suppress(OSError, RuntimeError):
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
             self.wrapped.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError, RuntimeError, AttributeError):
+        """Flushes the stream if it can be flushed."""
+        with contextlib.suppress(OSError, RuntimeError, ValueError, AttributeError):
             self.wrapped.flush()
+
+    def isatty(self) -> bool:
+        """Returns whether the stream is an open terminal."""
+        with contextlib.suppress(ValueError, AttributeError):
+            return self.wrapped.isatty()
+        return False

@@ -24,9 +24,9 @@ TensorFlow kills the process."""
 NUM_THREADS = min(16 + 2 * (os.cpu_count() or 1), 80)
 """Number of threads that must be available, which is more than TensorFlow starts at first.
 The maximum limits the time of the check to less than 10 ms."""
-MIN_ADDRESS_SPACE = 3_500_000 << 10
-"""Number of bytes of address space with which prediction works on two cores. Training was
-tried with 4 GiB."""
+MIN_ADDRESS_SPACE = 5_000_000 << 10
+"""Number of bytes of address space with which small models are trained on two cores. With
+4_500_000 KiB, prediction works, but TensorFlow aborts the training."""
 is_after_tensorflow = False
 """Whether the parent of this process, or an earlier one, had initialized TensorFlow."""
 

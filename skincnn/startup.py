@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import logging
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 
 from skincnn import preconditions
 from skincnn.errors import ConfigError, describe_import_error
+from skincnn.interruption import STREAMS, LenientStream
 from skincnn.paths import to_path
 from skincnn.write_errors import describe_cause
 
@@ -150,6 +152,9 @@ def load_tensorflow() -> None:
     tf.get_logger().addFilter(
         lambda record: "triggered tf.function retracing" not in record.getMessage()
     )
+    # TFDS prints a traceback if its import fails, in addition to the error of skincnn.
+    tfds = os.path.join("tensorflow_datasets", "__init__.py")
+    logging.getLogger("absl").addFilter(lambda record: not record.pathname.endswith(tfds))
 
 
 def set_keras(settings: dict[str, object]) -> dict[str, object]:
@@ -168,10 +173,10 @@ def own_settings() -> Iterator[None]:
 
     Keras has `KERAS_SETTINGS`, other modules `MODULE_SETTINGS`, and matplotlib its
     defaults, except the backend, which this package does not use. TensorFlow compiles
-    functions. These settings belong to the process: of several threads, the first applies
-    them, and the last restores those of the user. See also `_thread_settings`. The
-    functions and methods in `skincnn.__all__` that run TensorFlow or draw figures are
-    decorated with `own_settings`.
+    functions. Standard streams may be closed, or lack `flush`. These settings belong to
+    the process: of several threads, the first applies them, and the last restores those of
+    the user. See also `_thread_settings`. The functions and methods in `skincnn.__all__`
+    that run TensorFlow or draw figures are decorated with `own_settings`.
 
     Raises:
         ConfigError: This process was forked after TensorFlow was initialized, TensorFlow
@@ -221,6 +226,12 @@ def _apply_settings() -> contextlib.ExitStack:
             if jit := tf.config.optimizer.get_jit():
                 stack.callback(tf.config.optimizer.set_jit, jit)
                 tf.config.optimizer.set_jit(False)
+        for name in STREAMS:
+            stream = getattr(sys, name)
+            lacks_flush = stream is not None and not hasattr(stream, "flush")
+            if lacks_flush or getattr(stream, "closed", False):
+                stack.callback(setattr, sys, name, stream)
+                setattr(sys, name, LenientStream(stream))
         if "matplotlib" in sys.modules:
             import matplotlib
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import os
 import pwd
@@ -46,6 +47,7 @@ from skincnn.paths import (
     to_path,
     unique_names,
 )
+from skincnn.progress import is_terminal
 from skincnn.serving.runtimes import RUNTIMES
 from skincnn.training.run import save_model
 
@@ -240,6 +242,31 @@ def test_models_are_not_distributed_by_keras() -> None:
         with startup.own_settings():
             assert keras.distribution.distribution() is None
         assert keras.distribution.distribution() is users
+
+
+class Writer:
+    """A user's stream that only has the method `write`."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+
+def test_standard_streams_may_be_closed_or_only_have_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed, writer = io.StringIO(), Writer()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    monkeypatch.setattr(sys, "stdout", writer)
+    with startup.own_settings():
+        print("no error", file=sys.stderr)
+        print("text", flush=True)
+        assert not is_terminal(sys.stdout)
+        assert not is_terminal(sys.stderr)
+    assert (sys.stdout, sys.stderr, writer.text) == (writer, closed, "text\n")
 
 
 def test_errors_of_numpy_are_the_default_and_then_those_of_the_user() -> None:

@@ -162,6 +162,12 @@ def test_a_module_that_hides_one_of_python_is_named(name: str, tmp_path: Path) -
             r"error: \w+ cannot .* typing_extensions from {file}[,.] .* -m pip check",
         ),
         (
+            *("promise.py", "1 / 0"),
+            "import sys; sys.argv[1:] = ['prepare-data', '--config', 'x']\n"
+            "from skincnn.cli.main import main; main()",
+            r"error: promise cannot be imported: ZeroDivisionError: .*{file}[,.] ",
+        ),
+        (
             *("pydantic/__init__.py", "", "import skincnn; skincnn.Config"),
             r"ConfigError: pydantic cannot .*: cannot import .* pydantic from {file}\. ",
         ),
