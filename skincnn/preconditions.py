@@ -21,9 +21,9 @@ EXECUTABLE = "/proc/self/exe"
 CPU_INFO = "/proc/cpuinfo"
 """A file in which Linux lists the instruction sets of the CPU. Without AVX, the import of
 TensorFlow kills the process."""
-NUM_THREADS = min(16 + 2 * (os.cpu_count() or 1), 80)
-"""Number of threads that must be available, which is more than TensorFlow starts at first.
-The maximum limits the time of the check to less than 10 ms."""
+NUM_THREADS = min(40 + 2 * (os.cpu_count() or 1), 100)
+"""Number of threads that must be available: training has 42 threads on two cores. The
+maximum limits the time of the check to about 20 ms."""
 MIN_ADDRESS_SPACE = 5_000_000 << 10
 """Number of bytes of address space with which small models are trained on two cores. With
 4_500_000 KiB, prediction works, but TensorFlow aborts the training."""
