@@ -74,6 +74,8 @@ LIBRARY_WARNINGS = {
 """Patterns and categories of warnings that require no action, of Keras, KerasTuner, and
 joblib (without /dev/shm), which scikit-learn imports.
 They would end a program that raises warnings as errors. setup.cfg has the same patterns."""
+SECONDS_TO_FILTER = 5
+"""Maximum time in which the last messages of `load_tensorflow` are filtered."""
 _lock = threading.Lock()
 _num_inside = 0
 """Number of blocks of `own_settings` that are being executed, in all threads."""
@@ -333,17 +335,22 @@ def _without_noise() -> Iterator[None]:
     if process is None:
         yield
         return
-    with process:
-        assert process.stdin is not None
-        original = os.dup(2)
-        os.dup2(process.stdin.fileno(), 2)
-        process.stdin.close()
+    assert process.stdin is not None
+    original = os.dup(2)
+    os.dup2(process.stdin.fileno(), 2)
+    process.stdin.close()
+    try:
+        yield
+    finally:
+        _flush_stderr()
+        os.dup2(original, 2)
+        os.close(original)
+        # A process that another thread has started in the block keeps the pipe open. Its
+        # messages are still filtered, but not waited for.
         try:
-            yield
-        finally:
-            _flush_stderr()
-            os.dup2(original, 2)
-            os.close(original)
+            process.wait(SECONDS_TO_FILTER)
+        except subprocess.TimeoutExpired:
+            threading.Thread(target=process.wait, daemon=True).start()
 
 
 def _start_filter() -> subprocess.Popen[bytes] | None:

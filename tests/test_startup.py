@@ -245,6 +245,20 @@ def test_warnings_of_libraries_do_not_end_a_program_that_raises_warnings(
         assert f"ignore:{pattern}:{category.__name__}" in setup
 
 
+def test_a_process_of_another_thread_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has inherited standard error while messages were filtered."""
+    monkeypatch.setattr(startup, "SECONDS_TO_FILTER", 0.1)
+    with startup._without_noise():
+        process = subprocess.Popen(["sleep", "60"])
+    try:
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_standard_error_may_be_an_object_without_flush() -> None:
     """As of notebooks and programs that copy their output to a file."""
     done = run_python(
