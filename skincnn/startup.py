@@ -70,9 +70,10 @@ LIBRARY_WARNINGS = {
     "__array__ implementation doesn't accept a copy keyword": DeprecationWarning,
     r"(currentThread|getName)\(\) is deprecated": DeprecationWarning,
     ".*joblib will operate in serial mode": UserWarning,
+    r"\w+\.__init__ got an unexpected keyword argument '___pyct": DeprecationWarning,
 }
-"""Patterns and categories of warnings that require no action, of Keras, KerasTuner, and
-joblib (without /dev/shm), which scikit-learn imports.
+"""Patterns and categories of warnings that require no action, of Keras, KerasTuner, joblib
+(of scikit-learn, without /dev/shm) and gast (of TensorFlow, with Python 3.13).
 They would end a program that raises warnings as errors. setup.cfg has the same patterns."""
 SECONDS_TO_FILTER = 5
 """Maximum time in which the last messages of `load_tensorflow` are filtered."""
