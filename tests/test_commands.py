@@ -12,10 +12,10 @@ import pytest
 from conftest import ROOT
 
 from skincnn.commands import command_line
-from skincnn.data import datasets
 from skincnn.data.datasets import open_dataset
 from skincnn.errors import ConfigError, DataError
 from skincnn.evaluation.results import SplitResult, read_result, result_path
+from tfds_ham10000 import Builder
 
 SOURCES = [
     path
@@ -76,7 +76,7 @@ def test_a_data_directory_one_level_too_deep_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        datasets, "_is_prepared", lambda b: tmp_path == Path(b.data_dir).parents[2]
+        Builder, "is_prepared", lambda self: tmp_path == Path(self.data_dir).parents[2]
     )
     with pytest.raises(DataError, match=rf"not in .*Use --data-dir {tmp_path}$"):
         open_dataset("isic2018", tmp_path / "ham10000")

@@ -34,7 +34,7 @@ import skincnn
 from skincnn import preconditions, startup
 from skincnn.cli import common, predict, prepare_data
 from skincnn.config import DataConfig
-from skincnn.data.datasets import built_datasets, prepare_dataset
+from skincnn.data.datasets import built_datasets, prepare_dataset, read_rows
 from skincnn.errors import ConfigError
 from skincnn.files import require_writable_folder
 from skincnn.inference.ood_images import read_ood_folder
@@ -744,6 +744,17 @@ def test_the_default_data_dir_is_checked(
     for function in (built_datasets, lambda: prepare_dataset("demo_tiny")):
         with pytest.raises(ConfigError, match=message):
             function()
+
+
+def test_a_dataset_in_a_directory_with_the_characters_of_patterns_is_built_once(
+    tmp_path: Path,
+) -> None:
+    builder = prepare_dataset("demo_tiny", tmp_path / "[1] *?")
+    written = Path(builder.data_dir, "build.json").stat().st_mtime_ns
+    again = prepare_dataset("demo_tiny", tmp_path / "[1] *?")
+    assert Path(again.data_dir, "build.json").stat().st_mtime_ns == written
+    rows = read_rows(again, ["fold_0"])
+    assert len(rows) == builder.info.splits["fold_0"].num_examples
 
 
 def test_names_of_directories_are_unique(tmp_path: Path) -> None:

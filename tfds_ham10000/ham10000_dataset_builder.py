@@ -156,12 +156,20 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 errors in a RuntimeError.
         """
         # This check precedes the lock file, because the disk may be read-only.
-        if Path(self.data_dir).is_dir() and self.is_prepared():
+        if self.is_prepared():
             return
         with build_lock(Path(self.data_dir)), download.permit_md5():
             super().download_and_prepare(**kwargs)
         if not self.info.splits:  # another process has built the dataset
             self.info.read_from_directory(self.data_dir)
+
+    def is_prepared(self) -> bool:
+        """Returns whether the dataset is built.
+
+        TFDS would search for the file with a pattern, and not find it in a directory with a
+        name such as "[1]".
+        """
+        return Path(self.data_dir, "dataset_info.json").is_file()
 
     def read_report(self) -> BuildReport:
         """Returns the report of the build.

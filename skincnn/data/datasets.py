@@ -119,7 +119,7 @@ def prepare_dataset(
     builder = _open_builder(
         config, data_dir, on_bad_image=on_bad_image, table_options=table_options
     )
-    if _is_prepared(builder):
+    if builder.is_prepared():
         if config.own and manual_dir is not None:
             _require_same_source(builder, manual_dir, table_options)
         return builder
@@ -164,10 +164,10 @@ def open_dataset(dataset: str, data_dir: Path | None = None) -> tfds.core.Datase
         DataError: The dataset is not synthetic and has not been built, or is damaged.
     """
     builder = _builder(dataset, data_dir)
-    if _is_prepared(builder):
+    if builder.is_prepared():
         return builder
     if not builder.builder_config.synthetic:
-        if data_dir is not None and _is_prepared(_builder(dataset, data_dir.parent)):
+        if data_dir is not None and _builder(dataset, data_dir.parent).is_prepared():
             raise DataError(
                 f"The dataset {dataset!r} is in {data_dir.parent}, and not in {data_dir}. "
                 f"Use --data-dir {shlex.quote(str(data_dir.parent))}"
@@ -255,11 +255,6 @@ def read_records(
         read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
     )
     return records.with_options(options)
-
-
-def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
-    # TFDS logs a warning if the directory does not exist.
-    return Path(builder.data_dir).is_dir() and bool(builder.is_prepared())
 
 
 def _require_same_source(
@@ -352,7 +347,7 @@ def _open_builder(
         folder = Path(builder.data_dir)
         if not folder.is_dir():
             return builder
-        if not _is_prepared(builder):
+        if not builder.is_prepared():
             raise _unreadable(folder, "dataset_info.json is missing")
         if not builder.info.features["label"].num_classes:
             raise _unreadable(folder, "label.labels.txt is missing or has no valid names")

@@ -46,9 +46,10 @@ class Arguments:
       skincnn completion > ~/.skincnn-completion
       echo 'source ~/.skincnn-completion' >> ~/.bashrc
 
-    In zsh, the line in ~/.zshrc is:
+    In zsh, the lines in ~/.zshrc are:
 
-      autoload -U +X bashcompinit && bashcompinit && source ~/.skincnn-completion
+      autoload -U compinit bashcompinit && compinit && bashcompinit
+      source ~/.skincnn-completion
     """
 
 
