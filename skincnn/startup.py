@@ -101,6 +101,7 @@ def set_command_environment() -> None:
     os.environ["MPLBACKEND"] = "agg"
     os.environ["MATPLOTLIBRC"] = os.devnull
     os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    os.environ["KERAS_NNX_ENABLED"] = "false"
     for name in os.environ.copy():
         is_style = name.startswith("TQDM_") and name != "TQDM_DISABLE"
         if is_style or name in ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH"):
@@ -300,6 +301,8 @@ def _import_keras() -> str:
             if not advice:
                 text = f"{describe_import_error(error, what)} {LIMITS}"
             raise ConfigError(text) from error
+        if "NNX" in cause:
+            fix = "Unset KERAS_NNX_ENABLED"
         raise ConfigError(
             f"Keras cannot be imported with {backend} and the settings in "
             f"{_keras_json()}: {cause}. {fix}, or delete the file."

@@ -65,6 +65,23 @@ def test_unexpected_error_keeps_its_traceback(body: str, error: str) -> None:
     assert error in done.stderr
 
 
+@pytest.mark.parametrize("session", ["sys.ps1 = '>>> '", "builtins.__IPYTHON__ = True"])
+def test_ctrl_c_does_not_end_an_interactive_session_after_a_command(session: str) -> None:
+    code = (
+        "import builtins, signal, sys\n"
+        f"{session}\n"
+        "from skincnn.cli import process\n"
+        "process.main(lambda: None)\n"
+        "try:\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('continued')"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "continued\n"
+
+
 @pytest.mark.parametrize(
     "body", ["print('x' * 100_000)", "print('x')", "print('x'); sys.exit(0)"]
 )

@@ -52,6 +52,7 @@ from skincnn.serving.runtimes import RUNTIMES
 from skincnn.training.run import save_model
 
 KERAS_JSON = {
+    "nnx_enabled": True,
     "floatx": "float16",
     "epsilon": 0.1,
     "image_data_format": "channels_first",
@@ -62,6 +63,7 @@ SETTINGS = {
     "KERAS_MAX_EPOCHS": "none",
     "TQDM_NCOLS": "wide",
     "KERAS_MAX_STEPS_PER_EPOCH": "1",
+    "KERAS_NNX_ENABLED": "true",
     "PYTHONIOENCODING": "ascii",
     "TZ": "Asia/Kathmandu",
     "ALL_PROXY": "socks5h://127.0.0.1:9",
@@ -438,6 +440,12 @@ def test_an_unusable_setting_of_keras_is_one_line(
     assert done.stderr.startswith("error: Keras cannot be imported with KERAS_BACKEND=")
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
+
+
+def test_the_setting_for_nnx_is_named(tmp_path: Path) -> None:
+    code = "import skincnn; skincnn.load"
+    done = run_code(code, KERAS_HOME=str(tmp_path), KERAS_NNX_ENABLED="true")
+    assert done.stderr.endswith("Unset KERAS_NNX_ENABLED, or delete the file.\n")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ command are imported.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import io
 import os
@@ -66,7 +67,8 @@ def _run(command: Callable[[], None]) -> None:
 def _signals_as_exceptions() -> Iterator[list[KeyboardInterrupt]]:
     """Lets signals raise exceptions, which are also appended to the list that is yielded.
 
-    After the block, signals end the process without a traceback while Python exits.
+    After the block, signals end the process without a traceback while Python exits. In an
+    interactive session, such as after %run in IPython, they have their previous effect.
     """
     received = []
 
@@ -80,15 +82,15 @@ def _signals_as_exceptions() -> Iterator[list[KeyboardInterrupt]]:
         for number in (signal.SIGINT, *TERMINATION)
         if signal.getsignal(number) != signal.SIG_IGN  # as after `nohup`
     ]
-    for number in numbers:
-        signal.signal(number, stop)
+    previous = {number: signal.signal(number, stop) for number in numbers}
+    is_interactive = hasattr(sys, "ps1") or hasattr(builtins, "__IPYTHON__")
     interruption.in_command = True
     try:
         yield received
     finally:
         interruption.in_command = False
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in previous.items():
+            signal.signal(number, (is_interactive and handler) or signal.SIG_DFL)
 
 
 def _prepare_streams() -> None:
