@@ -38,6 +38,9 @@ KERAS_SETTINGS = {
 }
 """Names and values in `keras.config` that this package requires: the defaults of Keras.
 The precision of training is `train.precision`."""
+OMITTED = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH", "TF_XLA_FLAGS")
+"""Variables that commands remove: they would change the trained model. `train.jit` selects
+whether XLA compiles it."""
 MODULE_SETTINGS = (
     ("PIL.Image", "MAX_IMAGE_PIXELS", 1024**3 // 4 // 3),
     ("PIL.ImageFile", "LOAD_TRUNCATED_IMAGES", False),
@@ -93,7 +96,7 @@ for line in sys.stdin.buffer:
 
 
 def set_command_environment() -> None:
-    """Replaces settings of Keras, matplotlib and tqdm in the environment of a command.
+    """Replaces settings of Keras, matplotlib, tqdm and XLA in the environment of a command.
 
     Subprocesses inherit the environment. Only the variable KERAS_BACKEND selects a backend,
     not the file keras.json, because that file applies to all projects of the user.
@@ -104,7 +107,7 @@ def set_command_environment() -> None:
     os.environ["KERAS_NNX_ENABLED"] = "false"
     for name in os.environ.copy():
         is_style = name.startswith("TQDM_") and name != "TQDM_DISABLE"
-        if is_style or name in ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH"):
+        if is_style or name in OMITTED:
             del os.environ[name]
 
 
@@ -333,7 +336,7 @@ def _without_noise() -> Iterator[None]:
 
     Most of them come from C++ and bypass sys.stderr, so the file descriptor is redirected.
     All lines pass through another process, because TensorFlow may end this one: for
-    example, it exits after it has printed that a flag in TF_XLA_FLAGS is unknown.
+    example, it exits after it has printed that a flag in XLA_FLAGS is unknown.
     """
     process = _start_filter()
     if process is None:

@@ -64,6 +64,7 @@ SETTINGS = {
     "TQDM_NCOLS": "wide",
     "KERAS_MAX_STEPS_PER_EPOCH": "1",
     "KERAS_NNX_ENABLED": "true",
+    "TF_XLA_FLAGS": "--nosuch",
     "PYTHONIOENCODING": "ascii",
     "TZ": "Asia/Kathmandu",
     "ALL_PROXY": "socks5h://127.0.0.1:9",
