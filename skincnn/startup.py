@@ -264,10 +264,11 @@ def _thread_settings() -> Iterator[None]:
             tf.debugging.disable_check_numerics()
             if context.op_callbacks != callbacks:
                 stack.callback(tf.debugging.enable_check_numerics)
-        if keras := sys.modules.get("keras"):
-            module = keras.distribution
-            stack.callback(module.set_distribution, module.distribution())
-            module.set_distribution(None)
+        if "keras" in sys.modules:
+            from keras import distribution
+
+            stack.callback(distribution.set_distribution, distribution.distribution())
+            distribution.set_distribution(None)
         yield
 
 
