@@ -74,9 +74,10 @@ LIBRARY_WARNINGS = {
     r"(currentThread|getName)\(\) is deprecated": DeprecationWarning,
     ".*joblib will operate in serial mode": UserWarning,
     r"\w+\.__init__ got an unexpected keyword argument '___pyct": DeprecationWarning,
+    "Explicitly requested dtype int64 requested in ShapeDtypeStruct": UserWarning,
 }
 """Patterns and categories of warnings that require no action, of Keras, KerasTuner, joblib
-(of scikit-learn, without /dev/shm) and gast (of TensorFlow, with Python 3.13).
+(of scikit-learn, without /dev/shm), gast (of TensorFlow, with Python 3.13) and JAX 0.12.
 They would end a program that raises warnings as errors. setup.cfg has the same patterns."""
 SECONDS_TO_FILTER = 5
 """Maximum time in which the last messages of `load_tensorflow` are filtered."""
