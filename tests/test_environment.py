@@ -567,7 +567,7 @@ def test_a_full_disk_of_standard_output_is_named() -> None:
 def test_too_little_address_space_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenBLAS would wait forever."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (3 << 30, resource.RLIM_INFINITY))
-    message = r"at least 3\.6 GB of .* Received: 3\.2 GB\. .*`ulimit -v unlimited`"
+    message = r"at least 5\.1 GB of .* Received: 3\.2 GB\. .*`ulimit -v unlimited`"
     with pytest.raises(ConfigError, match=message):
         preconditions.require_machine()
 

@@ -276,6 +276,21 @@ def test_standard_error_may_be_an_object_without_flush() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_the_packages_can_be_imported_again() -> None:
+    """Spyder does so when a script is run again. TFDS has registered the builder before."""
+    done = run_python(
+        "import sys\n"
+        "for _ in range(2):\n"
+        "    import skincnn, tfds_ham10000, tensorflow_datasets as tfds\n"
+        "    skincnn.load, skincnn.train\n"
+        "    assert tfds.builder_cls('ham10000') is tfds_ham10000.Builder\n"
+        "    for name in list(sys.modules):\n"
+        "        if name.split('.')[0] in ('skincnn', 'tfds_ham10000'):\n"
+        "            del sys.modules[name]"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_serial_mode_of_joblib_prints_no_warning() -> None:
     """Without /dev/shm, joblib cannot create a semaphore."""
     done = run_python(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from pydantic import BaseModel, ConfigDict
-from tensorflow_datasets.core import shuffle
+from tensorflow_datasets.core import registered, shuffle
 
 from tfds_ham10000 import demo, download, layouts, sources
 from tfds_ham10000.configs import CONFIGS, HOMEPAGES, Ham10000Config
@@ -79,6 +79,10 @@ class BuildReport(BaseModel):
     # HAM10000: `PUBLISHED_SEARCH`. Both are 0 for synthetic images, which are not searched.
     known_pairs: int = 0
     found_pairs: int = 0
+
+
+# Spyder imports modules again. TFDS would raise an error if the name is registered.
+registered._DATASET_REGISTRY.pop("ham10000", None)
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):

@@ -54,11 +54,11 @@ def main(command: Callable[[], None]) -> None:
 
 def _run(command: Callable[[], None]) -> None:
     _prepare_streams()
+    _require_current_directory()  # some packages cannot be imported without it
     from skincnn.cli.common import path_flags
     from skincnn.startup import set_command_environment
 
     set_command_environment()
-    _require_current_directory()
     with path_flags():
         _run_and_flush(command)
 
