@@ -82,9 +82,10 @@ def require_space(path: Path, num_bytes: int) -> None:
     Raises:
         OSError: The disk is full, or the parent directory of `path` does not exist.
     """
-    usage = shutil.disk_usage(path.parent)
-    # Some network drives report a total of 0.
-    if usage.total > 0 and usage.free < num_bytes + MARGIN:
+    # Here, because importing the dataset builder takes a second, and --help does not need it.
+    from tfds_ham10000.locks import free_space
+
+    if free_space(path.parent) < num_bytes + MARGIN:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
@@ -107,7 +108,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         require_writable_folder(folder, "The run directory", CORRECT_OR_COPY)
     else:
         require_writable_folder(folder, "--workdir")
-    # Here, because importing the dataset builder takes a second, and --help needs no lock.
+    # Here, because importing the dataset builder takes a second, and --help does not need it.
     from tfds_ham10000.locks import hold_lock
 
     created = not folder.exists()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import mmap
 import os
 import platform
 import re
@@ -118,6 +119,22 @@ def _require_address_space() -> None:
                 f"{MIN_ADDRESS_SPACE / 1e9:.1f} GB of address space, and perhaps more with "
                 f"many cores. Received: {limit / 1e9:.1f} GB. {ADDRESS_SPACE}"
             )
+
+
+def require_executable_memory() -> None:
+    """Raises a `ConfigError` if XLA would be killed when it compiles functions."""
+    if sys.platform != "win32":
+        try:
+            mmap.mmap(
+                *(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS),
+                mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC,
+            ).close()
+        except OSError as error:
+            raise ConfigError(
+                "Training compiles functions, but this system forbids memory that is "
+                f"writable and executable: {error}. Remove MemoryDenyWriteExecute=yes from "
+                "the systemd unit, or permit execmem in SELinux. Prediction works without."
+            ) from error
 
 
 def _hidden(path: str, package: str) -> ConfigError:

@@ -41,6 +41,8 @@ The precision of training is `train.precision`."""
 OMITTED = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH", "TF_XLA_FLAGS")
 """Variables that commands remove: they would change the trained model. `train.jit` selects
 whether XLA compiles it."""
+LIBRARY_FLAG = "--xla_gpu_cuda_data_dir"
+"""The flag in XLA_FLAGS that commands with TensorFlow keep: where libraries of CUDA are."""
 MODULE_SETTINGS = (
     ("PIL.Image", "MAX_IMAGE_PIXELS", 1024**3 // 4 // 3),
     ("PIL.ImageFile", "LOAD_TRUNCATED_IMAGES", False),
@@ -110,6 +112,11 @@ def set_command_environment() -> None:
         is_style = name.startswith("TQDM_") and name != "TQDM_DISABLE"
         if is_style or name in OMITTED:
             del os.environ[name]
+    if os.environ["KERAS_BACKEND"] == "tensorflow":
+        # Flags for the XLA of JAX can be unknown to that of TensorFlow, which would exit.
+        flags = os.environ.pop("XLA_FLAGS", "").split()
+        if kept := [flag for flag in flags if flag.startswith(LIBRARY_FLAG)]:
+            os.environ["XLA_FLAGS"] = " ".join(kept)
 
 
 def ignore_missing_plot_backend() -> None:
@@ -338,7 +345,7 @@ def _without_noise() -> Iterator[None]:
 
     Most of them come from C++ and bypass sys.stderr, so the file descriptor is redirected.
     All lines pass through another process, because TensorFlow may end this one: for
-    example, it exits after it has printed that a flag in XLA_FLAGS is unknown.
+    example, if it does not find the symbols of its libraries.
     """
     process = _start_filter()
     if process is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from conftest import ROOT, Prepare, limited_file_size
 from source_files import make_image, make_rows, write_classes
 
-from tfds_ham10000 import ham10000_dataset_builder, image_decoding
+from tfds_ham10000 import image_decoding
 from tfds_ham10000.ham10000_dataset_builder import Builder, build_lock
 
 VERSION = str(Builder.VERSION)
@@ -90,9 +91,7 @@ def test_too_little_disk_space_is_reported_before_any_work(
     manual_dir: Path, tmp_path: Path, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        ham10000_dataset_builder.shutil,
-        "disk_usage",
-        lambda folder: SimpleNamespace(free=1000),
+        shutil, "disk_usage", lambda folder: SimpleNamespace(total=1000, free=1000)
     )
     done = prepare("isic2018", tmp_path / "built", "--manual-dir", manual_dir)
     assert done.returncode == 2, done.stderr

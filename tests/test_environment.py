@@ -443,6 +443,21 @@ def test_an_unusable_setting_of_keras_is_one_line(
     assert message in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("backend", "kept"),
+    [("", "--xla_gpu_cuda_data_dir=/x"), ("jax", "--nosuch --xla_gpu_cuda_data_dir=/x")],
+)
+def test_flags_for_the_xla_of_jax_do_not_end_commands_with_tensorflow(
+    backend: str, kept: str
+) -> None:
+    code = (
+        "import os; from skincnn import startup; startup.set_command_environment()\n"
+        "print(os.environ['XLA_FLAGS'])"
+    )
+    flags = "--nosuch --xla_gpu_cuda_data_dir=/x"
+    assert run_code(code, XLA_FLAGS=flags, KERAS_BACKEND=backend).stdout == f"{kept}\n"
+
+
 def test_the_setting_for_nnx_is_named(tmp_path: Path) -> None:
     code = "import skincnn; skincnn.load"
     done = run_code(code, KERAS_HOME=str(tmp_path), KERAS_NNX_ENABLED="true")
@@ -570,6 +585,21 @@ def test_too_little_address_space_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     message = r"at least 5\.1 GB of .* Received: 3\.2 GB\. .*`ulimit -v unlimited`"
     with pytest.raises(ConfigError, match=message):
         preconditions.require_machine()
+
+
+def test_memory_that_cannot_be_executed_is_named() -> None:
+    """XLA would be killed when it compiles a function."""
+    code = (
+        "import ctypes; from skincnn.preconditions import require_executable_memory\n"
+        "require_executable_memory()\n"
+        "PR_SET_MDWE = 65\n"
+        "print(ctypes.CDLL(None).prctl(PR_SET_MDWE, 1, 0, 0, 0), flush=True)\n"
+        "require_executable_memory()"
+    )
+    done = run_code(code)
+    if done.stdout != "0\n":
+        pytest.skip("Linux 6.3 or later is required")
+    assert "ConfigError: Training compiles functions, but this system" in done.stderr
 
 
 def test_the_exit_code_is_correct_if_standard_error_is_full() -> None:

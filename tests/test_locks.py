@@ -5,17 +5,21 @@ from __future__ import annotations
 import errno
 import fcntl
 import io
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
 
 from skincnn.errors import ConfigError
-from skincnn.files import locked
+from skincnn.files import locked, require_space
+from tfds_ham10000 import locks
 
 HOLD = """
 import sys
@@ -147,3 +151,19 @@ def test_the_lock_file_of_a_killed_process_is_ignored(tmp_path: Path) -> None:
         assert (tmp_path / "x.lock.pid").exists()
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, 0])
+def test_free_space_that_is_not_reported_is_not_full(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 0 < locks.free_space(tmp_path) < math.inf
+
+    def disk_usage(folder: Path) -> SimpleNamespace:
+        if number:
+            raise OSError(number, os.strerror(number))
+        return SimpleNamespace(total=0, free=0)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    assert locks.free_space(tmp_path) == math.inf
+    require_space(tmp_path / "weights.h5", 1)

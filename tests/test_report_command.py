@@ -133,6 +133,7 @@ def test_files_that_another_process_is_writing_are_ignored(
         ("test", "test.sync-conflict-20260101"),
         ("test.d4", "test_old.d4"),
         ("ood", "ood.sync-conflict-20260101"),
+        ("ood", "ood (1)"),
         ("test_official.ood", "test_official (1).ood"),
         ("external.clinic", "external.clinic (1)"),
         ("export.litert", "export.litert~1"),

@@ -31,7 +31,7 @@ from tfds_ham10000.groups import GroupBy, published_id
 from tfds_ham10000.image_decoding import CheckedImages, require_valid
 from tfds_ham10000.image_files import Images
 from tfds_ham10000.layouts import Source
-from tfds_ham10000.locks import hold_lock
+from tfds_ham10000.locks import free_space, hold_lock
 from tfds_ham10000.near_duplicates import (
     FeatureFile,
     extract_features,
@@ -384,7 +384,7 @@ def _split(
 
 
 def _require_space(folder: Path, num_bytes: int) -> None:
-    free = shutil.disk_usage(folder).free
+    free = free_space(folder)
     if free < num_bytes:
         raise OSError(
             errno.ENOSPC,

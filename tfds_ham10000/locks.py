@@ -1,10 +1,12 @@
-"""Locks between processes, also on file systems that do not support locks."""
+"""Locks between processes and free space, also on file systems without support for them."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +15,21 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 """Error numbers of file systems without locks, such as some network file systems."""
+
+
+def free_space(folder: Path) -> float:
+    """Returns the number of free bytes; infinity if the file system does not report it.
+
+    Raises:
+        OSError: The directory does not exist.
+    """
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        return math.inf
+    return usage.free if usage.total > 0 else math.inf  # some network drives report 0
 
 
 @contextlib.contextmanager

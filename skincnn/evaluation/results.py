@@ -21,9 +21,10 @@ from skincnn.records import Part, R, Record, keep_named, read_record, write_reco
 
 FOLDER = "results"
 OTHER_RESULTS = re.compile(
-    r"(.*\.)?ood(\..*)?|(export|external)\..*|.*\.corruptions|members"
+    r"(.*\.)?ood\b.*|(export|external)\..*|.*\.corruptions\b.*|members\b.*"
 )
-"""Pattern of the names of results that are not a `SplitResult`."""
+"""Pattern of the names of results that are not a `SplitResult`, and of copies of them, such
+as "ood (1)"."""
 
 
 class ClassScores(Part):

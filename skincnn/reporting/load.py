@@ -232,6 +232,7 @@ def _read_ood(workdir: Path, headline: str) -> tuple[OodResult, ...]:
     ood = [
         *_read_named_ood(workdir, f"{first}.json"),
         *_read_named_ood(workdir, f"{first}.*.json"),
+        *_read_named_ood(workdir, f"{first}[!.]*.json"),  # copies, which are left out
     ]
     if ood:
         splits = dict(ood[0].splits)

@@ -21,6 +21,7 @@ from skincnn.errors import ConfigError
 from skincnn.files import locked
 from skincnn.inference.run_dir import CONFIG_FILE, RUN_FILE, DeviceInfo
 from skincnn.interruption import StopRequest
+from skincnn.preconditions import require_executable_memory
 from skincnn.write_errors import explain_write_errors
 
 BFLOAT16_CAPABILITY = 8.0
@@ -93,9 +94,11 @@ def make_devices(config: TrainConfig, batch_size: int) -> Devices:
     Raises:
         ConfigError: The configured number of devices is not available or does not divide
             the batch size, mixed_float16 is set for several devices, or TensorFlow does not
-            support XLA with these settings; see also `join_processes`.
+            support XLA with these settings; see also `join_processes` and
+            `require_executable_memory`.
         RuntimeError, ValueError: See `join_processes`.
     """
+    require_executable_memory()
     join_processes()
     names = _names(config.devices)
     several = len(names) > 1
