@@ -82,7 +82,7 @@ def require_space(path: Path, num_bytes: int) -> None:
     Raises:
         OSError: The disk is full, or the parent directory of `path` does not exist.
     """
-    # Here, because importing the dataset builder takes a second, and --help does not need it.
+    # Here, because importing the dataset builder takes a second. --help does not need it.
     from tfds_ham10000.locks import free_space
 
     if free_space(path.parent) < num_bytes + MARGIN:
@@ -108,7 +108,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         require_writable_folder(folder, "The run directory", CORRECT_OR_COPY)
     else:
         require_writable_folder(folder, "--workdir")
-    # Here, because importing the dataset builder takes a second, and --help does not need it.
+    # Here, because importing the dataset builder takes a second. --help does not need it.
     from tfds_ham10000.locks import hold_lock
 
     created = not folder.exists()

@@ -11,6 +11,7 @@ import mmap
 import os
 import platform
 import re
+import socket
 import sys
 import threading
 
@@ -135,6 +136,19 @@ def require_executable_memory() -> None:
                 f"writable and executable: {error}. Remove MemoryDenyWriteExecute=yes from "
                 "the systemd unit, or permit execmem in SELinux. Prediction works without."
             ) from error
+
+
+def require_local_sockets() -> None:
+    """Raises a `ConfigError` if asyncio, on which the server is based, cannot start."""
+    try:
+        for end in socket.socketpair():
+            end.close()
+    except OSError as error:
+        raise ConfigError(
+            f"The server requires local sockets (AF_UNIX), which this system forbids: "
+            f"{error}. Permit them, for example in RestrictAddressFamilies of the systemd "
+            "unit, or in the AppArmor profile."
+        ) from error
 
 
 def _hidden(path: str, package: str) -> ConfigError:

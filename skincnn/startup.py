@@ -20,6 +20,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 from skincnn import preconditions
 from skincnn.errors import ConfigError, describe_import_error
@@ -38,9 +39,12 @@ KERAS_SETTINGS = {
 }
 """Names and values in `keras.config` that this package requires: the defaults of Keras.
 The precision of training is `train.precision`."""
-OMITTED = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH", "TF_XLA_FLAGS")
-"""Variables that commands remove: they would change the trained model. `train.jit` selects
-whether XLA compiles it."""
+OMITTED = (
+    *("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH", "TF_XLA_FLAGS"),
+    "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION",
+)
+"""Variables that commands remove. They would change the trained model (`train.jit` selects
+whether XLA compiles it), or select an implementation that Protocol Buffers lack today."""
 LIBRARY_FLAG = "--xla_gpu_cuda_data_dir"
 """The flag in XLA_FLAGS that commands with TensorFlow keep: where libraries of CUDA are."""
 MODULE_SETTINGS = (
@@ -241,6 +245,11 @@ def _apply_settings() -> contextlib.ExitStack:
             if jit := tf.config.optimizer.get_jit():
                 stack.callback(tf.config.optimizer.set_jit, jit)
                 tf.config.optimizer.set_jit(False)
+            ops: Any = sys.modules["tensorflow.python.framework.ops"]
+            if ops.is_auto_dtype_conversion_enabled():  # in which Keras cannot train
+                mode = ops.get_dtype_conversion_mode()
+                stack.callback(setattr, ops, "_dtype_conversion_mode", mode)
+                ops._dtype_conversion_mode = ops.PromoMode.LEGACY
         for name in STREAMS:
             stream = getattr(sys, name)
             lacks_flush = stream is not None and not hasattr(stream, "flush")

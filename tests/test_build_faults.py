@@ -100,6 +100,15 @@ def test_too_little_disk_space_is_reported_before_any_work(
     assert not list((tmp_path / "built").rglob("incomplete.*"))
 
 
+def test_a_drive_that_reports_no_free_space_is_used(
+    manual_dir: Path, tmp_path: Path, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = SimpleNamespace(total=0, free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    done = prepare("isic2018", tmp_path / "built", "--manual-dir", manual_dir)
+    assert done.returncode == 0, done.stderr
+
+
 def test_too_little_disk_space_for_converted_images_is_reported(
     tmp_path: Path, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,15 @@ def test_closed_standard_output_prints_no_error(
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
+def test_closed_standard_error_has_the_exit_code_of_a_closed_pipe() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = "def command(): print('x', file=sys.stderr, flush=True)\nprocess.main(command)"
+    with open(writing, "w") as closed:
+        command = [sys.executable, "-c", f"import sys\n{START}{code}"]
+        assert subprocess.run(command, stderr=closed).returncode == 128 + signal.SIGPIPE
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_termination_exits_with_143(number: int) -> None:
     code = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import io
 import json
@@ -10,6 +11,7 @@ import pwd
 import re
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -29,6 +31,7 @@ from conftest import ROOT, run_here, run_script
 from PIL import Image, ImageFile
 from source_files import make_image
 from tensorflow.python.data.ops import debug_mode
+from tensorflow.python.framework import ops
 
 import skincnn
 from skincnn import preconditions, startup
@@ -65,6 +68,7 @@ SETTINGS = {
     "KERAS_MAX_STEPS_PER_EPOCH": "1",
     "KERAS_NNX_ENABLED": "true",
     "TF_XLA_FLAGS": "--nosuch",
+    "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "cpp",
     "PYTHONIOENCODING": "ascii",
     "TZ": "Asia/Kathmandu",
     "ALL_PROXY": "socks5h://127.0.0.1:9",
@@ -323,6 +327,17 @@ def test_tensorflow_compiles_nothing_by_itself() -> None:
         assert tf.config.optimizer.get_jit() == "autoclustering"
     finally:
         set_jit(False)
+
+
+@pytest.mark.parametrize("mode", ["SAFE", "ALL"])
+def test_types_are_converted_as_keras_expects(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = ops.PromoMode[mode]
+    monkeypatch.setattr(ops, "_dtype_conversion_mode", users)
+    with startup.own_settings():
+        assert not ops.is_auto_dtype_conversion_enabled()
+    assert ops.get_dtype_conversion_mode() == users
 
 
 @pytest.fixture
@@ -600,6 +615,19 @@ def test_memory_that_cannot_be_executed_is_named() -> None:
     if done.stdout != "0\n":
         pytest.skip("Linux 6.3 or later is required")
     assert "ConfigError: Training compiles functions, but this system" in done.stderr
+
+
+def test_a_system_without_local_sockets_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """asyncio, on which the HTTP service is based, requires them."""
+    preconditions.require_local_sockets()
+
+    def socketpair() -> None:
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+
+    monkeypatch.setattr(socket, "socketpair", socketpair)
+    done = run_here("serve.py", "model")
+    assert done.returncode == 2
+    assert "error: The server requires local sockets (AF_UNIX), which" in done.stderr
 
 
 def test_the_exit_code_is_correct_if_standard_error_is_full() -> None:

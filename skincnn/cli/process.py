@@ -27,7 +27,7 @@ from skincnn.interruption import (
 )
 
 BROKEN_PIPE = 141
-"""Exit code if the program that reads standard output has ended: 128 + SIGPIPE, as in a
+"""Exit code if the program that reads the output has ended: 128 + SIGPIPE, as in a
 shell."""
 
 
@@ -137,7 +137,7 @@ def _exit_after_error(error: Exception) -> None:
     """Exits if the error has an exit code or a known cause, or if the output is closed."""
     from skincnn.write_errors import describe_cause
 
-    closed = isinstance(error, BrokenPipeError) and _stdout_is_closed()
+    closed = isinstance(error, BrokenPipeError) and _output_is_closed()
     is_system_error = isinstance(error, OSError) and not error.filename
     is_unwritable = is_system_error and _stdout_is_unwritable()
     _discard_unwritten()
@@ -179,9 +179,10 @@ def _stdout_is_unwritable() -> bool:
     return False
 
 
-def _stdout_is_closed() -> bool:
+def _output_is_closed() -> bool:
     if sys.platform == "win32":
         return True  # errors of other pipes are handled where they occur
     poll = select.poll()
-    poll.register(sys.stdout, 0)  # errors only
+    for descriptor in (1, 2):
+        poll.register(descriptor, 0)  # errors only
     return bool(poll.poll(0))

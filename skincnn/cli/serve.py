@@ -12,6 +12,7 @@ import tyro
 from skincnn.cli import common
 from skincnn.cli.help.text import parse_arguments
 from skincnn.errors import require_packages
+from skincnn.preconditions import require_local_sockets
 
 PACKAGES = ("fastapi", "httptools", "prometheus_client", "python_multipart", "uvicorn")
 """Packages of the extra `serve` that the server requires."""
@@ -51,8 +52,9 @@ class Arguments:
 def command() -> None:
     """Parses the arguments, loads the model, and serves it until a signal stops it."""
     arguments = parse_arguments(Arguments)
-    common.load_tensorflow([arguments.model])
     require_packages(PACKAGES, "The server", "serve")
+    require_local_sockets()
+    common.load_tensorflow([arguments.model])
     from skincnn.serving.web import server
 
     # If the shell reads the token from a file that ends with \r\n, it removes only the \n.
