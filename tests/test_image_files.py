@@ -32,6 +32,7 @@ NAMES = {
     ".hidden.jpg": HIDDEN,
     "b/._1.JPG": HIDDEN,
     "b/Thumbs.db": HIDDEN,
+    "~$1.jpg": HIDDEN,
     "more.tar.gz": "an archive",
 }
 SYSTEM_FOLDERS = (

@@ -115,7 +115,8 @@ def skip_reason(path: PurePath, suffixes: Collection[str] = IMAGE_SUFFIXES) -> s
     A hidden file is not used, whatever its suffix. `path` is the path relative to the
     directory or archive that is searched.
     """
-    if any(part.startswith(".") or part.lower() in SYSTEM_NAMES for part in path.parts):
+    hidden = (".", "~$")  # "~$" is a file with which Office locks another one
+    if any(x.startswith(hidden) or x.lower() in SYSTEM_NAMES for x in path.parts):
         return HIDDEN
     suffix = path.suffix.lower()
     if suffix in suffixes:
