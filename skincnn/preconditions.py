@@ -123,8 +123,8 @@ def _require_address_space() -> None:
 
 
 def require_executable_memory() -> None:
-    """Raises a `ConfigError` if XLA would be killed when it compiles functions."""
-    if sys.platform != "win32":
+    """Raises a `ConfigError` if Linux would kill XLA when it compiles functions."""
+    if sys.platform == "linux":
         try:
             mmap.mmap(
                 *(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS),
