@@ -139,7 +139,7 @@ def test_files_that_another_process_is_writing_are_ignored(
         ("export.litert", "export.litert~1"),
     ],
 )
-def test_a_copy_of_a_result_is_not_used(
+def test_a_copy_of_a_result_is_not_used_and_noted(
     name: str, copy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workdir = write_run(tmp_path / "run", WITH_OFFICIAL, {"d4": VARIANT})
@@ -163,6 +163,14 @@ def test_a_copy_of_a_result_is_not_used(
     error = capsys.readouterr().err
     assert error.count("note: ") == 1
     assert error.startswith(f"{note} a file with the name {name}.json. Move")
+
+
+@pytest.mark.parametrize("name", ["Copy of ood", "members (1)", "test.corruptions copy"])
+def test_an_unknown_copy_of_a_result_is_not_used(name: str, tmp_path: Path) -> None:
+    workdir = write_run(tmp_path / "run", WITH_OFFICIAL, {"d4": VARIANT})
+    before = dataclasses.astuple(load_results(workdir))
+    write_record(result_path(workdir, name), OOD)
+    assert dataclasses.astuple(load_results(workdir)) == before
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ from skincnn.records import Part, R, Record, keep_named, read_record, write_reco
 
 FOLDER = "results"
 OTHER_RESULTS = re.compile(
-    r"(.*\.)?ood\b.*|(export|external)\..*|.*\.corruptions\b.*|members\b.*"
+    r".*(?<![a-z])(ood|corruptions|members|export|external)(?![a-z]).*"
 )
 """Pattern of the names of results that are not a `SplitResult`, and of copies of them, such
-as "ood (1)"."""
+as "ood (1)" and "Copy of ood"."""
 
 
 class ClassScores(Part):
