@@ -159,6 +159,8 @@ def load_tensorflow() -> None:
     for pattern, category in LIBRARY_WARNINGS.items():
         warnings.filterwarnings("ignore", pattern, category)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    # Network drives without locks would reject weights. `files.locked` locks the directory.
+    os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
     with _without_noise():
         backend = _import_keras()
         import tensorflow as tf

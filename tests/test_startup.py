@@ -276,6 +276,22 @@ def test_standard_error_may_be_an_object_without_flush() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_weights_are_written_without_a_lock(tmp_path: Path) -> None:
+    """Some network drives do not support locks."""
+    done = run_python(
+        "import fcntl, os, pathlib\n"
+        "os.environ.pop('HDF5_USE_FILE_LOCKING', None)\n"
+        "from skincnn.startup import load_tensorflow\n"
+        "load_tensorflow()\n"
+        "import h5py\n"
+        f"path = pathlib.Path({str(tmp_path / 'weights.h5')!r})\n"
+        "with path.open('wb') as file:\n"
+        "    fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "    h5py.File(path, 'w').close()"
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_the_packages_can_be_imported_again() -> None:
     """Spyder does so when a script is run again. TFDS has registered the builder before."""
     done = run_python(
