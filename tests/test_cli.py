@@ -70,6 +70,7 @@ def test_ctrl_c_does_not_end_an_interactive_session_after_a_command(session: str
     code = (
         "import builtins, signal, sys\n"
         f"{session}\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # unlike nohup\n"
         "from skincnn.cli import process\n"
         "process.main(lambda: None)\n"
         "try:\n"
