@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from skincnn.inference.predictions import (
     table_fingerprint,
     table_path,
     table_sha256,
+    to_csv,
     write_predictions,
 )
 
@@ -136,3 +138,12 @@ def test_the_fingerprint_ignores_rounding_errors_and_the_order_of_rows() -> None
     assert table_fingerprint(changed) != table_fingerprint(table)
     relabeled = table.assign(label=table["label"].to_numpy()[::-1])
     assert table_fingerprint(relabeled) != table_fingerprint(table)
+
+
+def test_a_carriage_return_in_a_name_does_not_end_a_row() -> None:
+    table = pd.DataFrame({"file": ["a\r.jpg", "b.jpg"], "value": [0.5, 1.0]})
+    for header in (True, False):
+        names = None if header else list(table)
+        read = pd.read_csv(io.StringIO(to_csv(table, header=header)), names=names)
+        pd.testing.assert_frame_equal(read, table)
+    assert '"' not in to_csv(table.iloc[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
@@ -178,7 +179,7 @@ def table_path(workdir: Path, name: str) -> Path:
 
 def table_sha256(table: pd.DataFrame) -> str:
     """Returns the `file_sha256` of the file that `write_predictions` writes for a table."""
-    return hashlib.sha256(_to_text(table).encode()).hexdigest()
+    return hashlib.sha256(to_csv(table).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
@@ -216,7 +217,7 @@ def write_predictions(workdir: Path, tables: Mapping[str, pd.DataFrame]) -> None
         OSError: A file cannot be written; see `skincnn.files.replacing`.
     """
     for name, table in tables.items():
-        write_text(table_path(workdir, name), _to_text(table))
+        write_text(table_path(workdir, name), to_csv(table))
 
 
 def class_names_of(predictions: pd.DataFrame) -> list[str]:
@@ -245,8 +246,17 @@ def probabilities(
     return np.asarray(predictions[columns].to_numpy(), np.float64)
 
 
-def _to_text(table: pd.DataFrame) -> str:
-    return table.to_csv(index=False, lineterminator="\n")
+def to_csv(table: pd.DataFrame, *, header: bool = True) -> str:
+    """Returns a table as CSV records, one per line, without the index."""
+    text: str = table.to_csv(index=False, header=header, lineterminator="\n")
+    if "\r" in text:  # in the name of a file; pandas would not quote it
+        text = table.to_csv(
+            index=False,
+            header=header,
+            lineterminator="\n",
+            quoting=csv.QUOTE_NONNUMERIC,
+        )
+    return text
 
 
 def _parse(source: Path | io.StringIO) -> pd.DataFrame:

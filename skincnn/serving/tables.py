@@ -16,7 +16,7 @@ from skincnn.clinical_metadata import (
     normalize_clinical_metadata,
 )
 from skincnn.errors import ConfigError, DataError
-from skincnn.inference.predictions import PROBABILITY_PREFIX
+from skincnn.inference.predictions import PROBABILITY_PREFIX, to_csv
 from skincnn.metrics.decision_rule import DecisionRule
 from tfds_ham10000.records import SourceError, join_first
 from tfds_ham10000.table.cells import TABLE_SUFFIXES, open_table
@@ -135,7 +135,7 @@ def to_text(table: pd.DataFrame, *, as_json: bool, header: bool = False) -> str:
     begins with the names of the columns.
     """
     if not as_json:
-        return table.to_csv(index=False, header=header, lineterminator="\n")
+        return to_csv(table, header=header)
     values = table.astype(object).where(table.notna(), None)
     rows = values.to_dict("records")
     return "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows)
