@@ -369,7 +369,7 @@ def _without_noise() -> Iterator[None]:
     try:
         yield
     finally:
-        _flush_stderr()
+        LenientStream(sys.stderr).flush()
         os.dup2(original, 2)
         os.close(original)
         # A process that another thread has started in the block keeps the pipe open. Its
@@ -391,7 +391,7 @@ def _start_filter() -> subprocess.Popen[bytes] | None:
         return None
     if sys.stderr is None:  # a program without a console
         return None
-    _flush_stderr()
+    LenientStream(sys.stderr).flush()
     noise = NOISE if os.path.exists(DRIVER) else f"{NOISE}|{NO_DRIVER_NOISE}"
     command = [sys.executable, "-I", "-S", "-c", _FILTER, noise]
     try:
@@ -399,9 +399,3 @@ def _start_filter() -> subprocess.Popen[bytes] | None:
         return subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0)
     except OSError:
         return None
-
-
-def _flush_stderr() -> None:
-    """Flushes standard error, unless it is a user's object without `flush`, or closed."""
-    with contextlib.suppress(AttributeError, ValueError):
-        sys.stderr.flush()

@@ -20,6 +20,7 @@ from skincnn.files import (
     replacing,
     require_writable_file,
     require_writable_folder,
+    write_text,
 )
 from skincnn.paths import decode_names, real_path, to_path
 from skincnn.write_errors import explain_write_errors
@@ -245,10 +246,10 @@ def write_submission(
     """
     import pandas as pd
 
+    from skincnn.inference.predictions import to_csv
     from skincnn.serving.tables import isic_submission
 
-    with replacing(path) as temporary:
-        isic_submission(pd.concat(tables), rule).to_csv(temporary, index=False)
+    write_text(path, to_csv(isic_submission(pd.concat(tables), rule)))
 
 
 def unreadable_error(names: Sequence[str], num_files: int) -> DataError:

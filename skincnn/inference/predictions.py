@@ -7,6 +7,7 @@ import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -248,14 +249,10 @@ def probabilities(
 
 def to_csv(table: pd.DataFrame, *, header: bool = True) -> str:
     """Returns a table as CSV records, one per line, without the index."""
-    text: str = table.to_csv(index=False, header=header, lineterminator="\n")
+    options: Any = {"index": False, "header": header, "lineterminator": "\n"}
+    text: str = table.to_csv(**options)
     if "\r" in text:  # in the name of a file; pandas would not quote it
-        text = table.to_csv(
-            index=False,
-            header=header,
-            lineterminator="\n",
-            quoting=csv.QUOTE_NONNUMERIC,
-        )
+        text = table.to_csv(**options, quoting=csv.QUOTE_NONNUMERIC)
     return text
 
 
